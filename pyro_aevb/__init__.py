@@ -1,0 +1,26 @@
+"""Auto-Encoding Variational Bayes on Pyro and PyTorch: model and guide as Pyro functions, every number checked."""
+
+from pyro_aevb import data, estimators, evidence, guides, likelihoods, nn, priors, sgvb, traces
+from pyro_aevb.errors import InputError, NonFiniteLossError
+from pyro_aevb.models import GenerativeModel, RecognitionModel
+from pyro_aevb.seeds import seeded
+from pyro_aevb.training import Progress, Trainer
+
+__all__ = [
+    "GenerativeModel",
+    "InputError",
+    "NonFiniteLossError",
+    "Progress",
+    "RecognitionModel",
+    "Trainer",
+    "data",
+    "estimators",
+    "evidence",
+    "guides",
+    "likelihoods",
+    "nn",
+    "priors",
+    "seeded",
+    "sgvb",
+    "traces",
+]

@@ -1,0 +1,79 @@
+"""The command line: the only place that prints and exits.
+
+Exit codes: 0 for success, 1 where training met a loss that is not finite, 2 for input that cannot be used, 130 where
+the user interrupted.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from pyro_aevb.cli.evaluate import evaluate
+from pyro_aevb.cli.listing import list_parts
+from pyro_aevb.cli.pictures import plot, sample
+from pyro_aevb.cli.train import train
+from pyro_aevb.errors import InputError, NonFiniteLossError
+
+__all__ = ["main"]
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "train": (train, "train a model and its guide, and keep the run in a folder"),
+    "evaluate": (evaluate, "the bound and its parts, the log-likelihood, active units of a saved run"),
+    "sample": (sample, "draw from a saved run's model"),
+    "plot": (plot, "draw all figures of a saved run"),
+    "list": (list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: pyro-aevb COMMAND [options]",
+        "",
+        "Auto-Encoding Variational Bayes on Pyro and PyTorch.",
+        "",
+        *(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        "pyro-aevb COMMAND --help tells the options; --prior.help NAME (likewise --likelihood.help, --guide.help,",
+        "--estimator.help, --optimizer.help) those of a part. PYRO_AEVB_DEBUG=1 shows where an error arose.",
+    ]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``pyro-aevb``; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    sys.path.insert(0, os.getcwd())  # so that a part in a file beside is found by its import path
+    logging.basicConfig(level=logging.INFO, format="pyro-aevb: %(message)s")
+    try:
+        return _run(words[0], words[1:])
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    try:
+        if command not in COMMANDS:
+            raise InputError(f"unknown command {command!r}: give one of {', '.join(COMMANDS)}")
+        if command == "list" and {"-h", "--help"} & set(arguments):
+            print("usage: pyro-aevb list [FAMILY ...]")
+            return 0
+        COMMANDS[command][0](arguments)
+        return 0
+    except NonFiniteLossError as error:
+        return _fail(error, f"{error}; the last good checkpoint is kept", 1)
+    except (InputError, OSError) as error:
+        return _fail(error, str(error), 2)
+    except KeyboardInterrupt:
+        print("pyro-aevb: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+
+
+def _fail(error: BaseException, message: str, code: int) -> int:
+    if os.environ.get("PYRO_AEVB_DEBUG"):
+        traceback.print_exception(error)
+    print(f"pyro-aevb: {' '.join(message.split())}", file=sys.stderr)
+    return code

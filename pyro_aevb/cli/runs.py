@@ -1,0 +1,110 @@
+"""From a configuration to a pair, its data and its trainer; and back from a run on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from torch import Tensor
+
+from pyro_aevb.checkpoints import CheckpointName, Run
+from pyro_aevb.cli.parser import Parser, read_config
+from pyro_aevb.data import DataSet, load
+from pyro_aevb.errors import InputError
+from pyro_aevb.models import GenerativeModel, RecognitionModel
+from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.training import Trainer, find_device
+
+__all__ = ["Loaded", "Pair", "load_data", "load_run", "make_pair", "make_trainer"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Model and guide, built alike for training and evaluation."""
+
+    model: GenerativeModel
+    guide: RecognitionModel
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A saved run, ready to be looked at."""
+
+    run: Run
+    config: Namespace
+    data: DataSet
+    pair: Pair
+    samples_seen: int
+    device: torch.device
+
+    @property
+    def title(self) -> str:
+        """What stands beside every number and picture."""
+        seen = f"{self.samples_seen:,} samples"
+        return f"{self.run.path.name}: {self.data.name}, binarize={self.data.binarize}, {seen}"
+
+
+def load_data(config: Namespace) -> DataSet:
+    """The configuration's data set."""
+    return load(
+        config.data, binarize=config.binarize, data_root=config.data_root or None, split_seed=config.split_seed
+    )
+
+
+def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
+    """The pair for these data, its initial weights from the seed alone."""
+    size = len(data.train)
+    with seeded(derive(config.seed, "weights")):
+        prior = parts.prior(config.latent_dim)
+        likelihood = parts.likelihood(config.latent_dim, data.dim)
+        guide = parts.guide(data.dim, config.latent_dim)
+    return Pair(GenerativeModel(prior, likelihood, size), RecognitionModel(guide, size))
+
+
+def make_trainer(config: Namespace, parts: Namespace, data: DataSet, pair: Pair) -> Trainer:
+    """The configuration's trainer."""
+    return Trainer(
+        pair.model,
+        pair.guide,
+        data.train,
+        parts.estimator,
+        parts.optimizer,
+        config.batch_size,
+        config.seed,
+        config.engine,
+        device=config.device,
+        report_every=config.report_every,
+    )
+
+
+def load_run(
+    path: str | Path, parser: Parser, checkpoint: CheckpointName, device: str, data_root: str | None
+) -> Loaded:
+    """A run's data and its pair with the saved weights.
+
+    Raises:
+        InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other.
+    """
+    run, where = Run(path), find_device(device)
+    config = parser.parse([], read_config(run.path / "config.yaml"))
+    if data_root:
+        config.data_root = data_root
+    state = run.load(checkpoint, where)
+    data = load_data(config)
+    pair = make_pair(config, parser.instantiate(config), data)
+    _load_weights(pair, state["trainer"], run.path / f"{checkpoint}.pt")
+    for part in (pair.model, pair.guide):
+        part.to(where).eval()
+    return Loaded(run, config, data, pair, state["samples_seen"], where)
+
+
+def _load_weights(pair: Pair, state: dict[str, Any], path: Path) -> None:
+    try:
+        pair.model.load_state_dict(state["model"])
+        pair.guide.load_state_dict(state["guide"])
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} holds another model than config.yaml beside it describes") from error
+
+

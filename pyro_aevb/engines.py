@@ -1,0 +1,137 @@
+"""How one training step is taken: by Pyro's own ``SVI``, or by one ``torch.optim`` step on the estimator's loss.
+
+Both step the same parameters at the same noise; see ``README.md`` for what each costs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+import pyro
+import torch
+from pyro.infer import ELBO, SVI
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pyro_aevb.errors import InputError
+
+__all__ = ["EagerEngine", "Engine", "SVIEngine", "make_optimizer"]
+
+Pair = Callable[..., Any]
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+OptimizerLike = MakeOptimizer | torch.optim.Optimizer | PyroOptim
+
+
+class Engine(Protocol):
+    """One step at a time, with a state that can be saved."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Entered around many steps."""
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Take one step on a minibatch; returns the loss before it, a scalar that nothing has waited for."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state: tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+
+
+class EagerEngine:
+    """One ``torch.optim`` optimizer over all parameters, and Pyro's validation off, since the first run had it on.
+
+    Arguments:
+        model: The model.
+        guide: The guide.
+        estimator: Any ``ELBO``, ours or Pyro's.
+        optimizer: A callable that makes an optimizer of parameters, or an optimizer.
+        parameters: What to train, by name.
+    """
+
+    def __init__(
+        self, model: Pair, guide: Pair, estimator: ELBO, optimizer: OptimizerLike, parameters: dict[str, Tensor]
+    ) -> None:
+        if isinstance(optimizer, PyroOptim):
+            raise InputError("an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim")
+        self.model, self.guide, self.estimator = model, guide, estimator
+        self.optimizer = make_optimizer(optimizer, list(parameters.values()))
+
+    def running(self) -> AbstractContextManager[None]:
+        """Without validation: it costs a third of a step."""
+        return pyro.validation_enabled(False)  # type: ignore[no-any-return]
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Loss, gradients, update."""
+        loss = self.estimator.differentiable_loss(self.model, self.guide, *batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's own."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Into the optimizer."""
+        self.optimizer.load_state_dict(state)
+
+
+class SVIEngine:
+    """``pyro.infer.SVI`` itself, the reference: one optimizer per tensor, validation as the caller has it.
+
+    Arguments:
+        model, guide, estimator, parameters: As for :class:`EagerEngine`.
+        optimizer: Of ``pyro.optim``, or a callable that makes a ``torch.optim`` optimizer of parameters.
+    """
+
+    def __init__(
+        self, model: Pair, guide: Pair, estimator: ELBO, optimizer: OptimizerLike, parameters: dict[str, Tensor]
+    ) -> None:
+        if isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError("engine='svi' makes an optimizer per tensor: give it one of pyro.optim, or a callable")
+        self.parameters = parameters
+        self.optimizer = optimizer if isinstance(optimizer, PyroOptim) else PyroOptim(optimizer, {})
+        self.svi = SVI(model, guide, self.optimizer, estimator)
+
+    def running(self) -> AbstractContextManager[None]:
+        """Nothing of our own."""
+        return nullcontext()
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """``SVI.step``."""
+        return torch.as_tensor(self.svi.step(*batch), dtype=torch.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of each tensor's optimizer, under our names: Pyro's own hold a number that changes between processes."""
+        states = self.optimizer.get_state()
+        return {name: states[stored] for name, stored in self._stored_names() if stored in states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Pyro takes up each tensor's state when it next meets the tensor."""
+        self.optimizer.optim_objs.clear()
+        self.optimizer.set_state({stored: state[name] for name, stored in self._stored_names() if name in state})
+
+    def _stored_names(self) -> Iterator[tuple[str, str]]:
+        store = pyro.get_param_store()
+        return ((name, store.param_name(parameter)) for name, parameter in self.parameters.items())
+
+
+def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """One optimizer over all parameters, with ``fused=True`` where it takes that and nothing else was asked.
+
+    Raises:
+        InputError: If there is nothing to train.
+    """
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return optimizer
+    if not parameters:
+        raise InputError("neither model nor guide has a parameter: register them with pyro.param or as nn.Module")
+    if isinstance(optimizer, partial) and optimizer.keywords.get("fused") is not None:
+        return optimizer(parameters)
+    try:
+        return optimizer(parameters, fused=True)  # type: ignore[call-arg]
+    except (TypeError, ValueError, RuntimeError):  # no such argument, or not on this device or dtype
+        return optimizer(parameters)

@@ -1,0 +1,14 @@
+"""The two errors that this package raises on purpose; everything else is Python's, torch's or Pyro's own."""
+
+__all__ = ["InputError", "NonFiniteLossError"]
+
+
+class InputError(ValueError):
+    """Something that the caller gave cannot be used; the message says what, where, and what to do.
+
+    The command line prints it as one line and exits with 2.
+    """
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training met a loss that is NaN or infinite; the command line prints it and exits with 1."""

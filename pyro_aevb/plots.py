@@ -1,0 +1,151 @@
+"""Figures from tensors; no display needed, no global state of matplotlib touched."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+__all__ = [
+    "image_grid",
+    "latent_grid",
+    "latent_space",
+    "learning_curve",
+    "manifold",
+    "reconstructions",
+    "save",
+]
+
+Shape = Sequence[int]
+
+
+def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure:
+    """Bound against training data seen, log axis, as in the paper's Figure 2.
+
+    Arguments:
+        metrics: Records of a run: ``samples_seen`` and ``bound`` (training), or ``test_bound`` with its ``test_se``.
+        title: Printed above.
+    """
+    figure, axes = _figure(5.2, 3.4)
+    train = [(m["samples_seen"], m["bound"]) for m in metrics if "bound" in m]
+    test = [(m["samples_seen"], m["test_bound"], m["test_se"]) for m in metrics if "test_bound" in m]
+    if train:
+        axes.plot(*zip(*train, strict=True), color="C0", lw=1, label="train (running)")
+    if test:
+        axes.errorbar(*zip(*test, strict=True), color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
+    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum", title=title)
+    _cut_beginning(axes, [y for _, y, *_ in (*train, *test)])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: str = "") -> Figure:
+    """Rows ``(N, D)`` as pictures of ``shape``, side by side, black at 0 and white at 1 (or at the extremes beyond)."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    tiles = _tiles(images, shape)
+    figure, axes = _figure(*_size(tiles, columns))
+    _show(axes, _mosaic(tiles, columns))
+    axes.set_title(title)
+    return figure
+
+
+def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str = "") -> Figure:
+    """Originals above, mean of p(x|z) with z from q(z|x) below, ``(N, D)`` each; two lines per eight data."""
+    figure_rows = []
+    for x, y in zip(originals.split(8), means.split(8), strict=True):
+        filler = x.new_zeros(8 - len(x), x.shape[1])
+        figure_rows += [x, filler, y, filler]
+    return image_grid(torch.cat(figure_rows), shape, columns=8, title=title)
+
+
+def latent_grid(side: int) -> Tensor:
+    r"""Figure 4's latents, ``(side * side, 2)``: :math:`z = \Phi^{-1}(u)` at the centres of a linear grid on the unit square.
+
+    The first latent grows to the right, the second upwards.
+
+    >>> latent_grid(1)
+    tensor([[0., 0.]])
+    """
+    u = (torch.arange(side) + 0.5) / side
+    down, right = torch.meshgrid(u.flip(0), u, indexing="ij")
+    return torch.special.ndtri(torch.stack([right, down], dim=-1)).view(-1, 2)  # (side * side, 2)
+
+
+def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:
+    """Mean of p(x|z) over :func:`latent_grid`, the paper's Figure 4; means ``(side * side, D)``."""
+    return image_grid(means, shape, columns=math.isqrt(len(means)), title=title)
+
+
+def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_name: str = "latent") -> Figure:
+    """Data in two latent dimensions, ``(N, 2)``, coloured by label where there are any."""
+    figure, axes = _figure(4.8, 4.2)
+    if labels is None:
+        axes.scatter(*z.T.numpy(), s=3, lw=0)
+    else:
+        classes = labels.unique().tolist()
+        for i, label in enumerate(classes):
+            axes.scatter(*z[labels == label].T.numpy(), s=4, lw=0, label=f"{label}", color=f"C{i % 10}")
+        axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2", title=title)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; returns the path."""
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _cut_beginning(axes: Axes, values: Sequence[float]) -> None:
+    """Leave out the steep beginning, which would flatten all the rest."""
+    if len(values) > 4:
+        low, high = np.quantile(values, 0.1), max(values)
+        axes.set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
+
+
+def _tiles(images: Tensor, shape: Shape) -> np.ndarray[Any, Any]:
+    """``(N, D)`` as ``(N, height, width)`` or ``(N, height, width, 3)``; a row of one dimension is one line."""
+    values = _grey(images.detach().cpu().float()).view(len(images), *_picture_shape(shape))
+    return values.movedim(1, -1).numpy() if values.dim() == 4 and values.shape[1] == 3 else values.numpy()
+
+
+def _grey(values: Tensor) -> Tensor:
+    """[0, 1] as it is; values beyond it stretch the scale instead of being cut."""
+    low, high = min(0.0, values.min().item()), max(1.0, values.max().item())
+    return (values - low) / (high - low)
+
+
+def _picture_shape(shape: Shape) -> tuple[int, ...]:
+    sizes = tuple(size for size in shape if size != 1) or (1,)
+    if len(sizes) == 1:
+        return (1, *sizes)
+    return sizes if len(sizes) == 2 or (len(sizes) == 3 and 3 in (sizes[0], sizes[2])) else (sizes[0], math.prod(sizes[1:]))
+
+
+def _mosaic(tiles: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
+    missing = -len(tiles) % columns
+    padded = np.pad(tiles, [(0, missing)] + [(1, 0), (1, 0)] + [(0, 0)] * (tiles.ndim - 3), constant_values=1.0)
+    rows = padded.reshape(-1, columns, *padded.shape[1:])  # (rows, columns, height, width, ...)
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def _size(tiles: np.ndarray[Any, Any], columns: int) -> tuple[float, float]:
+    rows = math.ceil(len(tiles) / columns)
+    width = min(8.0, max(2.0, columns * 0.45))
+    return width, min(12.0, max(0.8, width * rows * tiles.shape[1] / (columns * tiles.shape[2])) + 0.3)
+
+
+def _show(axes: Axes, picture: np.ndarray[Any, Any]) -> None:
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()

@@ -1,0 +1,86 @@
+"""One seed, separate streams: a change in one use of chance leaves the others as they were.
+
+The streams are ``weights`` (initial values), ``split`` (train and test), ``binarize``, ``order`` (minibatches),
+``noise`` (the latent samples) and ``evaluation``. Pyro draws from torch's global generator, so the noise stream is that
+generator with its state swapped in for the time of a block of steps, and the caller's state put back afterwards.
+"""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["GlobalNoise", "derive", "generator", "seeded"]
+
+
+def derive(seed: int, stream: str, index: int = 0) -> int:
+    """The 64-bit seed of one stream, by NumPy's ``SeedSequence`` of (seed, name, index): unrelated for unrelated keys."""
+    words = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))  # torch takes a signed 64-bit integer
+
+
+def generator(seed: int, stream: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    """A new generator of one stream; nothing global is touched."""
+    return torch.Generator(device).manual_seed(derive(seed, stream, index))  # its own generator, not the global one
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Run a block with torch's global generators seeded, and put the caller's states back.
+
+    >>> with seeded(0):
+    ...     first = torch.rand(2)
+    >>> with seeded(0):
+    ...     print(bool((torch.rand(2) == first).all()))
+    True
+    """
+    with _forked(torch.device(device)):
+        torch.manual_seed(seed)  # inside the fork: the caller's state comes back when the block ends
+        yield
+
+
+class GlobalNoise:
+    """A stream of noise for code that draws from torch's global generator, as Pyro does.
+
+    Arguments:
+        seed: Seed of the stream.
+        device: Where the noise is drawn; its generator is swapped beside the CPU's.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        with seeded(seed, self.device):
+            self.states = self._read()
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Draw from this stream inside the block; the stream goes on where the last block stopped."""
+        with _forked(self.device):
+            self._write()
+            try:
+                yield
+            finally:
+                self.states = self._read()
+
+    def _read(self) -> dict[str, Tensor]:
+        module = _accelerator(self.device)
+        return {"cpu": torch.get_rng_state()} | ({"device": module.get_rng_state()} if module else {})
+
+    def _write(self) -> None:
+        torch.set_rng_state(self.states["cpu"])
+        if "device" in self.states and (module := _accelerator(self.device)):
+            module.set_rng_state(self.states["device"])
+
+
+def _accelerator(device: torch.device):  # type: ignore[no-untyped-def]  # a module: torch.cuda, torch.mps, ...
+    return None if device.type == "cpu" else torch.get_device_module(device)
+
+
+def _forked(device: torch.device):  # type: ignore[no-untyped-def]  # torch's own untyped context manager
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    index = 0 if device.index is None else device.index
+    return torch.random.fork_rng(devices=[index], device_type=device.type)

@@ -1,0 +1,342 @@
+"""Algorithm 1 as a resumable loop over any Pyro pair."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_aevb import traces
+from pyro_aevb.data import DynamicBinarization, fingerprint
+from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine
+from pyro_aevb.errors import InputError, NonFiniteLossError
+from pyro_aevb.estimators import SGVB
+from pyro_aevb.seeds import GlobalNoise, derive, generator, seeded
+
+__all__ = ["Progress", "Trainer", "find_device"]
+
+Pair = Callable[..., Any]
+Data = Tensor | DynamicBinarization | tuple[Tensor, ...]
+EngineName = Literal["auto", "eager", "svi"]
+
+STATE_FORMAT = "pyro_aevb training state 1"
+
+
+class Progress(NamedTuple):
+    """What a training reports."""
+
+    samples_seen: int
+    """Training data visited since the beginning, the paper's horizontal axis."""
+    bound: float
+    """Mean of the estimator's bound over the minibatches since the last report, nats per datum."""
+
+
+class Trainer:
+    r"""Algorithm 1 with minibatches drawn without replacement, epoch after epoch.
+
+    The pair moves to ``device`` and so do the data, as one tensor. The first batch is run once with all of Pyro's
+    checks on, whatever their setting. The caller's parameter store and random state are never touched: parameters made
+    by ``pyro.param`` live in a store of the trainer's own, see :meth:`param_store`. A run is a function of its seed and
+    its initial weights, which the caller has already drawn.
+
+    Arguments:
+        model: The model, any Pyro function whose arguments are the data, batch first.
+        guide: Its guide, with the same arguments.
+        data: Training data, ``(N, ...)``; a :class:`~pyro_aevb.data.DynamicBinarization`; or a tuple of tensors for a
+            pair with several arguments.
+        estimator: Any ``pyro.infer.ELBO``, this package's or Pyro's; :class:`~pyro_aevb.estimators.SGVB` by default.
+        optimizer: A callable that makes a ``torch.optim`` optimizer of parameters, an optimizer, or one of
+            ``pyro.optim`` for ``engine="svi"``. By default the paper's: Adagrad with step size 0.02, and as
+            ``weight_decay`` the prior N(0, I) on all weights, so that training maximises
+            :math:`\frac NM \sum_i \mathcal L(x_i) + \log p(\theta, \phi)`.
+        batch_size: Data per step, the paper's M; the last of an epoch may be smaller.
+        seed: Seed of order, binarisation and noise, each its own stream.
+        engine: ``eager``, one ``torch.optim`` step on the estimator; ``svi``, Pyro's ``SVI``; ``auto``, ``svi`` for an
+            optimizer of ``pyro.optim`` and ``eager`` for all else.
+        device: ``auto`` for CUDA, then MPS, then the CPU; or a device's name.
+        report_every: Data between reports.
+
+    Raises:
+        InputError: If the data are empty, too few, not finite or outside the likelihood's support; if the device is not
+            there; if the pair breaks its contract.
+    """
+
+    def __init__(
+        self,
+        model: Pair,
+        guide: Pair,
+        data: Data,
+        estimator: ELBO | None = None,
+        optimizer: OptimizerLike | None = None,
+        batch_size: int = 100,
+        seed: int = 0,
+        engine: EngineName = "auto",
+        *,
+        device: str | torch.device = "auto",
+        report_every: int = 10_000,
+    ) -> None:
+        self.model, self.guide = model, guide
+        self.estimator = SGVB() if estimator is None else estimator
+        self.batch_size, self.seed, self.report_every = batch_size, seed, report_every
+        self.device = find_device(device)
+        self.data, self.size = _to_device(data, self.device), len(data[0] if isinstance(data, tuple) else data)
+        self._check_sizes()
+        self.data_fingerprint = "-".join(fingerprint(d) for d in _as_tuple(data))
+        for part in (model, guide):
+            if isinstance(part, nn.Module):
+                part.to(self.device)
+        self.step = 0
+        self._order = (-1, torch.empty(0))
+        self._bounds: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self._noise = GlobalNoise(derive(seed, "noise"), self.device)
+        self._first_run()
+        self.engine = self._make_engine(engine, optimizer)
+
+    # ------------------------------------------------------------ the loop
+
+    @property
+    def samples_seen(self) -> int:
+        """Training data visited so far."""
+        epochs, batches = divmod(self.step, self._batches_per_epoch)
+        return epochs * self.size + batches * self.batch_size
+
+    def run(self, samples: int) -> Iterator[Progress]:
+        """Train on this many more data, at least; the last minibatch is finished.
+
+        Yields:
+            :class:`Progress` whenever another ``report_every`` data have been seen, and at the end. Between reports
+            losses stay on the device. Stop at any time; saving the state at a report and going on from it gives the
+            same bits as not stopping.
+
+        Raises:
+            NonFiniteLossError: If a loss was NaN or infinite: names the step and what is no longer finite.
+        """
+        target = self.samples_seen + samples
+        while self.samples_seen < target:
+            report = (self.samples_seen // self.report_every + 1) * self.report_every
+            with self._running():
+                while self.samples_seen < min(report, target):
+                    self._take_step()
+            bound = self._mean_bound()
+            if self.samples_seen >= report:
+                self._bounds, self._sizes = [], []
+            yield Progress(self.samples_seen, bound)
+
+    def _take_step(self) -> None:
+        batch = self._batch()
+        loss = self.engine.step(batch)
+        self._bounds.append(-loss / self._divisor(len(batch[0])))
+        self._sizes.append(len(batch[0]))
+        self.step += 1
+
+    def _batch(self) -> tuple[Tensor, ...]:
+        epoch, index = divmod(self.step, self._batches_per_epoch)
+        if self._order[0] != epoch:
+            order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
+            self._order = (epoch, order.to(self.device))
+        rows = self._order[1][index * self.batch_size : (index + 1) * self.batch_size]
+        if isinstance(self.data, DynamicBinarization):
+            return (self.data.draw(rows, generator(self.seed, "binarize", self.step, self.device)),)
+        return tuple(d[rows] for d in self.data)
+
+    @property
+    def _batches_per_epoch(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def _divisor(self, batch_size: int) -> float:
+        """What turns a loss into nats per datum: N under a plate that scales by N/M, else scale times M."""
+        scaled = self._scale * self.batch_size
+        return scaled if abs(scaled - self.size) < 1e-6 * self.size else self._scale * batch_size
+
+    def _mean_bound(self) -> float:
+        bounds = torch.stack(self._bounds).double().cpu()
+        if not torch.isfinite(bounds).all():
+            self._stop_at_non_finite(bounds)
+        return float((bounds * torch.tensor(self._sizes)).sum() / sum(self._sizes))
+
+    def _stop_at_non_finite(self, bounds: Tensor) -> None:
+        first = int((~torch.isfinite(bounds)).nonzero()[0])
+        step = self.step - len(bounds) + first + 1
+        broken = [name for name, p in self.parameters.items() if not torch.isfinite(p).all()]
+        state = f"{broken[0]} and {len(broken) - 1} more parameters are no longer finite" if broken else "weights are finite"
+        raise NonFiniteLossError(
+            f"the loss became {-bounds[first].item()} at step {step}; {state}: "
+            "take a smaller step size, or look for extreme values in the data"
+        )
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to continue bit for bit: tensors, numbers and text."""
+        with self.param_store():
+            optimizer = self.engine.state_dict()
+        return {
+            "format": STATE_FORMAT,
+            "identity": self._identity(),
+            "step": self.step,
+            "model": _module_state(self.model),
+            "guide": _module_state(self.guide),
+            "parameters": {name: p.detach().clone() for name, p in self._own_parameters().items()},
+            "optimizer": optimizer,
+            "noise": dict(self._noise.states),
+            "bounds": torch.stack(self._bounds) if self._bounds else torch.empty(0),
+            "sizes": list(self._sizes),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            InputError: If it is not a training state, or of another model, other data, another seed or batch size.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise InputError("this is not a training state of pyro_aevb: give the last.pt or best.pt of a run")
+        for key, value in self._identity().items():
+            if state["identity"].get(key) != value:
+                raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
+        self._load_parameters(state)
+        self.step = state["step"]
+        self._noise.states = {key: value.cpu() for key, value in state["noise"].items()}
+        self._bounds = list(state["bounds"].to(self.device))
+        self._sizes = list(state["sizes"])
+
+    def _load_parameters(self, state: dict[str, Any]) -> None:
+        try:
+            for part, saved in ((self.model, state["model"]), (self.guide, state["guide"])):
+                if isinstance(part, nn.Module):
+                    part.load_state_dict(saved)
+            with torch.no_grad():
+                for name, parameter in self._own_parameters().items():
+                    parameter.copy_(state["parameters"][name])
+            with self.param_store():
+                self.engine.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the saved run has another model, guide or optimizer ({reason})") from error
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "data": self.data_fingerprint,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "engine": type(self.engine).__name__,
+        }
+
+    def _own_parameters(self) -> dict[str, Tensor]:
+        """Parameters made by ``pyro.param``, in no module's state."""
+        return {name: p for name, p in self.parameters.items() if name not in self._module_names}
+
+    @contextmanager
+    def param_store(self) -> Iterator[None]:
+        """Run a block with the trainer's own parameter store, to evaluate a pair made with ``pyro.param``."""
+        with pyro.get_param_store().scope(self._store):
+            yield
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(self.param_store())
+            stack.enter_context(self._noise.swapped_in())
+            stack.enter_context(self.engine.running())
+            yield
+
+    # ------------------------------------------------------------ the first run
+
+    def _first_run(self) -> None:
+        """Find the parameters and check the pair and the data, with noise of its own so that training's is not used."""
+        with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
+            batch = self._batch()
+            run = traces.first_run(self._loss, self.model, self.guide, batch, self._check_support)
+        self._scale = run.scale
+        modules = {
+            f"{role}.{name}": p
+            for role, part in (("model", self.model), ("guide", self.guide))
+            if isinstance(part, nn.Module)
+            for name, p in part.named_parameters()
+            if p.requires_grad
+        }
+        self._module_names = frozenset(modules)
+        known = {id(p) for p in modules.values()}
+        self.parameters = modules | {name: p for name, p in run.parameters.items() if id(p) not in known}
+
+    def _loss(self, model: Pair, guide: Pair, *batch: Tensor) -> Tensor:
+        return self.estimator.differentiable_loss(model, guide, *batch)  # type: ignore[no-any-return]
+
+    def _make_engine(self, name: EngineName, optimizer: OptimizerLike | None) -> Engine:
+        if optimizer is None:
+            # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
+            prior = self._scale * self.batch_size / self.size
+            optimizer = partial(torch.optim.Adagrad, lr=0.02, weight_decay=prior)
+        if name == "auto":
+            name = "svi" if isinstance(optimizer, PyroOptim) else "eager"
+        if name not in ("eager", "svi"):
+            raise InputError(f"unknown engine {name!r}: give one of auto, eager, svi")
+        make = EagerEngine if name == "eager" else SVIEngine
+        return make(self.model, self.guide, self.estimator, optimizer, self.parameters)
+
+    def _check_sizes(self) -> None:
+        if self.size == 0:
+            raise InputError("the data set is empty: there is nothing to train on")
+        if not 1 <= self.batch_size <= self.size:
+            raise InputError(f"batch_size must lie between 1 and the {self.size} data, not {self.batch_size}")
+        if self.report_every < 1:
+            raise InputError(f"report_every must be at least 1, not {self.report_every}")
+
+    def _check_support(self, supports: dict[int, Any]) -> None:
+        for index, support in supports.items():
+            if not isinstance(self.data, DynamicBinarization):
+                _check_values(self.data[index], support)
+
+
+def find_device(name: str | torch.device = "auto") -> torch.device:
+    """A device that is there.
+
+    Raises:
+        InputError: If the named device is not on this machine.
+    """
+    if name == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {str(name)!r} is not on this machine: give cpu or auto") from error
+    return torch.device(name)
+
+
+def _check_values(data: Tensor, support: Any) -> None:
+    if not torch.isfinite(data).all():
+        raise InputError("the data have NaN or infinite values: clean them first")
+    try:
+        inside = support.check(data)
+    except RuntimeError:  # a support that depends on z: the first run has checked its batch
+        return
+    if inside.all():
+        return
+    grey = constraints.unit_interval.check(data).all() and "oolean" in repr(support)
+    raise InputError(
+        f"data row {int((~inside).nonzero()[0, 0])} lies outside the likelihood's support, {support}: "
+        + ("binarize grey values (static or dynamic), or give the Bernoulli relaxed=True" if grey else "scale the data")
+    )
+
+
+def _as_tuple(data: Data) -> tuple[Tensor | DynamicBinarization, ...]:
+    return data if isinstance(data, tuple) else (data,)
+
+
+def _to_device(data: Data, device: torch.device) -> DynamicBinarization | tuple[Tensor, ...]:
+    if isinstance(data, DynamicBinarization):
+        return DynamicBinarization(data.probabilities.to(device))
+    return tuple(d.to(device) for d in (data if isinstance(data, tuple) else (data,)))
+
+
+def _module_state(part: Pair) -> dict[str, Any]:
+    return {name: p.detach().clone() for name, p in part.state_dict().items()} if isinstance(part, nn.Module) else {}
