@@ -3,8 +3,8 @@
 For each point: the test bound at 1e6 and at 1e7 training samples, beside the paper's. Interrupted, it goes on where it
 was. Results are in ``experiments/paper_point/``: a JSON file and the run's figures.
 
-Where the paper leaves a choice open, ours: initial weights are PyTorch's own rather than N(0, 0.01) (worth 10 nats at 1e6
-samples on MNIST, see README.md); minibatches are drawn without replacement; Adagrad steps from the first minibatch on.
+Where the paper leaves a choice open, ours: initial weights are PyTorch's own rather than N(0, 0.01) (see README.md for
+what that is worth); minibatches are drawn without replacement; Adagrad steps from the first minibatch on.
 """
 
 import argparse
@@ -24,7 +24,13 @@ from pyro_aevb.cli import main
 FOLDER = Path(__file__).parent / "paper_point"
 
 MNIST = ["--data=mnist", "--likelihood=Bernoulli", "--likelihood.relaxed=true", "--hidden=500", "--optimizer.lr=0.02"]
-FREY = ["--data=frey_face", "--likelihood=Gaussian", "--likelihood.sigmoid_mean=true", "--hidden=200", "--optimizer.lr=0.01"]
+FREY = [
+    "--data=frey_face",
+    "--likelihood=Gaussian",
+    "--likelihood.sigmoid_mean=true",
+    "--hidden=200",
+    "--optimizer.lr=0.01",
+]
 COMMON = ["--estimator=SGVBAnalyticKL", "--batch_size=100", "--evaluate_every=100000", "--save_every=500000"]
 
 POINTS = {
@@ -51,7 +57,9 @@ def run(point: str, samples: int, runs: Path) -> dict:
     return {
         "point": point,
         "command": ["pyro-aevb", "train", *begin[1:], f"--samples={samples}"],
-        "test_bound": {f"{m['samples_seen']:.0e}": m["test_bound"] for m in metrics if "test_bound" in m and round_number(m)},
+        "test_bound": {
+            f"{m['samples_seen']:.0e}": m["test_bound"] for m in metrics if "test_bound" in m and round_number(m)
+        },
         "paper": dict(zip(("1e+06", "1e+07"), PAPER[point], strict=True)),
         "final": {key: numbers[key] for key in ("bound", "log_likelihood", "kl", "active_units")},
         "minutes": round(sum(seconds_of_sessions(metrics)) / 60, 1),

@@ -85,7 +85,9 @@ class Run:
         """
         path = self.path / f"{name}.pt"
         if not path.exists():
-            raise InputError(f"{path} does not exist" + (": 'best' appears with the first save" if name == "best" else ""))
+            raise InputError(
+                f"{path} does not exist" + (": 'best' appears with the first save" if name == "best" else "")
+            )
         try:
             state = torch.load(path, map_location=device, weights_only=True)
         except Exception as error:  # torch raises whatever the damage leads to; nothing in the file has been run

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_aevb.errors import InputError
 
-__all__ = ["EagerEngine", "Engine", "SVIEngine", "make_optimizer"]
+__all__ = ["EagerEngine", "Engine", "SVIEngine", "differentiable_loss", "make_optimizer"]
 
 Pair = Callable[..., Any]
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -54,21 +54,23 @@ class EagerEngine:
         self, model: Pair, guide: Pair, estimator: ELBO, optimizer: OptimizerLike, parameters: dict[str, Tensor]
     ) -> None:
         if isinstance(optimizer, PyroOptim):
-            raise InputError("an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim")
+            raise InputError(
+                "an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim"
+            )
         self.model, self.guide, self.estimator = model, guide, estimator
         self.optimizer = make_optimizer(optimizer, list(parameters.values()))
 
     def running(self) -> AbstractContextManager[None]:
         """Without validation: it costs a third of a step."""
-        return pyro.validation_enabled(False)  # type: ignore[no-any-return]
+        return pyro.validation_enabled(False)
 
     def step(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Loss, gradients, update."""
-        loss = self.estimator.differentiable_loss(self.model, self.guide, *batch)
+        loss: Tensor = differentiable_loss(self.estimator)(self.model, self.guide, *batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return loss.detach()  # type: ignore[no-any-return]
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's own."""
@@ -105,7 +107,7 @@ class SVIEngine:
         return torch.as_tensor(self.svi.step(*batch), dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of each tensor's optimizer, under our names: Pyro's own hold a number that changes between processes."""
+        """State of each tensor's optimizer, under our names: Pyro's hold a number that changes between processes."""
         states = self.optimizer.get_state()
         return {name: states[stored] for name, stored in self._stored_names() if stored in states}
 
@@ -116,7 +118,12 @@ class SVIEngine:
 
     def _stored_names(self) -> Iterator[tuple[str, str]]:
         store = pyro.get_param_store()
-        return ((name, store.param_name(parameter)) for name, parameter in self.parameters.items())
+        return ((name, str(store.param_name(parameter))) for name, parameter in self.parameters.items())
+
+
+def differentiable_loss(estimator: ELBO) -> Callable[..., Tensor]:
+    """The method that every ``ELBO`` has and the base class does not declare."""
+    return estimator.differentiable_loss  # type: ignore[attr-defined]  # see above
 
 
 def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ __all__ = ["SGVB", "SGVBAnalyticKL"]
 Pair = Callable[..., Any]
 
 
-class Estimator(ELBO):  # type: ignore[misc]  # Pyro's ELBO is untyped
+class Estimator(ELBO):
     """Base of all estimators: Pyro's ``ELBO`` with one method to write, ``differentiable_loss``.
 
     Arguments:
@@ -49,7 +49,7 @@ class Estimator(ELBO):  # type: ignore[misc]  # Pyro's ELBO is untyped
     ) -> None:
         if num_particles < 1:
             raise InputError(f"num_particles must be at least 1, not {num_particles}")
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]  # Pyro's ELBO is untyped
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
             vectorize_particles=vectorize_particles,
@@ -69,7 +69,7 @@ class Estimator(ELBO):  # type: ignore[misc]  # Pyro's ELBO is untyped
         """The loss as a number, its gradient added to every parameter's ``.grad``: what ``pyro.infer.SVI`` calls."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+            loss.backward(retain_graph=self.retain_graph)
         return float(loss)
 
     def _get_trace(
@@ -82,7 +82,7 @@ class Estimator(ELBO):  # type: ignore[misc]  # Pyro's ELBO is untyped
 
     def _pairs(self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Traces of all particles: ``num_particles`` runs, or one vectorised run."""
-        return self._get_traces(model, guide, args, kwargs)  # type: ignore[no-any-return]
+        return self._get_traces(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 class SGVB(Estimator):
@@ -134,7 +134,6 @@ class SGVBAnalyticKL(Estimator):
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
         """-(N/M) sum of (7) over the minibatch, for a pair with any plates."""
         bound = sum(
-            traces.log_likelihood_sum(p) - traces.analytic_kl(p, q)
-            for p, q in self._pairs(model, guide, args, kwargs)
+            traces.log_likelihood_sum(p) - traces.analytic_kl(p, q) for p, q in self._pairs(model, guide, args, kwargs)
         )
         return -torch.as_tensor(bound) / self.num_particles

@@ -71,7 +71,7 @@ class WeightSums(NamedTuple):
 def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int = 0) -> BoundParts:
     r"""The evidence lower bound of each datum, in its parts.
 
-    .. math:: \mathcal L(x) = \mathbb E_{q(z|x)}[\log p(x \mid z)] - \mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big) \tag{3}
+    .. math:: \mathcal L(x) = \mathbb E_{q(z|x)}[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z)) \tag{3}
 
     The first term is averaged over ``num_samples`` draws. The second is exact where a closed form is registered, and
     averaged over the same draws where not.
@@ -146,7 +146,8 @@ def importance_weights(
         sums.append((weights.logsumexp(0), (2 * weights).logsumexp(0)))
         if progress:
             progress(len(args[0]))
-    return WeightSums(*(torch.cat(parts) for parts in zip(*sums, strict=True)), num_samples)
+    log_sum, log_sum_squares = (torch.cat(parts) for parts in zip(*sums, strict=True))
+    return WeightSums(log_sum, log_sum_squares, num_samples)
 
 
 def _log_weights(

@@ -85,7 +85,7 @@ class Bernoulli(Likelihood):
         return family(logits=self.network(z)).to_event(1)
 
 
-class _GreyBernoulli(dist.Bernoulli):
+class _GreyBernoulli(dist.Bernoulli):  # type: ignore[misc]  # Pyro makes its wrappers at run time
     """The cross-entropy of (11) at any x in [0, 1]; samples are binary all the same."""
 
     support = constraints.unit_interval
@@ -127,7 +127,9 @@ class Gaussian(Likelihood):
     ) -> None:
         super().__init__(latent_dim, data_dim)
         if not min_scale > 0:
-            raise InputError(f"min_scale must be positive, not {min_scale}: without a floor the likelihood is unbounded")
+            raise InputError(
+                f"min_scale must be positive, not {min_scale}: without a floor the likelihood is unbounded"
+            )
         self.sigmoid_mean = sigmoid_mean
         self.min_scale = min_scale
         self.network = make_network(latent_dim, 2 * data_dim, hidden, activation, network)

@@ -1,6 +1,6 @@
 """The paper's pair as two Pyro functions: the model p(z) p(x|z) and the guide q(z|x).
 
-A hand-written Pyro pair is as good as these: every estimator, the :class:`~pyro_aevb.Trainer` and the evidence take any.
+A hand-written Pyro pair is as good as these: every estimator, ``Trainer`` and the evidence take any.
 """
 
 import itertools
@@ -35,9 +35,7 @@ def _register(module: nn.Module) -> None:
 def _plate(x: Tensor, size: int | None) -> pyro.plate:
     """The plate over a minibatch of M out of ``size`` data: it scales log densities by N/M, equation (8)."""
     batch_size = len(x)
-    return pyro.plate(
-        "data", max(size or 0, batch_size), subsample=torch.arange(batch_size, device=x.device), dim=-1
-    )
+    return pyro.plate("data", max(size or 0, batch_size), subsample=torch.arange(batch_size, device=x.device), dim=-1)
 
 
 class GenerativeModel(nn.Module):

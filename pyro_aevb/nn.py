@@ -27,7 +27,7 @@ class MLP(nn.Sequential):
         out_dim: Size of the output's last dimension; leading dimensions pass through.
         hidden: Units of the hidden layers, a number for one layer; an empty list for a linear map.
         activation: Name of an activation in ``torch.nn`` (``tanh``, ``relu``, ``softplus``, ...), or what makes one.
-        initial_sd: Standard deviation of normal initial weights, biases zero; ``None`` for PyTorch's own initial values.
+        initial_sd: Standard deviation of normal initial weights, biases zero; ``None`` for PyTorch's own.
 
     Raises:
         InputError: If a size is not positive or the activation is unknown.
@@ -72,8 +72,10 @@ def find_activation(activation: Activation) -> Callable[[], nn.Module]:
         return activation
     known = {name.lower(): name for name in activations.__all__}
     if activation.lower() not in known:
-        raise InputError(f"unknown activation {activation!r}: give a name from torch.nn, such as tanh, relu or softplus")
-    return getattr(activations, known[activation.lower()])  # type: ignore[no-any-return]
+        raise InputError(
+            f"unknown activation {activation!r}: give a name from torch.nn, such as tanh, relu or softplus"
+        )
+    return getattr(activations, known[activation.lower()])
 
 
 @torch.no_grad()

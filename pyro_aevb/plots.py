@@ -35,10 +35,13 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
     train = [(m["samples_seen"], m["bound"]) for m in metrics if "bound" in m]
     test = [(m["samples_seen"], m["test_bound"], m["test_se"]) for m in metrics if "test_bound" in m]
     if train:
-        axes.plot(*zip(*train, strict=True), color="C0", lw=1, label="train (running)")
+        x, y = zip(*train, strict=True)
+        axes.plot(x, y, color="C0", lw=1, label="train (running)")
     if test:
-        axes.errorbar(*zip(*test, strict=True), color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
-    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum", title=title)
+        x, y, error = zip(*test, strict=True)
+        axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
+    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum")
+    axes.set_title(title, fontsize="small")
     _cut_beginning(axes, [y for _, y, *_ in (*train, *test)])
     axes.grid(alpha=0.3)
     axes.legend()
@@ -51,7 +54,7 @@ def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: 
     tiles = _tiles(images, shape)
     figure, axes = _figure(*_size(tiles, columns))
     _show(axes, _mosaic(tiles, columns))
-    axes.set_title(title)
+    axes.set_title(title, fontsize="small")
     return figure
 
 
@@ -61,11 +64,16 @@ def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str =
     for x, y in zip(originals.split(8), means.split(8), strict=True):
         filler = x.new_zeros(8 - len(x), x.shape[1])
         figure_rows += [x, filler, y, filler]
-    return image_grid(torch.cat(figure_rows), shape, columns=8, title=title)
+    return image_grid(
+        torch.cat(figure_rows),
+        shape,
+        columns=8,
+        title=f"{title}\nlines 1, 3, ...: data; 2, 4, ...: their reconstructions",
+    )
 
 
 def latent_grid(side: int) -> Tensor:
-    r"""Figure 4's latents, ``(side * side, 2)``: :math:`z = \Phi^{-1}(u)` at the centres of a linear grid on the unit square.
+    r"""Figure 4's latents, ``(side * side, 2)``: :math:`z = \Phi^{-1}(u)` on a linear grid of the unit square.
 
     The first latent grows to the right, the second upwards.
 
@@ -86,13 +94,15 @@ def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_
     """Data in two latent dimensions, ``(N, 2)``, coloured by label where there are any."""
     figure, axes = _figure(4.8, 4.2)
     if labels is None:
-        axes.scatter(*z.T.numpy(), s=3, lw=0)
+        axes.scatter(z[:, 0], z[:, 1], s=3, lw=0)
     else:
         classes = labels.unique().tolist()
         for i, label in enumerate(classes):
-            axes.scatter(*z[labels == label].T.numpy(), s=4, lw=0, label=f"{label}", color=f"C{i % 10}")
+            rows = z[labels == label]
+            axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=f"{label}", color=f"C{i % 10}")
         axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2", title=title)
+    axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2")
+    axes.set_title(title, fontsize="small")
     return figure
 
 
@@ -130,7 +140,11 @@ def _picture_shape(shape: Shape) -> tuple[int, ...]:
     sizes = tuple(size for size in shape if size != 1) or (1,)
     if len(sizes) == 1:
         return (1, *sizes)
-    return sizes if len(sizes) == 2 or (len(sizes) == 3 and 3 in (sizes[0], sizes[2])) else (sizes[0], math.prod(sizes[1:]))
+    return (
+        sizes
+        if len(sizes) == 2 or (len(sizes) == 3 and 3 in (sizes[0], sizes[2]))
+        else (sizes[0], math.prod(sizes[1:]))
+    )
 
 
 def _mosaic(tiles: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:

@@ -7,7 +7,8 @@ generator with its state swapped in for the time of a block of steps, and the ca
 
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ __all__ = ["GlobalNoise", "derive", "generator", "seeded"]
 
 
 def derive(seed: int, stream: str, index: int = 0) -> int:
-    """The 64-bit seed of one stream, by NumPy's ``SeedSequence`` of (seed, name, index): unrelated for unrelated keys."""
+    """The 64-bit seed of one stream, by NumPy's ``SeedSequence`` of (seed, name, index)."""
     words = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))  # torch takes a signed 64-bit integer
 
@@ -75,11 +76,12 @@ class GlobalNoise:
             module.set_rng_state(self.states["device"])
 
 
-def _accelerator(device: torch.device):  # type: ignore[no-untyped-def]  # a module: torch.cuda, torch.mps, ...
+def _accelerator(device: torch.device) -> Any:
+    """The module of the device's generator, ``torch.cuda`` say; ``None`` for the CPU."""
     return None if device.type == "cpu" else torch.get_device_module(device)
 
 
-def _forked(device: torch.device):  # type: ignore[no-untyped-def]  # torch's own untyped context manager
+def _forked(device: torch.device) -> AbstractContextManager[None]:
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     index = 0 if device.index is None else device.index

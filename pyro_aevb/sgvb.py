@@ -30,15 +30,18 @@ Estimator = Callable[[Tensor, Tensor, Network, Network, LogLikelihood], Tensor]
 
 
 def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    r""":math:`\log \mathcal{N}(x; \mu, \sigma^2 I) = -\frac12 \sum_j \log 2\pi + \log\sigma_j^2 + (x_j-\mu_j)^2/\sigma_j^2`.
+    r"""Log density of a Gaussian with diagonal covariance, ``(M, J)`` each; returns ``(M,)``.
 
-    Shapes: ``(M, J)`` each; returns ``(M,)``.
+    .. math:: -\tfrac12 \sum_j \log 2\pi + \log\sigma_j^2 + (x_j - \mu_j)^2 / \sigma_j^2
     """
     return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 / log_variance.exp()).sum(-1)
 
 
 def bernoulli_log_likelihood(x: Tensor, outputs: Tensor) -> Tensor:
-    r"""(11): :math:`\sum_d x_d \log y_d + (1-x_d) \log(1-y_d)` with :math:`y = \mathrm{sigmoid}` of the outputs; ``(M,)``."""
+    r"""Equation (11), ``(M,)``.
+
+    .. math:: \sum_d x_d \log y_d + (1 - x_d) \log(1 - y_d), \quad y = \mathrm{sigmoid}(\text{outputs})
+    """
     return -functional.binary_cross_entropy_with_logits(outputs, x, reduction="none").sum(-1)
 
 
@@ -63,10 +66,8 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     return mean + (log_variance / 2).exp() * noise
 
 
-def estimator_a(
-    x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood
-) -> Tensor:
-    """(6) with one sample, standard normal prior and Gaussian guide; x ``(M, D)``, noise ``(M, K)``; returns ``(M,)``."""
+def estimator_a(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood) -> Tensor:
+    """(6) with one sample, a standard normal prior and a Gaussian guide; x ``(M, D)``, noise ``(M, K)``; ``(M,)``."""
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     z = reparameterise(mean, log_variance, noise)
     log_prior = gaussian_log_density(z, torch.zeros_like(z), torch.zeros_like(z))
@@ -74,9 +75,7 @@ def estimator_a(
     return log_likelihood(x, decoder(z)) + log_prior - log_guide
 
 
-def estimator_b(
-    x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood
-) -> Tensor:
+def estimator_b(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood) -> Tensor:
     """(7) with one sample, that is (10); x ``(M, D)``, noise ``(M, K)``; returns ``(M,)``."""
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     z = reparameterise(mean, log_variance, noise)
@@ -116,6 +115,6 @@ def algorithm_1(
         noise = torch.randn(batch_size, latent_dim, generator=generator, dtype=data.dtype, device=data.device)
         bound = estimator(data[rows], noise, encoder, decoder, log_likelihood).mean()
         optimizer.zero_grad()
-        (-len(data) * bound).backward()  # type: ignore[no-untyped-call]
+        (-len(data) * bound).backward()
         optimizer.step()
         yield bound.detach()

@@ -102,9 +102,7 @@ def analytic_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
         scale_and_mask(kl, scale=site["scale"], mask=site["mask"]).sum()
         for site, kl in _site_kls(model_trace, guide_trace)
     )
-    auxiliary = (
-        site["log_prob_sum"] for site in latent_sites(guide_trace) if site["name"] not in model_trace.nodes
-    )
+    auxiliary = (site["log_prob_sum"] for site in latent_sites(guide_trace) if site["name"] not in model_trace.nodes)
     return _sum(kls) + _sum(auxiliary)
 
 
@@ -216,7 +214,7 @@ def _mean(site: Site) -> Tensor:
 
 
 def _particles(function: Pair, num_particles: int) -> Pair:
-    return pyro.plate("particles", num_particles, dim=-2)(function)  # type: ignore[no-any-return]
+    return pyro.plate("particles", num_particles, dim=-2)(function)
 
 
 def _total(sites: Iterable[Site], shape: tuple[int, int]) -> Tensor:
@@ -274,5 +272,6 @@ def first_run(
         raise
     except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
         raise InputError(f"the first run of model and guide failed: {error}") from error
-    leaves = {name: site["value"].unconstrained() for name, site in params.trace.nodes.items()}
+    sites_of_parameters: dict[str, Site] = dict(params.trace.nodes)
+    leaves = {name: site["value"].unconstrained() for name, site in sites_of_parameters.items()}
     return FirstRun(value, leaves, float(sites[0]["scale"]) if sites else 1.0)

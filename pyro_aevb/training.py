@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_aevb import traces
 from pyro_aevb.data import DynamicBinarization, fingerprint
-from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine
+from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, differentiable_loss
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.estimators import SGVB
 from pyro_aevb.seeds import GlobalNoise, derive, generator, seeded
@@ -95,7 +95,7 @@ class Trainer:
         self._order = (-1, torch.empty(0))
         self._bounds: list[Tensor] = []
         self._sizes: list[int] = []
-        self._store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self._store: Any = {"params": {}, "constraints": {}}
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self._first_run()
         self.engine = self._make_engine(engine, optimizer)
@@ -166,7 +166,7 @@ class Trainer:
         first = int((~torch.isfinite(bounds)).nonzero()[0])
         step = self.step - len(bounds) + first + 1
         broken = [name for name, p in self.parameters.items() if not torch.isfinite(p).all()]
-        state = f"{broken[0]} and {len(broken) - 1} more parameters are no longer finite" if broken else "weights are finite"
+        state = f"{len(broken)} parameters are no longer finite, {broken[0]} first" if broken else "weights are finite"
         raise NonFiniteLossError(
             f"the loss became {-bounds[first].item()} at step {step}; {state}: "
             "take a smaller step size, or look for extreme values in the data"
@@ -254,7 +254,8 @@ class Trainer:
         """Find the parameters and check the pair and the data, with noise of its own so that training's is not used."""
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
             batch = self._batch()
-            run = traces.first_run(self._loss, self.model, self.guide, batch, self._check_support)
+            loss = differentiable_loss(self.estimator)
+            run = traces.first_run(loss, self.model, self.guide, batch, self._check_support)
         self._scale = run.scale
         modules = {
             f"{role}.{name}": p
@@ -266,9 +267,6 @@ class Trainer:
         self._module_names = frozenset(modules)
         known = {id(p) for p in modules.values()}
         self.parameters = modules | {name: p for name, p in run.parameters.items() if id(p) not in known}
-
-    def _loss(self, model: Pair, guide: Pair, *batch: Tensor) -> Tensor:
-        return self.estimator.differentiable_loss(model, guide, *batch)  # type: ignore[no-any-return]
 
     def _make_engine(self, name: EngineName, optimizer: OptimizerLike | None) -> Engine:
         if optimizer is None:

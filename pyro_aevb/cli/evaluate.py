@@ -27,7 +27,6 @@ def options(
     seed: int = 0,
     device: str = "auto",
     data_root: str | None = None,
-    json: bool = False,
 ) -> None:
     """Evaluate a saved run: the bound and its parts, the importance-sampled log-likelihood, active units.
 
@@ -41,13 +40,14 @@ def options(
         seed: Seed of the draws.
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
-        json: Print JSON instead of a table.
     """
 
 
 def parser() -> Parser:
     """The parser of ``pyro-aevb evaluate``."""
-    return Parser.of(options, "pyro-aevb evaluate")
+    made = Parser.of(options, "pyro-aevb evaluate")
+    made.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    return made
 
 
 def evaluate(arguments: Sequence[str]) -> None:

@@ -39,7 +39,9 @@ def list_parts(arguments: Sequence[str]) -> None:
 
 def table(family: str) -> str:
     """One family's parts: name, what it is, where it comes from, and its options."""
-    parts: dict[str, Any] = LOADERS if family == "data" else {n: getattr(_MODULES[family], n) for n in _MODULES[family].__all__}
+    parts: dict[str, Any] = (
+        LOADERS if family == "data" else {n: getattr(_MODULES[family], n) for n in _MODULES[family].__all__}
+    )
     return "\n".join([family, *(_row(name, part) for name, part in parts.items())])
 
 

@@ -27,8 +27,10 @@ PARTS: dict[str, Any] = {
 }
 
 
-class Parser(ArgumentParser):  # type: ignore[misc]  # jsonargparse's class is seen as Any
+class Parser(ArgumentParser):
     """A jsonargparse parser of one function whose errors are one line on standard error, exit code 2."""
+
+    parts: dict[str, Any]
 
     @classmethod
     def of(cls, function: Callable[..., Any], prog: str) -> "Parser":

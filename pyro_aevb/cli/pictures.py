@@ -53,7 +53,7 @@ def plot_options(
     device: str = "auto",
     data_root: str | None = None,
 ) -> None:
-    """Draw all figures of a saved run into its folder: learning curve, samples, reconstructions, latent space, manifold.
+    """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
     Args:
         run: A folder that train made.

@@ -1,13 +1,11 @@
 """From a configuration to a pair, its data and its trainer; and back from a run on disk."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from torch import Tensor
 
 from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.parser import Parser, read_config
@@ -48,9 +46,7 @@ class Loaded:
 
 def load_data(config: Namespace) -> DataSet:
     """The configuration's data set."""
-    return load(
-        config.data, binarize=config.binarize, data_root=config.data_root or None, split_seed=config.split_seed
-    )
+    return load(config.data, binarize=config.binarize, data_root=config.data_root or None, split_seed=config.split_seed)
 
 
 def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
@@ -106,5 +102,3 @@ def _load_weights(pair: Pair, state: dict[str, Any], path: Path) -> None:
         pair.guide.load_state_dict(state["guide"])
     except (RuntimeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} holds another model than config.yaml beside it describes") from error
-
-

@@ -60,8 +60,8 @@ def options(
         estimator: The objective, any ``pyro.infer.ELBO``.
         optimizer: What steps the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
         data: mnist, fashion_mnist, frey_face, digits, or a .npy or .npz file.
-        binarize: How grey pixels become binary: not at all, once, or at each visit; ``auto`` is dynamic for a likelihood
-            of binary data, else none.
+        binarize: How grey pixels become binary: not at all, once, or at each visit; ``auto`` is dynamic for a
+            likelihood of binary data, else none.
         data_root: Folder of data sets; else $PYRO_AEVB_DATA, else the user's cache folder.
         split_seed: Seed of random splits and fixed binarisations.
         latent_dim: Number of latent dimensions.

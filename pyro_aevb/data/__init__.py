@@ -1,8 +1,8 @@
 """Data sets as tensors in memory: loading, checks, splits, binarisation.
 
 A data set is rows of float32, ``(N, D)``; ``DataSet.shape`` remembers what one row was (28 x 28, say). Splits and fixed
-binarisations are drawn from ``split_seed`` alone, never from the training seed, so that two runs on "the same data" have
-the same data.
+binarisations are drawn from ``split_seed`` alone, never from the training seed: two runs on "the same data" have the
+same data.
 """
 
 import os
@@ -24,8 +24,8 @@ def load(
     """Load a data set by name, or from a ``.npy`` or ``.npz`` file.
 
     Arguments:
-        name: One of ``mnist``, ``fashion_mnist``, ``frey_face``, ``digits``, or a path. A ``.npy`` array is split 9 : 1 at
-            random; a ``.npz`` file holds ``train`` and ``test`` (and ``labels_train``, ``labels_test``), or one array
+        name: One of ``mnist``, ``fashion_mnist``, ``frey_face``, ``digits``, or a path. A ``.npy`` array is split
+            9 : 1 at random; a ``.npz`` file holds ``train`` and ``test`` (and ``labels_train``, ``labels_test``), or one array
             alone. Arrays have any trailing shape; ``uint8`` is divided by 255, all else taken as it is.
         binarize: ``none`` keeps grey values, ``static`` draws binary pixels once, ``dynamic`` at each visit in training
             (the test set then is drawn once).
@@ -59,7 +59,9 @@ def find_root(data_root: str | Path | None = None) -> Path:
 
 def _check(raw: Raw, name: str) -> Raw:
     if raw.train.shape[1:] != raw.test.shape[1:]:
-        raise InputError(f"{name}: train and test rows differ, {tuple(raw.train.shape[1:])} and {tuple(raw.test.shape[1:])}")
+        raise InputError(
+            f"{name}: train and test rows differ, {tuple(raw.train.shape[1:])} and {tuple(raw.test.shape[1:])}"
+        )
     for split, values in (("train", raw.train), ("test", raw.test)):
         if values.numel() == 0:
             raise InputError(f"{name}: the {split} set is empty, its shape is {tuple(values.shape)}")

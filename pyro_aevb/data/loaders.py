@@ -1,4 +1,4 @@
-"""Where data come from. A new data set is one function here, in ``LOADERS``: (data root, split seed) to :class:`Raw`."""
+"""Where data come from. A new data set is one function here, in ``LOADERS``: data root and split seed to ``Raw``."""
 
 import hashlib
 from collections.abc import Callable
@@ -60,14 +60,16 @@ def _load_torchvision(name: str, root: Path) -> Raw:
             f"into {root / name / 'raw'}, or name another folder with --data_root or PYRO_AEVB_DATA"
         ) from error
     except (AssertionError, ValueError, IndexError, KeyError) as error:
-        raise InputError(f"a file in {root / name / 'raw'} is truncated or damaged: delete it, and load again") from error
+        raise InputError(
+            f"a file in {root / name / 'raw'} is truncated or damaged: delete it, and load again"
+        ) from error
     if (len(train.data), len(test.data)) != (60_000, 10_000):
         raise InputError(f"{root / name / 'raw'} holds {len(train.data)} + {len(test.data)} images, not 60000 + 10000")
     return Raw(train.data / 255, test.data / 255, train.targets, test.targets)
 
 
 def load_frey_face(root: Path, split_seed: int) -> Raw:
-    """1965 frames of one face, 28 x 20 grey / 256, as the paper has them; 1600 drawn at random to train, 365 to test."""
+    """1965 frames of one face, 28 x 20 grey / 256 as in the paper; 1600 drawn at random to train, 365 to test."""
     import scipy.io  # comes with scikit-learn
 
     path = root / "frey_face" / "frey_rawface.mat"
@@ -133,7 +135,9 @@ def _load_arrays(path: Path, split_seed: int) -> Raw:
         labels = (torch.from_numpy(arrays[key]) if key in arrays else None for key in ("labels_train", "labels_test"))
         return Raw(*values, *labels)
     if len(arrays) != 1:
-        raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}: give it arrays named train and test, or one alone")
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}: give it arrays named train and test, or one alone"
+        )
     values_alone = _to_float(next(iter(arrays.values())), str(path))
     return _split(values_alone, None, len(values_alone) * 9 // 10, split_seed)
 
