@@ -63,14 +63,14 @@ class Estimator(ELBO):
     def loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradients."""
         with torch.no_grad():
-            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, its gradient added to every parameter's ``.grad``: what ``pyro.infer.SVI`` calls."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
-        return float(loss)
+        return loss.item()
 
     def _get_trace(
         self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]

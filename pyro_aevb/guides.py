@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_aevb.errors import InputError
@@ -34,7 +35,7 @@ class Guide(nn.Module, ABC):
         self.latent_dim = latent_dim
 
     @abstractmethod
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
+    def forward(self, x: Tensor) -> TorchDistributionMixin:
         """The distribution q(z|x) for x of shape ``(B, D)``."""
 
 
@@ -71,7 +72,7 @@ class DiagonalNormal(Guide):
         # One output layer for both moments: two small products run at a quarter of one large one's rate.
         self.network = make_network(data_dim, 2 * latent_dim, hidden, activation, network)
 
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
+    def forward(self, x: Tensor) -> TorchDistributionMixin:
         """Normal(mu, sigma), (9)."""
         mean, log_variance = self.network(x).chunk(2, dim=-1)  # (B, K) each
         return dist.Normal(mean, (log_variance / 2).clamp(-10, 10).exp()).to_event(1)

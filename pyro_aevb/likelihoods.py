@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_aevb.errors import InputError
@@ -37,7 +38,7 @@ class Likelihood(nn.Module, ABC):
         self.data_dim = data_dim
 
     @abstractmethod
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
+    def forward(self, z: Tensor) -> TorchDistributionMixin:
         """The distribution p(x|z) for z of shape ``(..., K)``."""
 
     def warning(self, z: Tensor) -> str | None:
@@ -79,7 +80,7 @@ class Bernoulli(Likelihood):
         self.relaxed = relaxed
         self.network = make_network(latent_dim, data_dim, hidden, activation, network)
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
+    def forward(self, z: Tensor) -> TorchDistributionMixin:
         """Bernoulli(logits = f(z)), (11)."""
         family = _GreyBernoulli if self.relaxed else dist.Bernoulli
         return family(logits=self.network(z)).to_event(1)
@@ -134,7 +135,7 @@ class Gaussian(Likelihood):
         self.min_scale = min_scale
         self.network = make_network(latent_dim, 2 * data_dim, hidden, activation, network)
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
+    def forward(self, z: Tensor) -> TorchDistributionMixin:
         """Normal(mu, sigma), (12), with sigma in [min_scale, e^10]."""
         mean, log_variance = self.network(z).chunk(2, dim=-1)  # (..., D) each
         if self.sigmoid_mean:

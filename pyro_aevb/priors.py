@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_aevb.errors import InputError
@@ -31,7 +32,7 @@ class Prior(nn.Module, ABC):
         self.latent_dim = latent_dim
 
     @abstractmethod
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> TorchDistributionMixin:
         """The distribution p(z), batch shape ``()``, event shape ``(K,)``."""
 
 
@@ -56,6 +57,6 @@ class StandardNormal(Prior):
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> TorchDistributionMixin:
         """N(0, I)."""
         return dist.Normal(self.loc, self.scale).to_event(1)

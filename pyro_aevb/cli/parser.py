@@ -57,6 +57,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""
+        if not self.exit_on_error:  # a parser inside jsonargparse, which words the error itself
+            super().error(message, ex)
         print(f"{self.prog}: {_one_line(message)}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
 

@@ -51,40 +51,43 @@ def load_fashion_mnist(root: Path, split_seed: int) -> Raw:
 def _load_torchvision(name: str, root: Path) -> Raw:
     from torchvision import datasets  # a second to import, so only where it is used
 
+    folder = root / name / "raw"
     try:
         train, test = (getattr(datasets, name)(root, train=train, download=True) for train in (True, False))
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # torchvision raises whatever the damage, or the network, leads to
+        if all((folder / file).exists() for file in MNIST_SHA256):
+            raise InputError(f"a file in {folder} is truncated or damaged: delete it, and load again") from error
         raise InputError(
-            f"no {name} in {root} and it cannot be downloaded ({reason}): put {', '.join(MNIST_SHA256)} "
-            f"into {root / name / 'raw'}, or name another folder with --data_root or PYRO_AEVB_DATA"
-        ) from error
-    except (AssertionError, ValueError, IndexError, KeyError) as error:
-        raise InputError(
-            f"a file in {root / name / 'raw'} is truncated or damaged: delete it, and load again"
+            f"no {name} in {root} and it cannot be downloaded ({' '.join(str(error).split())[:100]}...): put "
+            f"{', '.join(MNIST_SHA256)} into {folder}, or name another folder with --data_root or PYRO_AEVB_DATA"
         ) from error
     if (len(train.data), len(test.data)) != (60_000, 10_000):
-        raise InputError(f"{root / name / 'raw'} holds {len(train.data)} + {len(test.data)} images, not 60000 + 10000")
+        raise InputError(f"{folder} holds {len(train.data)} + {len(test.data)} images, not 60000 + 10000")
     return Raw(train.data / 255, test.data / 255, train.targets, test.targets)
 
 
 def load_frey_face(root: Path, split_seed: int) -> Raw:
     """1965 frames of one face, 28 x 20 grey / 256 as in the paper; 1600 drawn at random to train, 365 to test."""
-    import scipy.io  # comes with scikit-learn
-
     path = root / "frey_face" / "frey_rawface.mat"
     if not path.exists():
-        _download(path, FREY_MIRRORS)
+        _download(path, FREY_MIRRORS, check=_read_frey_face)
+    return _split(torch.from_numpy(_read_frey_face(path)).view(-1, 28, 20) / 256, None, 1600, split_seed)
+
+
+def _read_frey_face(path: Path) -> np.ndarray[Any, Any]:
+    import scipy.io  # half a second to import, so only where it is used
+
     try:
-        faces = np.ascontiguousarray(scipy.io.loadmat(path)["ff"].T)
+        faces = np.ascontiguousarray(scipy.io.loadmat(path, appendmat=False)["ff"].T)
     except Exception as error:  # SciPy raises whatever the damage leads to; all of it means the same to the user
         raise InputError(f"{path} is truncated or no MATLAB file: delete it, and load again") from error
     if hashlib.sha256(faces.tobytes()).hexdigest() != FREY_SHA256:
         raise InputError(f"{path} has a wrong checksum: delete it, and put the original frey_rawface.mat there")
-    return _split(torch.from_numpy(faces).view(-1, 28, 20) / 256, None, 1600, split_seed)
+    return faces
 
 
-def _download(path: Path, mirrors: tuple[str, ...]) -> None:
+def _download(path: Path, mirrors: tuple[str, ...], check: Callable[[Path], Any]) -> None:
+    """Fetch a file from the first mirror that has it whole; it gets its name only when ``check`` has passed."""
     from torchvision.datasets.utils import download_url
 
     partial = path.with_suffix(".part")
@@ -92,8 +95,10 @@ def _download(path: Path, mirrors: tuple[str, ...]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             download_url(mirror + path.name, path.parent, partial.name)
-        except (OSError, RuntimeError) as error:
+            check(partial)
+        except (OSError, RuntimeError, InputError) as error:
             reason = str(error)
+            partial.unlink(missing_ok=True)
             continue
         partial.rename(path)
         return

@@ -1,0 +1,44 @@
+"""What all tests share: the data root, and guards on the process's global state."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-data", action="store_true", help="fail, rather than skip, where MNIST or Frey Face is missing"
+    )
+
+
+def _needs(request, path):
+    root = os.environ.get("PYRO_AEVB_DATA")
+    if root and (Path(root) / path).exists():
+        return Path(root)
+    message = f"{path} is not under PYRO_AEVB_DATA={root!r}"
+    if request.config.getoption("--require-data"):
+        pytest.fail(message)
+    return pytest.skip(message)
+
+
+@pytest.fixture
+def mnist_root(request):
+    return _needs(request, "MNIST/raw/train-images-idx3-ubyte")
+
+
+@pytest.fixture
+def frey_root(request):
+    return _needs(request, "frey_face/frey_rawface.mat")
+
+
+@pytest.fixture(autouse=True)
+def _clean_process():
+    """Each test begins with an empty parameter store, known noise, and leaves torch's defaults alone."""
+    pyro.get_param_store().clear()
+    torch.manual_seed(0)
+    yield
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.empty(0).device.type == "cpu"

@@ -1,0 +1,175 @@
+"""Evidence against the linear-Gaussian pair, where everything is known."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_aevb import InputError, evidence, traces
+from tests.pairs import LinearGaussian, binary, hand_written_pair, paper_pair
+
+
+def test_bound_equals_the_evidence_at_the_optimum():
+    pair = LinearGaussian()
+    parts = evidence.bound(pair.model, pair.guide, pair.x, num_samples=2000)
+    # log p(x|z) is averaged over 2000 draws with standard deviation about 1.2: 4.5 s.e. is 0.12; 37 data, p < 3e-4
+    torch.testing.assert_close(parts.bound, pair.log_evidence, atol=0.12, rtol=0)
+
+
+def test_bound_is_below_the_evidence_by_the_kl_to_the_posterior():
+    shift, widen = 0.3, 1.3
+    pair, exact = LinearGaussian(shift=shift, widen=widen), LinearGaussian()
+    q, p = (pair_.guide.guide(pair.x) for pair_ in (pair, exact))
+    gap = torch.distributions.kl_divergence(q, p)
+    parts = evidence.bound(pair.model, pair.guide, pair.x, num_samples=4000)
+    torch.testing.assert_close(parts.bound, pair.log_evidence - gap, atol=0.15, rtol=0)  # about 5 s.e. each
+
+
+def test_kl_is_exact_where_a_closed_form_is_registered():
+    pair = LinearGaussian(shift=0.3)
+    q = pair.guide.guide(pair.x)
+    closed = torch.distributions.kl_divergence(q, pair.model.prior())
+    torch.testing.assert_close(evidence.bound(pair.model, pair.guide, pair.x).kl, closed, rtol=1e-12, atol=1e-12)
+
+
+def test_importance_sampling_is_exact_at_the_posterior_with_one_sample():
+    pair = LinearGaussian()
+    sums = evidence.importance_weights(pair.model, pair.guide, pair.x, 1)
+    torch.testing.assert_close(sums.log_likelihood, pair.log_evidence, rtol=1e-12, atol=1e-10)
+
+
+def test_importance_sampling_converges_to_the_exact_evidence():
+    pair = LinearGaussian(shift=0.1, widen=1.2)
+    sums = evidence.importance_weights(pair.model, pair.guide, pair.x, 5000)
+    error = (sums.log_likelihood - pair.log_evidence) / sums.standard_error
+    assert sums.standard_error.max() < 0.03
+    assert error.abs().max() < 4.5  # 37 z-scores: fails by chance with p < 3e-4
+    assert 0.6 < error.std() < 1.5  # the error bars are neither too wide nor too narrow
+
+
+def test_standard_error_is_zero_at_the_posterior():
+    pair = LinearGaussian()
+    assert evidence.importance_weights(pair.model, pair.guide, pair.x, 10).standard_error.max() < 1e-6
+
+
+class CountingModel(torch.nn.Module):
+    """Counts the particles that a model was run for."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.particles = model, 0
+
+    def forward(self, x):
+        z = self.model(x)
+        self.particles += z.shape[0] * (z.shape[1] == 37)
+        return z
+
+
+@pytest.mark.parametrize(("num_samples", "chunk_size"), [(1000, 300), (7, 3), (1, 50), (1001, 1000), (2500, 999)])
+def test_draws_exactly_the_samples_asked_for(num_samples, chunk_size):
+    pair = LinearGaussian(shift=0.2)
+    counting = CountingModel(pair.model)
+    evidence.importance_weights(counting, pair.guide, pair.x, num_samples, chunk_size=chunk_size)
+    assert counting.particles == num_samples
+
+
+def test_chunks_change_nothing():
+    pair = LinearGaussian(shift=0.3, widen=1.3)
+    whole, chunked = (
+        evidence.importance_weights(pair.model, pair.guide, pair.x, 1000, chunk_size=c) for c in (1000, 300)
+    )
+    torch.testing.assert_close(chunked.log_sum, whole.log_sum, rtol=1e-13, atol=1e-12)
+    torch.testing.assert_close(chunked.log_sum_squares, whole.log_sum_squares, rtol=1e-13, atol=1e-12)
+
+
+def test_one_chunk_equals_the_definition():
+    pair = LinearGaussian(shift=0.3)
+    with evidence.seeded(evidence.derive(0, "evaluation", 0)), torch.no_grad():
+        weights = traces.log_densities(pair.model, pair.guide, (pair.x,), 50).log_weight
+    expected = weights.exp().mean(0).log()
+    torch.testing.assert_close(evidence.importance_sampling(pair.model, pair.guide, pair.x, 50), expected)
+
+
+def test_other_data_in_the_batch_change_nothing():
+    pair = LinearGaussian(data_dim=5, shift=0.3)
+    x = pair.marginal.sample((250,))
+    whole = evidence.bound(pair.model, pair.guide, x, num_samples=3).bound
+    part = evidence.bound(pair.model, pair.guide, x[:200], num_samples=3).bound
+    torch.testing.assert_close(whole[:200], part, rtol=0, atol=0)
+
+
+def test_evaluation_leaves_the_random_state_and_training_switches_alone():
+    model, guide = paper_pair()
+    model.train()
+    guide.eval()
+    before = torch.get_rng_state()
+    first = evidence.importance_sampling(model, guide, binary(), 20)
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.likelihood.training
+    assert not guide.guide.training
+    torch.rand(3)
+    assert torch.equal(first, evidence.importance_sampling(model, guide, binary(), 20))
+    assert not first.requires_grad
+
+
+def test_dropout_is_off():
+    model, guide = paper_pair()
+    plain = evidence.bound(model, guide, binary()).bound
+    model.likelihood.network.insert(1, torch.nn.Dropout(0.5))
+    torch.testing.assert_close(evidence.bound(model, guide, binary()).bound, plain)
+
+
+def test_a_hand_written_pair_evaluates():
+    model, guide = hand_written_pair(size=50)
+    x = torch.randn(7, 4)
+    parts = evidence.bound(model, guide, x, num_samples=500)
+    log_px = evidence.importance_sampling(model, guide, x, num_samples=2000)
+    assert parts.bound.shape == log_px.shape == (7,)
+    assert (log_px > parts.bound - 0.5).all()
+
+
+def test_a_dependent_second_latent_has_no_closed_form():
+    """b's prior depends on a: only for one latent site is the KL per datum one closed form."""
+    model, guide = hand_written_pair(size=50)
+    assert traces.per_datum_kl(model, guide, (torch.randn(7, 4),)) is None
+
+
+def test_a_global_latent_is_refused_by_name():
+    import pyro
+    import pyro.distributions as dist
+
+    def model(x):
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(shift, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("shift", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match="'shift' lies outside the data plate"):
+        evidence.bound(model, guide, torch.zeros(3))
+
+
+def test_bad_counts_and_empty_data():
+    pair = LinearGaussian()
+    with pytest.raises(InputError, match="num_samples"):
+        evidence.importance_sampling(pair.model, pair.guide, pair.x, 0)
+    with pytest.raises(InputError, match="empty"):
+        evidence.bound(pair.model, pair.guide, pair.x[:0])
+
+
+def test_active_units_counts_dimensions_that_follow_the_data():
+    pair = LinearGaussian(latent_dim=3)
+    assert evidence.active_units(pair.guide, pair.x) == 3
+    with torch.no_grad():
+        pair.guide.guide.gain[1] = 0
+    assert evidence.active_units(pair.guide, pair.x) == 2
+
+
+def test_bernoulli_with_zero_weights():
+    """paper.md's floor: all weights zero gives -D ln 2."""
+    model, guide = paper_pair()
+    for p in (*model.parameters(), *guide.parameters()):
+        torch.nn.init.zeros_(p)
+    bound = evidence.bound(model, guide, binary()).bound
+    torch.testing.assert_close(bound, torch.full_like(bound, -6 * math.log(2)))
