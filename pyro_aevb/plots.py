@@ -42,9 +42,10 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
         axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
     axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum")
     axes.set_title(title, fontsize="small")
-    _cut_beginning(axes, [y for _, y, *_ in (*train, *test)])
+    _cut_beginning(axes, [point[:2] for point in (*train, *test)])
     axes.grid(alpha=0.3)
-    axes.legend()
+    if train or test:
+        axes.legend()
     return figure
 
 
@@ -117,11 +118,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _cut_beginning(axes: Axes, values: Sequence[float]) -> None:
-    """Leave out the steep beginning, which would flatten all the rest."""
-    if len(values) > 4:
-        low, high = np.quantile(values, 0.1), max(values)
-        axes.set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
+def _cut_beginning(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Show the last two decades of samples: the steep beginning would flatten all the rest."""
+    if points:
+        end = max(x for x, _ in points)
+        shown = [y for x, y in points if x >= end / 100]
+        margin = 0.05 * (max(shown) - min(shown)) or 1.0
+        axes.set(xlim=(end / 110, end * 1.1), ylim=(min(shown) - margin, max(shown) + margin))
 
 
 def _tiles(images: Tensor, shape: Shape) -> np.ndarray[Any, Any]:

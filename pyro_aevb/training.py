@@ -132,7 +132,12 @@ class Trainer:
 
     def _take_step(self) -> None:
         batch = self._batch()
-        loss = self.engine.step(batch)
+        try:
+            loss = self.engine.step(batch)
+        except ValueError as error:  # Pyro's validation, on in engine='svi', meets a NaN before the loss is there
+            if self._non_finite_parameters():
+                raise self._non_finite("nan", self.step + 1) from error
+            raise
         self._bounds.append(-loss / self._divisor(len(batch[0])))
         self._sizes.append(len(batch[0]))
         self.step += 1
@@ -159,18 +164,20 @@ class Trainer:
     def _mean_bound(self) -> float:
         bounds = torch.stack(self._bounds).double().cpu()
         if not torch.isfinite(bounds).all():
-            self._stop_at_non_finite(bounds)
+            first = int((~torch.isfinite(bounds)).nonzero()[0])
+            raise self._non_finite(str(-bounds[first].item()), self.step - len(bounds) + first + 1)
         return float((bounds * torch.tensor(self._sizes)).sum() / sum(self._sizes))
 
-    def _stop_at_non_finite(self, bounds: Tensor) -> None:
-        first = int((~torch.isfinite(bounds)).nonzero()[0])
-        step = self.step - len(bounds) + first + 1
-        broken = [name for name, p in self.parameters.items() if not torch.isfinite(p).all()]
+    def _non_finite(self, loss: str, step: int) -> NonFiniteLossError:
+        broken = self._non_finite_parameters()
         state = f"{len(broken)} parameters are no longer finite, {broken[0]} first" if broken else "weights are finite"
-        raise NonFiniteLossError(
-            f"the loss became {-bounds[first].item()} at step {step}; {state}: "
+        return NonFiniteLossError(
+            f"the loss became {loss} at step {step}; {state}: "
             "take a smaller step size, or look for extreme values in the data"
         )
+
+    def _non_finite_parameters(self) -> list[str]:
+        return [name for name, p in self.parameters.items() if not torch.isfinite(p).all()]
 
     # ------------------------------------------------------------ state
 

@@ -14,6 +14,12 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure():
+    """A relative data root must survive a test's change of folder."""
+    if root := os.environ.get("PYRO_AEVB_DATA"):
+        os.environ["PYRO_AEVB_DATA"] = str(Path(root).resolve())
+
+
 def _needs(request, path):
     root = os.environ.get("PYRO_AEVB_DATA")
     if root and (Path(root) / path).exists():

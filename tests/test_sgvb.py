@@ -1,5 +1,7 @@
 """The second derivation against SciPy and against the linear-Gaussian pair, and Algorithm 1."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from scipy import integrate, stats
@@ -9,7 +11,7 @@ from tests.pairs import LinearGaussian, binary
 
 
 def test_imports_no_pyro():
-    source = open(sgvb.__file__).read()
+    source = Path(sgvb.__file__).read_text()
     assert "import pyro\n" not in source
     assert "from pyro" not in source
 

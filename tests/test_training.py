@@ -43,7 +43,7 @@ def assert_equal(first, second):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adagrad, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
 def test_svi_and_eager_take_the_same_steps(optimizer):
-    """Pyro's SVI with Trace_ELBO and one optimizer per tensor, and ours: the same weights after 20 steps, in float64."""
+    """Pyro's SVI with Trace_ELBO, one optimizer per tensor, and ours: the same weights after 20 steps, in float64."""
     make_optimizer = partial(optimizer, lr=1e-3, weight_decay=1.0)
     svi = make(engine="svi", estimator=Trace_ELBO(), optimizer=make_optimizer)
     eager = make(engine="eager", estimator=SGVB(), optimizer=make_optimizer)

@@ -10,20 +10,17 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pyro_aevb.cli.evaluate import evaluate
-from pyro_aevb.cli.listing import list_parts
-from pyro_aevb.cli.pictures import plot, sample
-from pyro_aevb.cli.train import train
+from pyro_aevb.cli import evaluate, listing, pictures, train
 from pyro_aevb.errors import InputError, NonFiniteLossError
 
 __all__ = ["main"]
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
-    "train": (train, "train a model and its guide, and keep the run in a folder"),
-    "evaluate": (evaluate, "the bound and its parts, the log-likelihood, active units of a saved run"),
-    "sample": (sample, "draw from a saved run's model"),
-    "plot": (plot, "draw all figures of a saved run"),
-    "list": (list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),
+    "train": (train.train, "train a model and its guide, and keep the run in a folder"),
+    "evaluate": (evaluate.evaluate, "the bound and its parts, the log-likelihood, active units of a saved run"),
+    "sample": (pictures.sample, "draw from a saved run's model"),
+    "plot": (pictures.plot, "draw all figures of a saved run"),
+    "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),
 }
 
 USAGE = "\n".join(

@@ -82,7 +82,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _one_line(message: str) -> str:
-    text = " ".join(message.split())
+    text = re.sub(r"<class '(\w+)'>|typing\.Literal", r"\1", " ".join(message.split()))
     for pattern, replacement in _TRANSLATIONS:
         if match := re.search(pattern, text):
             return match.expand(replacement)
@@ -98,6 +98,8 @@ _TRANSLATIONS = [
         r'Parser key "(\w+)": .*[Oo]ption \'([\w.]+)\' is not accepted.*class_path=\'([\w.]+)\'',
         r"\3 has no option '\2': see 'pyro-aevb train --\1.help \3'",
     ),
+    (r'Parser key "(\w+)": .*Parser key "([\w.]+)": (.*?)\.? Got value: ([^.]*)\. Got', r"--\1.\2: \3, not \4"),
+    (r'Parser key "([\w.]+)": (.*?)\.? Got value: (.*)', r"--\1: \2, not \3"),
     (r'Parser key "([\w.]+)": (.*)', r"--\1: \2"),
     (r"[Uu]nrecognized arguments: (.*)", r"unknown option \1: see --help"),
 ]

@@ -25,8 +25,8 @@ def load(
 
     Arguments:
         name: One of ``mnist``, ``fashion_mnist``, ``frey_face``, ``digits``, or a path. A ``.npy`` array is split
-            9 : 1 at random; a ``.npz`` file holds ``train`` and ``test`` (and ``labels_train``, ``labels_test``), or one
-            array alone. Arrays have any trailing shape; ``uint8`` is divided by 255, all else taken as it is.
+            9 : 1 at random; a ``.npz`` file holds ``train`` and ``test`` (and ``labels_train``, ``labels_test``), or
+            one array alone. Arrays have any trailing shape; ``uint8`` is divided by 255, all else taken as it is.
         binarize: ``none`` keeps grey values, ``static`` draws binary pixels once, ``dynamic`` at each visit in training
             (the test set then is drawn once).
         data_root: Folder of data sets; else ``$PYRO_AEVB_DATA``, else the user's cache folder.

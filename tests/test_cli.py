@@ -1,0 +1,367 @@
+"""The command line as its users meet it: good use, and every kind of bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pyro_aevb import estimators, guides, likelihoods, nn, priors
+from pyro_aevb.checkpoints import Run
+from pyro_aevb.cli import main
+
+SMALL = [
+    "--hidden=8",
+    "--latent_dim=2",
+    "--samples=400",
+    "--report_every=100",
+    "--save_every=200",
+    "--evaluate_every=200",
+]
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Run the command line in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def train(cli, *arguments, out="run"):
+    code, printed, errors = cli("train", *SMALL, f"--out={out}", *arguments)
+    assert code == 0, errors
+    return printed
+
+
+def config_of(name):
+    return yaml.safe_load((Path(name) / "config.yaml").read_text())
+
+
+# ---------------------------------------------------------------- good use
+
+
+def test_train_evaluate_plot_sample(cli, tmp_path):
+    assert "on test" in train(cli)
+    run = Run("run")
+    assert {p.name for p in run.path.iterdir()} == {"config.yaml", "metrics.jsonl", "last.pt", "best.pt", "figures"}
+    assert [m["samples_seen"] for m in run.metrics() if "bound" in m] == [100, 200, 300, 400]
+    assert [m["samples_seen"] for m in run.metrics() if "test_bound" in m] == [200, 400]
+
+    code, printed, _ = cli("evaluate", "run", "--num_samples=50", "--json")
+    numbers = json.loads(printed)
+    assert code == 0
+    assert numbers["bound"]["mean"] == pytest.approx(run.metrics()[-1]["test_bound"])
+    assert numbers["bound"]["mean"] == pytest.approx(numbers["log_likelihood"]["mean"] - numbers["kl"]["mean"])
+    assert numbers["evidence"]["mean"] > numbers["bound"]["mean"]
+    assert (numbers["binarize"], numbers["count"], numbers["unit"]) == ("dynamic", 297, "nats per datum")
+    assert 0 <= numbers["active_units"] <= 2
+
+    code, printed, _ = cli("evaluate", "run", "--num_samples=50", "--split=train", "--checkpoint=best", "--count=30")
+    assert code == 0
+    assert "30 train data" in printed
+    assert "binarize=dynamic" in printed
+
+    code, printed, _ = cli("plot", "run", "--side=4")
+    names = ["learning_curve", "samples", "reconstructions", "latent_space", "manifold"]
+    assert printed.split() == [f"run/figures/{n}.png" for n in names]
+    assert all((tmp_path / p).stat().st_size > 1000 for p in printed.split())
+
+    assert cli("sample", "run", "--count=3", "--draw=x", "--out=x.npy")[0] == 0
+    values = np.load("x.npy")
+    assert values.shape == (3, 8, 8)
+    assert set(np.unique(values)) <= {0, 1}
+
+
+def test_evaluation_does_not_depend_on_chunks_or_on_what_ran_before(cli):
+    train(cli)
+    printed = [cli("evaluate", "run", "--num_samples=70", f"--chunk_size={c}", "--json")[1] for c in (70, 13, 70)]
+    first, second, third = map(json.loads, printed)
+    assert first == third
+    assert first["evidence"]["mean"] == pytest.approx(second["evidence"]["mean"], rel=1e-6)
+
+
+def test_config_repeats_a_run(cli):
+    train(cli, "--optimizer=Adam", "--optimizer.lr=0.003", "--seed=3")
+    assert cli("train", "--config=run/config.yaml", "--out=again")[0] == 0
+    one, other = Run("run").load()["trainer"], Run("again").load()["trainer"]
+    for part in ("model", "guide"):
+        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
+    assert config_of("run") == config_of("again")
+
+
+@pytest.mark.parametrize("engine", ["eager", "svi"])
+def test_resume_goes_on_as_if_never_stopped(cli, engine):
+    train(cli, f"--engine={engine}", "--samples=1600", out="whole")
+    train(cli, f"--engine={engine}", "--samples=800", out="parts")
+    assert cli("train", "--resume=parts", "--samples=1600")[0] == 0
+    one, other = Run("whole"), Run("parts")
+    for part in ("model", "guide"):
+        a, b = one.load()["trainer"][part], other.load()["trainer"][part]
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    drop = {"seconds"}
+    assert [{k: v for k, v in m.items() if k not in drop} for m in one.metrics()] == [
+        {k: v for k, v in m.items() if k not in drop} for m in other.metrics()
+    ]
+    assert config_of("parts")["samples"] == 1600
+
+
+def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
+    """Pitfall 12."""
+    states = []
+    for name in ("a", "b"):
+        command = [sys.executable, "-m", "pyro_aevb", "train", *SMALL, f"--out={name}"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        states.append(Run(tmp_path / name).load()["trainer"])
+    for part in ("model", "guide"):
+        assert all(torch.equal(states[0][part][k], states[1][part][k]) for k in states[0][part])
+
+
+def test_plain_pyro_from_the_command_line(cli):
+    train(cli, "--engine=svi", "--estimator=pyro.infer.Trace_ELBO", out="svi")
+    train(cli, "--engine=eager", "--estimator=SGVB", out="eager")
+    svi, eager = (Run(name).metrics()[-1]["test_bound"] for name in ("svi", "eager"))
+    assert svi == pytest.approx(eager, abs=1e-3)
+
+
+def test_parts_outside_the_package(cli, tmp_path):
+    (tmp_path / "my_module.py").write_text(
+        "import pyro.distributions as dist, torch\n"
+        "from pyro_aevb.priors import Prior\n\n"
+        "class MyPrior(Prior):\n"
+        '    """Laplace.\n\n    Args:\n        latent_dim: K.\n        scale: Its scale.\n    """\n\n'
+        "    def __init__(self, latent_dim: int, *, scale: float = 1.0):\n"
+        "        super().__init__(latent_dim)\n"
+        "        self.register_buffer('scale', torch.full((latent_dim,), scale))\n\n"
+        "    def forward(self):\n"
+        "        return dist.Laplace(0 * self.scale, self.scale).to_event(1)\n"
+    )
+    train(cli, "--prior=my_module.MyPrior", "--prior.scale=2")
+    saved = config_of("run")["prior"]
+    assert saved == {"class_path": "my_module.MyPrior", "init_args": {"scale": 2.0}}
+    assert cli("evaluate", "run", "--num_samples=10")[0] == 0
+
+
+def test_a_part_named_anew_keeps_nothing_of_the_default(cli):
+    """jsonargparse would carry Adagrad's eps of 1e-10 over to Adam."""
+    train(cli, "--optimizer=Adam")
+    arguments = config_of("run")["optimizer"]["init_args"]
+    assert (arguments["eps"], arguments["lr"], arguments["weight_decay"]) == (1e-8, 1e-3, 0)
+    assert cli("train", "--config=run/config.yaml", "--optimizer=SGD", "--out=other")[0] == 0
+    assert config_of("other")["optimizer"]["init_args"]["lr"] == 1e-3
+
+
+def test_hidden_and_activation_reach_both_networks(cli):
+    train(cli, "--hidden=[9,5]", "--activation=ReLU")
+    config = config_of("run")
+    for part in ("likelihood", "guide"):
+        assert config[part]["init_args"]["hidden"] == [9, 5]
+        assert config[part]["init_args"]["activation"] == "ReLU"
+
+
+def test_grey_and_real_data(cli, frey_root):
+    train(cli, "--likelihood=Bernoulli", "--likelihood.relaxed=true", "--binarize=none", out="grey")
+    assert "not a likelihood" in cli("evaluate", "grey", "--num_samples=5")[1]
+    train(cli, "--data=frey_face", "--likelihood=Gaussian", "--likelihood.sigmoid_mean=true", out="frey")
+    assert config_of("frey")["binarize"] == "none"
+    assert cli("plot", "frey")[0] == 0
+
+
+def test_own_arrays_with_a_linear_likelihood(cli, tmp_path):
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(300, 3, 2)))
+    train(cli, "--data=mine.npy", "--likelihood=Gaussian", "--hidden=[]")
+    assert cli("evaluate", "run", "--num_samples=10")[0] == 0
+    assert cli("plot", "run")[0] == 0
+
+
+def test_default_folders_are_numbered(cli, tmp_path):
+    for _ in range(2):
+        assert cli("train", *SMALL)[0] == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["digits-1", "digits-2"]
+
+
+def test_quiet_when_not_a_terminal(cli):
+    _, printed, errors = cli("train", *SMALL)
+    assert errors == ""
+    assert printed.count("\n") == 1
+
+
+def test_list_shows_every_name_of_every_family(cli):
+    code, printed, _ = cli("list")
+    assert code == 0
+    for module in (priors, likelihoods, guides, estimators, nn):
+        for name in module.__all__:
+            assert f"\n  {name} " in printed
+    assert "options: relaxed, hidden, activation, network" in printed
+    assert "mnist" in cli("list", "data")[1]
+
+
+def test_help_documents_every_option_of_every_part(cli):
+    code, printed, _ = cli("train", "--help")
+    assert code == 0
+    assert "--likelihood.help" in printed
+    code, printed, _ = cli("train", "--likelihood.help=Gaussian")
+    assert "--likelihood.min_scale" in printed
+    assert "Floor of the standard deviation" in printed
+    assert cli("--help")[0] == 0
+    assert cli()[0] == 2
+
+
+# ---------------------------------------------------------------- bad input: one line, exit code 2, nothing written
+
+
+BAD = [
+    (["trian"], "unknown command 'trian'"),
+    (["train", "--prior=Foo"], "unknown prior 'Foo'"),
+    (["train", "--guide=math.sqrt"], "guide"),
+    (["train", "--estimator=Foo"], "unknown estimator 'Foo'"),
+    (["train", "--bogus=3"], "--bogus"),
+    (["train", "--prior=StandardNormal", "--prior.foo=3"], "has no option 'foo'"),
+    (["train", "--likelihood.relaxed=maybe"], "--likelihood.relaxed"),
+    (["train", "--latent_dim=two"], "--latent_dim"),
+    (["train", "--latent_dim=0"], "--latent_dim"),
+    (["train", "--samples=0"], "--samples"),
+    (["train", "--samples=1.5"], "--samples"),
+    (["train", "--samples=nan"], "--samples"),
+    (["train", "--hidden=0"], "at least one unit"),
+    (["train", "--activation=tanhh"], "unknown activation"),
+    (["train", "--batch_size=1501"], "between 1 and the 1500"),
+    (["train", "--device=cuda:77"], "cuda:77"),
+    (["train", "--device=warp"], "warp"),
+    (["train", "--engine=warp"], "--engine"),
+    (["train", "--binarize=none"], "relaxed=True"),
+    (["train", "--data=nothing.npy"], "no file nothing.npy"),
+    (["train", "--data=mnst"], "unknown data 'mnst'"),
+    (["train", "--data=nan.npy"], "NaN"),
+    (["train", "--data=beyond.npy"], "cannot be binarised"),
+    (["train", "--data=beyond.npy", "--binarize=none", "--likelihood.relaxed=true"], "support"),
+    (["train", "--data=empty.npy"], "empty"),
+    (["train", "--data=text.npy"], "dtype"),
+    (["train", "--data=cut.npy"], "truncated"),
+    (["train", "--out=taken"], "exists already"),
+    (["train", "--config=nothing.yaml"], "nothing.yaml"),
+    (["train", "--config=list.yaml"], "no configuration"),
+    (["train", "--config=foreign.yaml"], "does not fit"),
+    (["train", "--config"], "--config"),
+    (["train", "--resume=taken"], "no run at taken"),
+    (["evaluate", "taken"], "no run at taken"),
+    (["evaluate"], "run"),
+    (["evaluate", "taken", "--num_samples=-1"], "--num_samples"),
+    (["plot", "nothing"], "no run at nothing"),
+    (["sample", "nothing", "--count=0"], "--count"),
+    (["sample", "nothing", "--out=a.jpg"], ".png or .npy"),
+    (["sample", "nothing", "--out=nan.npy"], "exists already"),
+    (["list", "pirors"], "unknown family 'pirors'"),
+]
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((200, 3), np.nan))
+    np.save(tmp_path / "beyond.npy", np.full((200, 3), 1.5))
+    np.save(tmp_path / "empty.npy", np.ones((0, 3)))
+    np.save(tmp_path / "text.npy", np.array([["a"]] * 200))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "beyond.npy").read_bytes()[:150])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    (tmp_path / "foreign.yaml").write_text("learning_rate: 3\n")
+    return sorted(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input(cli, bad_files, tmp_path, arguments, message):
+    before = {path: path.read_bytes() for path in bad_files if path.is_file()}
+    code, printed, errors = cli(*arguments)
+    assert code == 2
+    assert message in errors
+    assert errors.startswith("pyro-aevb")
+    assert errors.count("\n") == 1
+    assert printed == ""
+    assert sorted(tmp_path.rglob("*")) == bad_files
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "last.pt").write_bytes(b"no"), "last.pt is damaged"),
+        (lambda run: torch.save({"a": torch.zeros(3)}, run / "last.pt"), "no checkpoint of this package"),
+        (lambda run: (run / "last.pt").unlink(), "does not exist"),
+        (lambda run: _edit(run, "hidden: 8", "hidden: 9"), "another model"),
+        (lambda run: _edit(run, "split_seed: 0", "split_seed: 1"), "another data"),
+        (lambda run: _edit(run, "seed: 0", "seed: 1"), "another"),
+        (lambda run: _edit(run, "class_path: torch.optim.Adagrad", "class_path: torch.optim.LBFGS"), ""),
+    ],
+)
+def test_resuming_a_damaged_or_changed_run(cli, damage, message, tmp_path):
+    train(cli)
+    damage(tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.*")}
+    code, _, errors = cli("train", "--resume=run", "--samples=800")
+    assert code == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+def _edit(run, old, new):
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "option", ["--latent_dim=3", "--data=mnist", "--hidden=9", "--seed=4", "--prior=StandardNormal"]
+)
+def test_resuming_with_other_options(cli, option):
+    train(cli)
+    code, _, errors = cli("train", "--resume=run", option)
+    assert code == 2
+    assert "cannot change in a resumed run" in errors
+
+
+def test_resuming_with_other_data_of_the_same_name(cli, tmp_path):
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((300, 4)))
+    train(cli, "--data=mine.npy")
+    np.save(tmp_path / "mine.npy", np.random.default_rng(1).random((300, 4)))
+    code, _, errors = cli("train", "--resume=run", "--samples=800")
+    assert code == 2
+    assert "another data" in errors
+
+
+def test_a_run_that_exists_is_not_written_over(cli, tmp_path):
+    train(cli)
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    code, _, errors = cli("train", *SMALL, "--out=run", "--seed=5")
+    assert code == 2
+    assert "exists already" in errors
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(cli):
+    """Pitfall 13."""
+    code, _, errors = cli(
+        "train", *SMALL, "--samples=100000", "--out=run", "--optimizer=SGD", "--optimizer.lr=1e6", "--report_every=500",
+        "--likelihood=Gaussian", "--likelihood.min_scale=1e-30",
+    )  # fmt: skip
+    assert code == 1
+    assert "the loss became" in errors
+    assert "at step" in errors
+    assert errors.count("\n") == 1
+    state = Run("run").load()
+    for part in ("model", "guide"):
+        assert all(value.isfinite().all() for value in state["trainer"][part].values())

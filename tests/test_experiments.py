@@ -1,0 +1,28 @@
+"""Every experiment runs, in seconds; a new one without an entry here fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+SMOKE = {"paper_point.py": ["--smoke"]}
+
+
+def test_every_experiment_has_a_smoke_run():
+    assert {path.name for path in EXPERIMENTS.glob("*.py")} == set(SMOKE)
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_smoke(name, tmp_path, mnist_root, frey_root):
+    before = sorted(EXPERIMENTS.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, EXPERIMENTS / name, *SMOKE[name]], cwd=tmp_path, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"test_bound"' in done.stdout
+    assert sorted(p for p in EXPERIMENTS.rglob("*") if "__pycache__" not in p.parts) == [
+        p for p in before if "__pycache__" not in p.parts
+    ]

@@ -1,0 +1,44 @@
+"""The README's text is run as it stands."""
+
+import re
+from pathlib import Path
+
+import pyro
+import pytest
+
+from pyro_aevb.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
+    names = {"pyro": pyro}
+    exec(PYTHON[0], names)
+    promised = re.search(r"It prints `bound on train (\S+), log p\(x\) on test (\S+)`", README)
+    printed = re.search(r"bound on train (\S+), log p\(x\) on test (\S+)", capsys.readouterr().out)
+    for ours, theirs in zip(promised.groups(), printed.groups(), strict=True):
+        assert float(theirs) == pytest.approx(float(ours), abs=0.3)  # other machines round otherwise
+    assert len([line for line in PYTHON[0].splitlines() if line and not line.startswith("import")]) <= 12
+
+    exec(PYTHON[1], names)
+    assert float(capsys.readouterr().out) == pytest.approx(float(printed[1]), abs=1)
+
+
+def test_add_your_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_prior.py").write_text(PYTHON[2])
+    monkeypatch.chdir(tmp_path)
+    command = re.search(r"pyro-aevb (train --prior my_prior.*)", README)[1].split()
+    assert main([*command, "--samples=200", "--hidden=8"]) == 0
+    assert "on test" in capsys.readouterr().out
+
+
+def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):
+    """With so few samples and units that it takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^pyro-aevb (.*runs/mnist20.*)$", README, re.MULTILINE)
+    assert [c.split()[0] for c in commands] == ["train", "evaluate", "plot"]
+    for command in commands:
+        small = ["--samples=200", "--hidden=4"] if command.startswith("train") else []
+        small = ["--num_samples=2"] if command.startswith("evaluate") else small
+        assert main([*command.split(), *small]) == 0
