@@ -26,6 +26,8 @@ OptimizerLike = MakeOptimizer | torch.optim.Optimizer | PyroOptim
 class Engine(Protocol):
     """One step at a time, with a state that can be saved."""
 
+    optimizer: Any
+
     def running(self) -> AbstractContextManager[None]:
         """Entered around many steps."""
 
@@ -58,7 +60,8 @@ class EagerEngine:
                 "an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim"
             )
         self.model, self.guide, self.estimator = model, guide, estimator
-        self.optimizer = make_optimizer(optimizer, list(parameters.values()))
+        self.parameters = list(parameters.values())
+        self.optimizer = make_optimizer(optimizer, self.parameters)
 
     def running(self) -> AbstractContextManager[None]:
         """Without validation: it costs a third of a step."""
@@ -66,10 +69,19 @@ class EagerEngine:
 
     def step(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Loss, gradients, update."""
-        loss: Tensor = differentiable_loss(self.estimator)(self.model, self.guide, *batch)
+        loss = self.loss_and_gradients(batch)
+        self.optimizer.step()
+        return loss
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        """The estimator's loss."""
+        return differentiable_loss(self.estimator)(self.model, self.guide, *batch)
+
+    def loss_and_gradients(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Put each parameter's gradient into its ``.grad``; returns the loss."""
+        loss = self.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:

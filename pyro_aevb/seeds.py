@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["GlobalNoise", "derive", "generator", "seeded"]
+__all__ = ["GlobalNoise", "derive", "generator", "seeded", "unchanged_random_state"]
 
 
 def derive(seed: int, stream: str, index: int = 0) -> int:
@@ -41,6 +41,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     with _forked(torch.device(device)):
         torch.manual_seed(seed)  # inside the fork: the caller's state comes back when the block ends
         yield
+
+
+def unchanged_random_state(device: torch.device | str = "cpu") -> AbstractContextManager[None]:
+    """Run a block that may draw from torch's global generators, and put their states back."""
+    return _forked(torch.device(device))
 
 
 class GlobalNoise:

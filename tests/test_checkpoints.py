@@ -109,7 +109,8 @@ from pyro_aevb.cli import main
 
 # Children are forked from a parent that has imported everything, so that a kill hits training and saving, not imports.
 torch.set_num_threads(1)
-options = ["--hidden=16", "--latent_dim=2", "--report_every=200", "--save_every=200", "--evaluate_every=1000"]
+options = ["--hidden=16", "--latent_dim=2", "--report_every=200", "--save_every=200", "--evaluate_every=1000",
+           "--engine=eager"]
 random.seed(0)
 
 def child(arguments, seconds=None):

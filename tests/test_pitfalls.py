@@ -251,8 +251,8 @@ def test_12_streams_are_separate():
     one, two = make(estimator=SGVB()), make(estimator=SGVB(num_particles=3))
     for trainer in (one, two):
         list(trainer.run(100))
-    assert torch.equal(one._batch()[0], two._batch()[0])
-    assert not torch.equal(make()._batch()[0], make(seed=1)._batch()[0])
+    assert torch.equal(one.batches[one.step][0], two.batches[two.step][0])
+    assert not torch.equal(make().batches[0][0], make(seed=1).batches[0][0])
 
 
 def test_13_a_wild_encoder_gives_a_finite_bound():

@@ -13,7 +13,7 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence
 from pyro_aevb.data import DynamicBinarization
 from pyro_aevb.estimators import SGVB, SGVBAnalyticKL
-from pyro_aevb.training import find_device
+from pyro_aevb.hardware import find_device
 from tests.pairs import binary, hand_written_pair, paper_pair
 
 
@@ -60,7 +60,7 @@ def test_svi_engine_equals_pyro_by_hand():
     trainer = make(engine="svi", estimator=Trace_ELBO(), optimizer=pyro.optim.Adam({"lr": 1e-2}))
     assert type(trainer.engine).__name__ == "SVIEngine"
     model, guide = copy.deepcopy((trainer.model, trainer.guide))
-    batches = _batches(trainer, 6)
+    batches = [trainer.batches[step] for step in range(6)]
     list(trainer.run(120))
 
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
@@ -70,15 +70,6 @@ def test_svi_engine_equals_pyro_by_hand():
             svi.step(*batch)
     assert_equal(model.state_dict(), trainer.model.state_dict())
     assert_equal(guide.state_dict(), trainer.guide.state_dict())
-
-
-def _batches(trainer, count):
-    batches = []
-    for step in range(count):
-        trainer.step = step
-        batches.append(trainer._batch())
-    trainer.step = 0
-    return batches
 
 
 def test_a_pyro_optimizer_means_svi():
@@ -207,7 +198,7 @@ def test_the_caller_may_stop_at_any_report():
         ({"data": binary(61)}, "another data"),
         ({"seed": 1}, "another seed"),
         ({"batch_size": 20}, "another batch_size"),
-        ({"engine": "svi"}, "another engine"),
+        ({"engine": "svi"}, "another optimizer"),
         ({"likelihood": "Gaussian"}, "another model"),
     ],
 )

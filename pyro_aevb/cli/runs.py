@@ -11,9 +11,10 @@ from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.parser import Parser, read_config
 from pyro_aevb.data import DataSet, load
 from pyro_aevb.errors import InputError
+from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.seeds import derive, seeded
-from pyro_aevb.training import Trainer, find_device
+from pyro_aevb.training import Trainer
 
 __all__ = ["Loaded", "Pair", "load_data", "load_run", "make_pair", "make_trainer"]
 
@@ -71,6 +72,7 @@ def make_trainer(config: Namespace, parts: Namespace, data: DataSet, pair: Pair)
         config.seed,
         config.engine,
         device=config.device,
+        precision=config.precision,
         report_every=config.report_every,
     )
 

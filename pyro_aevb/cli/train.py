@@ -44,7 +44,8 @@ def options(
     samples: float = 1e6,
     batch_size: int = 100,
     seed: int = 0,
-    engine: Literal["auto", "eager", "svi"] = "auto",
+    engine: Literal["auto", "captured", "eager", "svi"] = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
     device: str = "auto",
     report_every: int = 10_000,
     evaluate_every: int = 100_000,
@@ -70,7 +71,8 @@ def options(
         samples: Training data to see, in all.
         batch_size: Data per step.
         seed: Seed of initial weights, order, binarisation and noise.
-        engine: How a step is taken; svi is Pyro's own SVI.
+        engine: How a step is taken: captured is compiled, eager is not, svi is Pyro's own SVI.
+        precision: bfloat16 allows products in bfloat16 where the processor has units for it.
         device: auto, cpu, cuda, cuda:1, mps, ...
         report_every: Samples between two reports of the training bound.
         evaluate_every: Samples between two bounds on the test set.

@@ -1,0 +1,132 @@
+"""The device, and settings of the processor that pay: found by a probe, entered around a block of steps, put back.
+
+What is tried: oneDNN's float32 product in place of MKL's (twice as fast on AMD processors, measured), and fewer
+threads. On processors with bfloat16 units the same switch would compute products in bfloat16: the probe looks at the
+error of a product, and a lossy path is taken only where ``precision`` asks for it.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_aevb.errors import InputError
+
+__all__ = ["Precision", "Settings", "find_device", "find_settings"]
+
+Precision = Literal["float32", "bfloat16", "auto"]
+
+MARGIN = 0.85  # another setting must be this much faster than the process's own, lest noise decide
+LOSSLESS = 2e-6  # relative error of a float32 product of these sizes is 3e-7; of a bfloat16 one 3e-3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Process-wide settings for the time of a block.
+
+    Arguments:
+        matmul: For ``torch.set_float32_matmul_precision``.
+        threads: For ``torch.set_num_threads``.
+        lossy: Whether products may be computed in bfloat16.
+    """
+
+    matmul: str
+    threads: int
+    lossy: bool = False
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Enter the settings and flush denormals (such as Adam's moments of pixels rarely lit)."""
+        before = torch.get_float32_matmul_precision(), torch.get_num_threads(), _flushes_denormals()
+        try:
+            _enter(self.matmul, self.threads, True)
+            yield
+        finally:
+            _enter(*before)
+
+
+def find_device(name: str | torch.device = "auto") -> torch.device:
+    """A device that is there.
+
+    Raises:
+        InputError: If the named device is not on this machine.
+    """
+    if name == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {str(name)!r} is not on this machine: give cpu or auto") from error
+    return torch.device(name)
+
+
+def find_settings(product: tuple[int, int, int] | None, device: torch.device, precision: Precision) -> Settings:
+    """The fastest settings for a training whose largest product is (rows, inner, columns); ``None`` for no product.
+
+    Raises:
+        InputError: If ``precision`` is unknown.
+    """
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise InputError(f"unknown precision {precision!r}: give one of float32, bfloat16, auto")
+    own = Settings(torch.get_float32_matmul_precision(), torch.get_num_threads())
+    if device.type != "cpu":
+        return Settings(own.matmul if precision == "float32" else "medium", own.threads, precision != "float32")
+    if product is None:
+        return own
+    a, b = _operands(product)
+    lossless = _relative_error("medium", a, b) < LOSSLESS
+    if precision == "bfloat16":
+        return Settings("medium", own.threads, not lossless)
+    matmuls = [own.matmul] + ["medium"] * (lossless or precision == "auto")
+    candidates = [Settings(m, t, m == "medium" and not lossless) for m in matmuls for t in _thread_counts(own.threads)]
+    return _fastest(own, candidates, a, b)
+
+
+def _thread_counts(most: int) -> list[int]:
+    """All, half, a quarter, ... one: small products lose more to waiting for many threads than they gain."""
+    return [most >> i for i in range(most.bit_length())]
+
+
+def _operands(product: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    rows, inner, columns = product
+    generator = torch.Generator().manual_seed(0)  # its own generator, not the global one
+    return torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
+
+
+def _relative_error(matmul: str, a: Tensor, b: Tensor) -> float:
+    exact = a.double() @ b.double()
+    with Settings(matmul, torch.get_num_threads()).applied():
+        return ((a @ b - exact).norm() / exact.norm()).item()
+
+
+def _fastest(own: Settings, candidates: list[Settings], a: Tensor, b: Tensor) -> Settings:
+    seconds = {settings: _seconds(settings, a, b) for settings in candidates}
+    best = min(candidates, key=lambda s: seconds[s])
+    return best if seconds[best] < MARGIN * seconds[own] else own
+
+
+def _seconds(settings: Settings, a: Tensor, b: Tensor, repeats: int = 15) -> float:
+    """Time of one product: the least of a few, which noise can only lengthen; at most a twentieth of a second."""
+    times: list[float] = []
+    with settings.applied():
+        while len(times) < repeats and sum(times) < 0.05:
+            start = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _enter(matmul: str, threads: int, flush: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(flush)
+
+
+def _flushes_denormals() -> bool:
+    """torch has no getter: a denormal product tells."""
+    return (torch.full((1,), 1e-30) * 1e-10).item() == 0.0
