@@ -1,0 +1,221 @@
+"""What a training step costs: ``python experiments/benchmark.py`` (``make bench``), about 25 minutes on two cores.
+
+Every contestant trains the same variational auto-encoder (Bernoulli likelihood, tanh, Adam) on the same binary data in
+memory. Rounds are interleaved, a contestant's number is the median over rounds, and only ratios within one run mean
+anything: these machines are noisy. Results are in ``experiments/benchmark/``: JSON, a table, charts.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent))
+from contestants import CONTESTANTS, Shape  # the file beside this one
+
+FOLDER = Path(__file__).parent / "benchmark"
+
+SHAPES = {
+    "784-500-20": Shape(784, (500,), 20),
+    "784-100-3": Shape(784, (100,), 3),
+    "560-200-10": Shape(560, (200,), 10),
+    "784-1000-1000-50": Shape(784, (1000, 1000), 50),
+}
+BATCHES = (100, 1000)
+REFERENCE = "pyro.infer.SVI, Trace_ELBO"
+OURS = "captured engine"
+
+# How step time grows: one quantity varied at a time around 784-500-20, M=100, one particle.
+GROWTH = {
+    "batch size": [(m, Shape(784, (500,), 20), m, 1) for m in (10, 30, 100, 300, 1000)],
+    "hidden units": [(h, Shape(784, (h,), 20), 100, 1) for h in (50, 100, 200, 500, 1000)],
+    "latents": [(k, Shape(784, (500,), k), 100, 1) for k in (2, 5, 20, 50, 200)],
+    "particles": [(s, Shape(784, (500,), 20), 100, s) for s in (1, 2, 5, 10)],
+}
+GROWTH_CONTESTANTS = (REFERENCE, "eager engine", OURS)
+
+
+def interleaved(steps: dict[str, Callable[[int], None]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds a step of each contestant in each round; a round gives each about ``seconds``."""
+    counts = {name: max(3, int(seconds / pace(step))) for name, step in steps.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(counts[name])
+            times[name].append((time.perf_counter() - start) / counts[name] * 1e3)
+    return times
+
+
+def pace(step: Callable[[int], None]) -> float:
+    """Seconds a step, roughly, once warm."""
+    step(5)
+    start = time.perf_counter()
+    step(5)
+    return (time.perf_counter() - start) / 5
+
+
+def prepare(names: list[str], shape: Shape, batch_size: int, particles: int = 1) -> tuple[dict, dict[str, float]]:
+    """Each contestant's step function, and the seconds until its first step was done (compiling included)."""
+    steps, first = {}, {}
+    for name in names:
+        start = time.perf_counter()
+        step = CONTESTANTS[name](shape, batch_size, particles)
+        step(1)
+        first[name] = time.perf_counter() - start
+        steps[name] = step
+    return steps, first
+
+
+def measure(shape: Shape, batch_size: int, names: list[str], rounds: int, seconds: float) -> dict:
+    """Median milliseconds, ratios to the reference, seconds to the first step, steps to break even with it."""
+    steps, first = prepare(names, shape, batch_size)
+    times = interleaved(steps, rounds, seconds)
+    median = {name: statistics.median(t) for name, t in times.items()}
+    row = {}
+    for name in names:
+        saved = median[REFERENCE] - median[name]
+        delay = 1e3 * (first[name] - first[REFERENCE])
+        row[name] = {
+            "ms": median[name],
+            "rounds": times[name],
+            "ratio": statistics.median(a / b for a, b in zip(times[name], times[REFERENCE], strict=True)),
+            "first_step_s": first[name],
+            "break_even_steps": None if saved <= 0 else max(0, round(delay / saved)),
+        }
+    return row
+
+
+def measure_growth(rounds: int, seconds: float) -> dict:
+    """Milliseconds of a few contestants as one quantity grows."""
+    grown: dict[str, dict] = {}
+    for quantity, cases in GROWTH.items():
+        grown[quantity] = {name: [] for name in GROWTH_CONTESTANTS} | {"values": [case[0] for case in cases]}
+        for _, shape, batch_size, particles in cases:
+            steps, _ = prepare(list(GROWTH_CONTESTANTS), shape, batch_size, particles)
+            for name, times in interleaved(steps, rounds, seconds).items():
+                grown[quantity][name].append(statistics.median(times))
+    return grown
+
+
+def measure_memory(name: str, steps: tuple[int, int] = (2_000, 20_000)) -> dict:
+    """Peak and resident memory of one contestant in a process of its own, MiB, after some steps and after many."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import benchmark; "
+        f"benchmark.print_memory({name!r}, {steps!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_memory(name: str, steps: tuple[int, int]) -> None:
+    """In a process of its own: take the steps, print what is resident."""
+    step = CONTESTANTS[name](SHAPES["784-500-20"], 100, 1)
+    step(steps[0])
+    some = resident()
+    step(steps[1] - steps[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"some": some, "many": resident(), "peak": peak, "ratio": resident() / some}))
+
+
+def resident() -> float:
+    """Resident memory of this process, MiB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+# ---------------------------------------------------------------- table and charts
+
+
+def table(results: dict) -> str:
+    """Markdown: a row a contestant, a column a size; milliseconds, and the ratio to SVI."""
+    keys = list(results["steps"])
+    lines = ["| ms a step (ratio to SVI) | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    for name in results["contestants"]:
+        cells = (results["steps"][key][name] for key in keys)
+        lines.append(f"| {name} | " + " | ".join(f"{c['ms']:.2f} ({c['ratio']:.2f})" for c in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_bars(results: dict, key: str = "784-500-20, M=100") -> Figure:
+    """Milliseconds a step, a bar a contestant."""
+    row = results["steps"][key]
+    names = sorted(row, key=lambda name: row[name]["ms"], reverse=True)
+    figure = Figure(figsize=(7, 0.34 * len(names) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(names, [row[n]["ms"] for n in names], color=["C1" if n == OURS else "C0" for n in names])
+    axes.bar_label(bars, [f"{row[n]['ms']:.2f}" for n in names], padding=3, fontsize="small")
+    axes.set_xlabel("ms a step, median of interleaved rounds")
+    axes.set_title(f"{key}, {results['device']}", fontsize="small")
+    return figure
+
+
+def draw_growth(results: dict) -> Figure:
+    """Milliseconds as batch size, hidden units, latents and particles grow."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    for axes, (quantity, rows) in zip(
+        figure.subplots(1, len(results["growth"])), results["growth"].items(), strict=True
+    ):
+        for name in GROWTH_CONTESTANTS:
+            axes.loglog(rows["values"], rows[name], "o-", ms=3, label=name)
+        axes.set(xlabel=quantity, ylabel="ms a step")
+        axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure
+
+
+def keep(results: dict) -> None:
+    """Write JSON, table and charts."""
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (FOLDER / "table.md").write_text(table(results))
+    draw_bars(results).savefig(FOLDER / "steps.png", dpi=110)
+    if results["growth"]:
+        draw_growth(results).savefig(FOLDER / "growth.png", dpi=110)
+
+
+def run(options: argparse.Namespace) -> dict:
+    """All measurements."""
+    names = [name for name in CONTESTANTS if name not in options.without]
+    shapes = {"784-100-3": SHAPES["784-100-3"]} if options.smoke else SHAPES
+    results: dict = {
+        "contestants": names,
+        "device": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        "torch": torch.__version__,
+        "steps": {},
+        "memory": {},
+        "growth": {},
+    }
+    for key, shape in shapes.items():
+        for batch_size in BATCHES[:1] if options.smoke else BATCHES:
+            row = measure(shape, batch_size, names, options.rounds, options.seconds)
+            results["steps"][f"{key}, M={batch_size}"] = row
+            print(f"{key}, M={batch_size}:", {n: round(row[n]["ms"], 2) for n in names}, flush=True)
+    if not options.smoke:
+        results["memory"] = {name: measure_memory(name) for name in (REFERENCE, "eager engine", OURS)}
+        results["growth"] = measure_growth(max(3, options.rounds // 3), options.seconds)
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.4, help="of each contestant in each round")
+    parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out")
+    parser.add_argument("--smoke", action="store_true", help="one small size, one short round, nothing kept")
+    chosen = parser.parse_args()
+    if chosen.smoke:
+        chosen.rounds, chosen.seconds = 1, 0.02
+    measured = run(chosen)
+    print(table(measured))
+    if not chosen.smoke:
+        keep(measured)
