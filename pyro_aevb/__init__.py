@@ -3,8 +3,9 @@
 from pyro_aevb import data, estimators, evidence, guides, likelihoods, nn, priors, sgvb, traces
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.models import GenerativeModel, RecognitionModel
+from pyro_aevb.progress import Progress
 from pyro_aevb.seeds import seeded
-from pyro_aevb.training import Progress, Trainer
+from pyro_aevb.training import Trainer
 
 __all__ = [
     "GenerativeModel",

@@ -32,6 +32,8 @@ class Batches:
 
     def __init__(self, data: Data, batch_size: int, seed: int, device: torch.device) -> None:
         parts = data if isinstance(data, tuple) else (data,)
+        if not all(isinstance(part, (Tensor, DynamicBinarization)) for part in parts):
+            raise InputError(f"the data must be torch tensors, not {type(parts[0]).__name__}: use torch.as_tensor")
         self.size, self.batch_size, self.seed, self.device = len(parts[0]), batch_size, seed, device
         if self.size == 0:
             raise InputError("the data set is empty: there is nothing to train on")

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_aevb.engines import EagerEngine
+from pyro_aevb.pairs import modules_of
 from pyro_aevb.seeds import unchanged_random_state
 
 __all__ = ["CapturedEngine", "Recording", "record"]
@@ -102,7 +103,7 @@ class CapturedEngine(EagerEngine):
 
     def _other_tensors(self) -> list[Tensor]:
         """Tensors that the pair or the estimator may change or be told to change: inputs of the graph."""
-        parts = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
+        parts = modules_of(self.model, self.guide).values()
         buffers = [b for part in parts for b in part.buffers()]
         frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
         own = [value for value in vars(self.estimator).values() if isinstance(value, Tensor)]

@@ -9,7 +9,8 @@
 ``figures/``              pictures
 ========================  =====================================================================
 
-A file is written under another name, synced, and renamed, so that a kill at any moment leaves the old or the new one.
+Configuration and states are written under another name, synced, and renamed, so that a kill at any moment leaves the
+old or the new one; ``metrics.jsonl`` grows by whole lines, and a line cut short is dropped.
 """
 
 import json
@@ -58,7 +59,8 @@ class Run:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
             os.chmod(folder, 0o777 & ~_umask())  # mkdtemp's 0700 would lock out the reader of a shared folder
-            (folder / "config.yaml").write_text(config)
+            with replaced(folder / "config.yaml") as file:
+                file.write(config.encode())
             (folder / "figures").mkdir()
             (folder / "metrics.jsonl").touch()
             _save(folder / "last.pt", state)
@@ -92,9 +94,9 @@ class Run:
             state = torch.load(path, map_location=device, weights_only=True)
         except Exception as error:  # torch raises whatever the damage leads to; nothing in the file has been run
             raise InputError(f"{path} is damaged or no checkpoint of this package, so it was not loaded") from error
-        if not isinstance(state, dict) or "trainer" not in state:
+        if not _is_checkpoint(state):
             raise InputError(f"{path} is no checkpoint of this package: give a run that 'train' made")
-        return state
+        return dict(state)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
@@ -103,11 +105,18 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of ``metrics.jsonl``; a kill may have cut the last one."""
-        text = (self.path / "metrics.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        try:
+            records = [json.loads(line) for line in lines if line.endswith("\n")]
+            return sorted(records, key=lambda record: record["samples_seen"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} has a line that is no record: remove it") from error
 
-    def cut_metrics(self, samples_seen: int) -> None:
-        """Drop lines past a state that the run goes on from: they will be written again."""
+    def go_back_to(self, samples_seen: int) -> None:
+        """Drop metrics past a state that the run goes on from, and what a kill has left half written."""
+        for leftover in self.path.glob(".*.*"):
+            leftover.unlink()
         kept = [record for record in self.metrics() if record["samples_seen"] <= samples_seen]
         with replaced(self.path / "metrics.jsonl") as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
@@ -117,6 +126,11 @@ class Run:
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         return folder / f"{name}.png"
+
+
+def _is_checkpoint(state: Any) -> bool:
+    kinds = {"trainer": dict, "samples_seen": int, "best_bound": float}
+    return isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
 
 
 def refuse_existing(path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_aevb.errors import InputError
 
-__all__ = ["EagerEngine", "Engine", "SVIEngine", "differentiable_loss", "make_optimizer"]
+__all__ = ["EagerEngine", "Engine", "SVIEngine", "differentiable_loss", "first_loss", "make_optimizer"]
 
 Pair = Callable[..., Any]
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -60,8 +60,14 @@ class EagerEngine:
                 "an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim"
             )
         self.model, self.guide, self.estimator = model, guide, estimator
+        if not hasattr(estimator, "differentiable_loss"):
+            raise InputError(f"{type(estimator).__name__} has no differentiable_loss: train it with engine='svi'")
         self.parameters = list(parameters.values())
         self.optimizer = make_optimizer(optimizer, self.parameters)
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise InputError(
+                "LBFGS evaluates the loss many times a step, which minibatches do not allow: choose another"
+            )
 
     def running(self) -> AbstractContextManager[None]:
         """Without validation: it costs a third of a step."""
@@ -138,19 +144,43 @@ def differentiable_loss(estimator: ELBO) -> Callable[..., Tensor]:
     return estimator.differentiable_loss  # type: ignore[attr-defined]  # see above
 
 
+def first_loss(estimator: ELBO) -> Callable[..., Tensor]:
+    """A loss to run once, of any estimator: some of Pyro's have only the method that ``SVI`` calls."""
+    if hasattr(estimator, "differentiable_loss"):
+        return differentiable_loss(estimator)
+    return lambda *args: torch.as_tensor(estimator.loss_and_grads(*args))  # type: ignore[attr-defined]
+
+
 def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """One optimizer over all parameters, with ``fused=True`` where it takes that and nothing else was asked.
 
     Raises:
-        InputError: If there is nothing to train.
+        InputError: If there is nothing to train, an optimizer lacks a parameter, or its settings are refused.
     """
     if isinstance(optimizer, torch.optim.Optimizer):
-        return optimizer
+        return _check_complete(optimizer, parameters)
     if not parameters:
         raise InputError("neither model nor guide has a parameter: register them with pyro.param or as nn.Module")
+    try:
+        return _make_fused(optimizer, parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the optimizer cannot be made: {error}") from error
+
+
+def _make_fused(optimizer: MakeOptimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if isinstance(optimizer, partial) and optimizer.keywords.get("fused") is not None:
         return optimizer(parameters)
     try:
         return optimizer(parameters, fused=True)  # type: ignore[call-arg]
     except (TypeError, ValueError, RuntimeError):  # no such argument, or not on this device or dtype
         return optimizer(parameters)
+
+
+def _check_complete(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if missing := sum(id(p) not in stepped for p in parameters):
+        raise InputError(
+            f"the optimizer lacks {missing} of the pair's {len(parameters)} parameters, which would not train: "
+            "give Trainer a callable that makes the optimizer, or freeze them with requires_grad_(False)"
+        )
+    return optimizer

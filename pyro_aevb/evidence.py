@@ -1,19 +1,25 @@
 r"""log p(x) and its lower bound, per datum, in nats, unscaled, larger is better.
 
-Nothing here depends on how the work is cut. Latents are drawn in blocks of ``DATA_BLOCK`` data, each with its own seed,
-and ``chunk_size`` only says for how many of them the model is run at once. Modules are put in ``eval()`` and back.
+A result is a function of the data, in their order, and the seed. Latents are drawn for ``DATA_BLOCK`` data at a time,
+each block with a seed of its own, and ``chunk_size`` only says for how many of them the model is run at once. Modules
+are put in ``eval()`` and back; the caller's random state and parameter store are left as they were.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
+import pyro
 import torch
-from torch import Tensor, nn
+from pyro.params import module_from_param_with_module_name
+from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import Pair, evaluating, modules_of
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = [
@@ -29,8 +35,8 @@ __all__ = [
 DATA_BLOCK = 100
 SAMPLE_BLOCK = 1000
 
-Pair = Callable[..., Any]
 Data = Tensor | tuple[Tensor, ...]
+Result = TypeVar("Result")
 
 
 class BoundParts(NamedTuple):
@@ -87,13 +93,15 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
         The two parts, ``(B,)`` each, in nats; ``.bound`` is their difference.
 
     Raises:
-        InputError: If the pair has sites outside the data plate.
+        InputError: If ``num_samples`` is not positive, or the pair has sites outside the data plate.
     """
-    blocks = [_bound_of_block(model, guide, args, num_samples) for args in _blocks(model, guide, x, seed)]
+    if num_samples < 1:
+        raise InputError(f"num_samples must be at least 1, not {num_samples}")
+    blocks = _map_blocks(partial(_bound_of_block, model, guide, num_samples), model, guide, x, seed)
     return BoundParts(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
-def _bound_of_block(model: Pair, guide: Pair, args: tuple[Tensor, ...], num_samples: int) -> tuple[Tensor, Tensor]:
+def _bound_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     densities = traces.log_densities(model, guide, args, num_samples)
     kl = traces.per_datum_kl(model, guide, args)
     if kl is None:
@@ -140,12 +148,12 @@ def importance_weights(
     """
     if min(num_samples, chunk_size) < 1:
         raise InputError(f"num_samples and chunk_size must be at least 1, not {num_samples} and {chunk_size}")
-    sums = []
-    for args in _blocks(model, guide, x, seed):
+
+    def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         weights = torch.cat(list(_log_weights(model, guide, args, num_samples, chunk_size)))  # (S, B)
-        sums.append((weights.logsumexp(0), (2 * weights).logsumexp(0)))
-        if progress:
-            progress(len(args[0]))
+        return weights.logsumexp(0), (2 * weights).logsumexp(0)
+
+    sums = _map_blocks(sums_of_block, model, guide, x, seed, progress)
     log_sum, log_sum_squares = (torch.cat(parts) for parts in zip(*sums, strict=True))
     return WeightSums(log_sum, log_sum_squares, num_samples)
 
@@ -162,39 +170,53 @@ def _log_weights(
             yield log_likelihood + log_prior - log_guide[rows]  # (chunk, B)
 
 
-def _blocks(model: Pair, guide: Pair, x: Data, seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """Blocks of data on the pair's device, each with its own noise, the pair in evaluation mode."""
+def _map_blocks(
+    function: Callable[..., Result],
+    model: Pair,
+    guide: Pair,
+    x: Data,
+    seed: int,
+    progress: Callable[[int], Any] | None = None,
+) -> list[Result]:
+    """Apply a function to blocks of data on the pair's device, each with noise of its own, in evaluation mode."""
     data = x if isinstance(x, tuple) else (x,)
     if len(data[0]) == 0:
         raise InputError("there are no data to evaluate: the data set is empty")
-    device = next((p.device for m in (model, guide) for p in _parameters(m)), data[0].device)
-    with _evaluating(model, guide):
+    parameters = (p for module in modules_of(model, guide).values() for p in module.parameters())
+    device = next((p.device for p in parameters), data[0].device)
+    results = []
+    with _params_as_they_are(model, guide), evaluating(model, guide):
         for i, block in enumerate(zip(*(d.split(DATA_BLOCK) for d in data), strict=True)):
             with seeded(derive(seed, "evaluation", i), device):
-                yield tuple(d.to(device) for d in block)
-
-
-def _parameters(function: Pair) -> Iterator[Tensor]:
-    return function.parameters() if isinstance(function, nn.Module) else iter(())
+                results.append(function(tuple(d.to(device) for d in block)))
+            if progress:
+                progress(len(block[0]))
+    return results
 
 
 @contextmanager
-def _evaluating(*functions: Pair) -> Iterator[None]:
-    parts = [part for f in functions if isinstance(f, nn.Module) for part in f.modules()]
-    training = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
+def _params_as_they_are(model: Pair, guide: Pair) -> Iterator[None]:
+    """Use the current parameter store, add nothing to it, and warn where a ``pyro.param`` had no value there."""
+    store = pyro.get_param_store()
+    state: Any = store.get_state()
+    before = set(state["params"])
+    with store.scope(state):
         yield
-    finally:
-        for part, was in zip(parts, training, strict=True):
-            part.training = was
+    own = {id(p) for module in modules_of(model, guide).values() for p in module.parameters()}
+    new = [name for name, p in state["params"].items() if name not in before and id(p) not in own]
+    # What pyro.module registers is read from its module, whatever the store has.
+    if new := [name for name in new if module_from_param_with_module_name(name) == name]:
+        warnings.warn(
+            f"evaluated at initial values: the parameter store does not have {new[0]!r}, nor {len(new) - 1} more that "
+            "pyro.param made; evaluate a trained pair inside 'with trainer.param_store()'",
+            stacklevel=4,
+        )
 
 
 @torch.no_grad()
 def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     """Mean of q(z|x) for each datum, ``(B, K)``, all latent sites side by side; one draw where no mean is known."""
-    return torch.cat([_mean_of_block(guide, args) for args in _blocks(guide, guide, x, seed)])
+    return torch.cat(_map_blocks(partial(_mean_of_block, guide), guide, guide, x, seed))
 
 
 def _mean_of_block(guide: Pair, args: tuple[Tensor, ...]) -> Tensor:

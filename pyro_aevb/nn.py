@@ -49,7 +49,10 @@ class MLP(nn.Sequential):
         if min(sizes) < 1:
             raise InputError(f"every layer needs at least one unit, these sizes were given: {sizes}")
         make = find_activation(activation)
-        layers = [[nn.Linear(a, b), make()] for a, b in pairwise(sizes)]
+        try:
+            layers = [[nn.Linear(a, b), make()] for a, b in pairwise(sizes)]
+        except TypeError as error:
+            raise InputError(f"activation {activation!r} cannot be made without arguments: {error}") from error
         super().__init__(*[part for layer in layers for part in layer][:-1])
         if initial_sd is not None:
             _set_initial_values(self, initial_sd)

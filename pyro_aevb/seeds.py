@@ -14,11 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.errors import InputError
+
 __all__ = ["GlobalNoise", "derive", "generator", "seeded", "unchanged_random_state"]
 
 
 def derive(seed: int, stream: str, index: int = 0) -> int:
-    """The 64-bit seed of one stream, by NumPy's ``SeedSequence`` of (seed, name, index)."""
+    """The 64-bit seed of one stream, by NumPy's ``SeedSequence`` of (seed, name, index).
+
+    Raises:
+        InputError: If the seed is negative.
+    """
+    if seed < 0:
+        raise InputError(f"a seed must be at least 0, not {seed}")
     words = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))  # torch takes a signed 64-bit integer
 
@@ -38,8 +46,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     ...     print(bool((torch.rand(2) == first).all()))
     True
     """
-    with _forked(torch.device(device)):
-        torch.manual_seed(seed)  # inside the fork: the caller's state comes back when the block ends
+    device = torch.device(device)
+    with _forked(device):  # the caller's states come back when the block ends
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU, also those not forked
+        if module := _accelerator(device):
+            module.manual_seed(seed)  # inside the fork
         yield
 
 

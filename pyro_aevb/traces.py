@@ -239,6 +239,18 @@ def _check_plates(site: Site) -> None:
 # ---------------------------------------------------------------- the first run of a training
 
 
+def _check_scales(model_trace: Trace, guide_trace: Trace) -> None:
+    """A plate of another size in the guide would scale log q alone: neither a bound nor its multiple."""
+    for site in latent_sites(guide_trace):
+        other: Site = model_trace.nodes.get(site["name"], site)
+        scale = other["scale"]
+        if abs(float(scale) - float(site["scale"])) > 1e-6 * abs(float(scale)):
+            raise InputError(
+                f"site {site['name']!r} is scaled by {float(scale):g} in the model and by {float(site['scale']):g} in "
+                "the guide: give both the same size"
+            )
+
+
 class FirstRun(NamedTuple):
     """What one validated run tells of a pair."""
 
@@ -264,7 +276,9 @@ def first_run(
     """
     try:
         with pyro.validation_enabled(False), poutine.block(), torch.no_grad():
-            sites = observed_sites(pair_trace(model, guide, args, {})[0])
+            model_trace, guide_trace = pair_trace(model, guide, args, {})
+        sites = observed_sites(model_trace)
+        _check_scales(model_trace, guide_trace)
         check_supports({i: site["fn"].support for site in sites for i, a in enumerate(args) if site["value"] is a})
         with pyro.validation_enabled(True), poutine.trace(param_only=True) as params:
             value = loss(model, guide, *args)

@@ -1,9 +1,11 @@
 """Algorithm 1 as a resumable loop over any Pyro pair."""
 
-from collections.abc import Callable, Iterator
+import copy
+import re
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -14,30 +16,22 @@ from torch import Tensor, nn
 from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data
 from pyro_aevb.capture import CapturedEngine
-from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, differentiable_loss
+from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, first_loss
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.estimators import SGVB
 from pyro_aevb.hardware import Precision, find_device, find_settings
+from pyro_aevb.pairs import Pair, modules_of
+from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
 
-__all__ = ["Progress", "Trainer"]
+__all__ = ["Trainer"]
 
-Pair = Callable[..., Any]
 EngineName = Literal["auto", "captured", "eager", "svi"]
 
 # Compiling takes about 10 s the first time on two cores and saves about 1.5 ms a step: less is not worth it.
 AUTO_CAPTURE_STEPS = 10_000
 
 STATE_FORMAT = "pyro_aevb training state 1"
-
-
-class Progress(NamedTuple):
-    """What a training reports."""
-
-    samples_seen: int
-    """Training data visited since the beginning, the paper's horizontal axis."""
-    bound: float
-    """Mean of the estimator's bound over the minibatches since the last report, nats per datum."""
 
 
 class Trainer:
@@ -62,7 +56,8 @@ class Trainer:
         seed: Seed of order, binarisation and noise, each its own stream.
         engine: ``captured``, the step recorded as a graph and compiled; ``eager``, the same step without; ``svi``,
             Pyro's ``SVI``; ``auto``, ``svi`` for an optimizer of ``pyro.optim``, else ``captured`` from the first
-            ``run`` on that is long enough to win back the compiler's time (10,000 steps), ``eager`` until then.
+            ``run`` on that is long enough to win back the compiler's time (10,000 steps), ``eager`` until then. The two
+            round differently: name one where a run cut in pieces must equal a whole one bit for bit.
         device: ``auto`` for CUDA, then MPS, then the CPU; or a device's name.
         precision: ``float32``; ``bfloat16`` to allow products in bfloat16 where the processor has units for it;
             ``auto`` for whichever a probe finds faster.
@@ -95,12 +90,10 @@ class Trainer:
         self.seed, self.report_every = seed, report_every
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device)
-        for part in (model, guide):
-            if isinstance(part, nn.Module):
-                part.to(self.device)
+        for module in modules_of(model, guide).values():
+            module.to(self.device)
         self.step = 0
-        self._bounds: list[Tensor] = []
-        self._sizes: list[int] = []
+        self._gathered = Gathered()
         self._store: Any = {"params": {}, "constraints": {}}
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self._first_run()
@@ -133,9 +126,10 @@ class Trainer:
             with self._running():
                 while self.samples_seen < min(report, target):
                     self._take_step()
-            bound = self._mean_bound()
+            self._stop_if_not_finite()
+            bound = self._gathered.mean()
             if self.samples_seen >= report:
-                self._bounds, self._sizes = [], []
+                self._gathered = Gathered()
             yield Progress(self.samples_seen, bound)
 
     def _take_step(self) -> None:
@@ -143,11 +137,10 @@ class Trainer:
         try:
             loss = self.engine.step(batch)
         except ValueError as error:  # Pyro's validation, on in engine='svi', meets a NaN before the loss is there
-            if self._non_finite_parameters():
-                raise self._non_finite("nan", self.step + 1) from error
+            if self._non_finite_parameters() or re.search(r"\b(nan|inf)\b", str(error)):
+                raise self._non_finite("the loss became nan", self.step + 1) from error
             raise
-        self._bounds.append(-loss / self._divisor(len(batch[0])))
-        self._sizes.append(len(batch[0]))
+        self._gathered.add(-loss / self._divisor(len(batch[0])), len(batch[0]))
         self.step += 1
 
     def _divisor(self, batch_size: int) -> float:
@@ -155,19 +148,17 @@ class Trainer:
         size, scaled = self.batches.size, self._scale * self.batches.batch_size
         return scaled if abs(scaled - size) < 1e-6 * size else self._scale * batch_size
 
-    def _mean_bound(self) -> float:
-        bounds = torch.stack(self._bounds).double().cpu()
-        if not torch.isfinite(bounds).all():
-            first = int((~torch.isfinite(bounds)).nonzero()[0])
-            raise self._non_finite(str(-bounds[first].item()), self.step - len(bounds) + first + 1)
-        return float((bounds * torch.tensor(self._sizes)).sum() / sum(self._sizes))
+    def _stop_if_not_finite(self) -> None:
+        if found := self._gathered.first_non_finite():
+            raise self._non_finite(f"the loss became {-found[1]}", self.step - found[0])
+        if self._non_finite_parameters():  # broken by the last step, whose loss was still finite
+            raise self._non_finite("the weights broke", self.step)
 
-    def _non_finite(self, loss: str, step: int) -> NonFiniteLossError:
+    def _non_finite(self, what: str, step: int) -> NonFiniteLossError:
         broken = self._non_finite_parameters()
         state = f"{len(broken)} parameters are no longer finite, {broken[0]} first" if broken else "weights are finite"
         return NonFiniteLossError(
-            f"the loss became {loss} at step {step}; {state}: "
-            "take a smaller step size, or look for extreme values in the data"
+            f"{what} at step {step}; {state}: take a smaller step size, or look for extreme values in the data"
         )
 
     def _non_finite_parameters(self) -> list[str]:
@@ -178,19 +169,17 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to continue bit for bit: tensors, numbers and text."""
         with self.param_store():
-            optimizer = self.engine.state_dict()
+            optimizer = copy.deepcopy(self.engine.state_dict())  # not the tensors that the next step changes
         return {
             "format": STATE_FORMAT,
             "identity": self._identity(),
             "step": self.step,
-            "model": _module_state(self.model),
-            "guide": _module_state(self.guide),
+            "modules": {name: _state(module) for name, module in self._modules().items()},
             "parameters": {name: p.detach().clone() for name, p in self._own_parameters().items()},
             "optimizer": optimizer,
             "captured": isinstance(self.engine, CapturedEngine),
             "noise": dict(self._noise.states),
-            "bounds": torch.stack(self._bounds) if self._bounds else torch.empty(0),
-            "sizes": list(self._sizes),
+            "gathered": self._gathered.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -201,30 +190,30 @@ class Trainer:
         """
         if state.get("format") != STATE_FORMAT:
             raise InputError("this is not a training state of pyro_aevb: give the last.pt or best.pt of a run")
+        if missing := self.state_dict().keys() - state.keys():
+            raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
         for key, value in self._identity().items():
             if state["identity"].get(key) != value:
                 raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
         if self._auto and state["captured"]:
             self._capture()
-        self._load_parameters(state)
-        self.step = state["step"]
-        self._noise.states = {key: value.cpu() for key, value in state["noise"].items()}
-        self._bounds = list(state["bounds"].to(self.device))
-        self._sizes = list(state["sizes"])
-
-    def _load_parameters(self, state: dict[str, Any]) -> None:
         try:
-            for part, saved in ((self.model, state["model"]), (self.guide, state["guide"])):
-                if isinstance(part, nn.Module):
-                    part.load_state_dict(saved)
-            with torch.no_grad():
-                for name, parameter in self._own_parameters().items():
-                    parameter.copy_(state["parameters"][name])
-            with self.param_store():
-                self.engine.load_state_dict(state["optimizer"])
+            self._load_parameters(state)
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the saved run has another model, guide or optimizer ({reason})") from error
+        self.step = state["step"]
+        self._noise.states = {key: value.cpu().clone() for key, value in state["noise"].items()}
+        self._gathered.load_state_dict(state["gathered"], self.device)
+
+    def _load_parameters(self, state: dict[str, Any]) -> None:
+        for name, module in self._modules().items():
+            module.load_state_dict(state["modules"][name])
+        with torch.no_grad():
+            for name, parameter in self._own_parameters().items():
+                parameter.copy_(state["parameters"][name])
+        with self.param_store():
+            self.engine.load_state_dict(copy.deepcopy(state["optimizer"]))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -234,9 +223,13 @@ class Trainer:
             "optimizer": "pyro.optim" if isinstance(self.engine, SVIEngine) else "torch.optim",
         }
 
+    def _modules(self) -> dict[str, nn.Module]:
+        return modules_of(self.model, self.guide)
+
     def _own_parameters(self) -> dict[str, Tensor]:
         """Parameters made by ``pyro.param``, in no module's state."""
-        return {name: p for name, p in self.parameters.items() if name not in self._module_names}
+        in_modules = {id(p) for module in self._modules().values() for p in module.parameters()}
+        return {name: p for name, p in self.parameters.items() if id(p) not in in_modules}
 
     @contextmanager
     def param_store(self) -> Iterator[None]:
@@ -258,19 +251,24 @@ class Trainer:
     def _first_run(self) -> None:
         """Find the parameters and check the pair and the data, with noise of its own so that training's is not used."""
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
-            loss = differentiable_loss(self.estimator)
-            run = traces.first_run(loss, self.model, self.guide, self.batches[0], self.batches.check_supports)
+            run = traces.first_run(
+                first_loss(self.estimator), self.model, self.guide, self.batches[0], self.batches.check_supports
+            )
         self._scale = run.scale
-        modules = {
-            f"{role}.{name}": p
-            for role, part in (("model", self.model), ("guide", self.guide))
-            if isinstance(part, nn.Module)
-            for name, p in part.named_parameters()
-            if p.requires_grad
-        }
-        self._module_names = frozenset(modules)
-        known = {id(p) for p in modules.values()}
-        self.parameters = modules | {name: p for name, p in run.parameters.items() if id(p) not in known}
+        self.parameters = self._name_parameters(run.parameters)
+
+    def _name_parameters(self, met: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What to train, by stable names: all that Pyro met, and all of a model or guide that is a module.
+
+        The latter need not show Pyro its parameters; and of one that is not contiguous Pyro's store keeps a copy, so
+        that ``SVI`` would not train it.
+        """
+        in_modules = {f"{m}.{n}": p for m, module in self._modules().items() for n, p in module.named_parameters()}
+        parts = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
+        wanted = {id(p) for p in met.values()} | {id(p) for m in parts for p in m.parameters() if p.requires_grad}
+        named = {name: p for name, p in in_modules.items() if id(p) in wanted}
+        known = {id(p) for p in named.values()}
+        return named | {name: p for name, p in met.items() if id(p) not in known}
 
     def _make_engine(self, name: EngineName, optimizer: OptimizerLike | None) -> tuple[Engine, bool]:
         """The engine, and whether it may still become the captured one."""
@@ -299,5 +297,5 @@ class Trainer:
         return (self.batches.batch_size, inner, columns) if matrices else None
 
 
-def _module_state(part: Pair) -> dict[str, Any]:
-    return {name: p.detach().clone() for name, p in part.state_dict().items()} if isinstance(part, nn.Module) else {}
+def _state(module: nn.Module) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -31,7 +31,7 @@ class LinearGaussianGuide(Guide):
         super().__init__(data_dim, latent_dim)
         weight, sigma = likelihood.weight.detach(), likelihood.sigma
         m = weight.T @ weight + sigma**2 * torch.eye(latent_dim, dtype=weight.dtype)
-        self.gain = nn.Parameter(torch.linalg.solve(m, weight.T))
+        self.gain = nn.Parameter(torch.linalg.solve(m, weight.T).contiguous())
         self.bias = nn.Parameter(likelihood.bias.detach().clone())
         self.log_scale = nn.Parameter((sigma**2 * torch.linalg.inv(m)).diagonal().sqrt().mul(widen).log())
         self.shift = shift

@@ -11,7 +11,7 @@ import torch
 from pyro_aevb import InputError
 from pyro_aevb.checkpoints import Run, replaced
 
-STATE = {"trainer": {"weights": torch.arange(3.0)}, "samples_seen": 10}
+STATE = {"trainer": {"weights": torch.arange(3.0)}, "samples_seen": 10, "best_bound": -1.5}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_metrics_survive_a_cut_line_and_are_cut_back(run):
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"samples_seen": 400, "bou')
     assert [m["samples_seen"] for m in run.metrics()] == [100, 200, 300]
-    run.cut_metrics(200)
+    run.go_back_to(200)
     assert (run.path / "metrics.jsonl").read_text().count("\n") == 2
 
 
@@ -134,7 +134,7 @@ assert child(["train", "--resume=killed", f"--samples={target}"]) == 0
 assert child(["train", *options, f"--samples={target}", "--out=whole"]) == 0
 one, other = Run("whole"), Run("killed")
 for part in ("model", "guide"):
-    a, b = one.load()["trainer"][part], other.load()["trainer"][part]
+    a, b = one.load()["trainer"]["modules"][part], other.load()["trainer"]["modules"][part]
     assert all(torch.equal(a[k], b[k]) for k in a)
 without_clock = lambda run: [{k: v for k, v in m.items() if k != "seconds"} for m in run.metrics()]
 assert without_clock(one) == without_clock(other)

@@ -5,6 +5,7 @@ import itertools
 from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceMeanField_ELBO
@@ -213,7 +214,151 @@ def test_something_else_is_refused():
         make().load_state_dict({"weights": torch.zeros(3)})
 
 
+@pytest.mark.parametrize("engine", ["eager", "svi"])
+def test_a_state_in_memory_is_a_snapshot(engine):
+    """Neither later steps nor a training that goes on from it change it."""
+    trainer = make(engine=engine)
+    list(trainer.run(200))
+    state = trainer.state_dict()
+    ends = []
+    for _ in range(2):
+        list(trainer.run(200))
+        ends.append(weights(trainer))
+        trainer.load_state_dict(state)
+    assert_equal(*ends)
+
+
+def test_weights_that_break_in_the_last_step_before_a_report_are_found():
+    trainer = make(batch_size=20, report_every=20, optimizer=partial(torch.optim.SGD, lr=1e308))
+    with pytest.raises(aevb.NonFiniteLossError, match="the weights broke at step 1"):
+        list(trainer.run(20))
+
+
 # ---------------------------------------------------------------- any pair
+
+
+class Vae(torch.nn.Module):
+    """Model and guide as methods, as in Pyro's own tutorial, with training switches and a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4))
+        self.decode = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 6))
+
+    def model(self, x):
+        pyro.module("decode", self.decode)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decode(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encode", self.encode)
+        mean, log_scale = self.encode(x).chunk(2, -1)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(mean, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("engine", ["eager", "svi", "captured"])
+@pytest.mark.parametrize("closure", [False, True])
+def test_methods_and_closures_keep_their_modules_state(engine, closure, tmp_path):
+    """Pitfalls 11 and 15: such a pair is evaluated in eval(), and resumes with its running means."""
+
+    def trained(seed=0):
+        with aevb.seeded(seed):
+            vae = Vae()
+        pair = (lambda x: vae.model(x), lambda x: vae.guide(x)) if closure else (vae.model, vae.guide)
+        trainer = aevb.Trainer(
+            *pair,
+            binary(60, dtype=torch.float32),
+            SGVB(),
+            partial(torch.optim.Adam, lr=1e-2),
+            20,
+            0,
+            engine,
+            device="cpu",
+        )
+        if engine == "captured":
+            trainer.engine.compiled = False
+        return vae, trainer
+
+    whole, trainer = trained()
+    list(trainer.run(600))
+    _, first = trained()
+    list(first.run(300))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second, trainer = trained(seed=1)
+    trainer.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    list(trainer.run(300))
+    assert_equal(whole.state_dict(), second.state_dict())
+
+    before = {name: value.clone() for name, value in second.state_dict().items()}
+    bounds = [evidence.bound(trainer.model, trainer.guide, binary(30, dtype=torch.float32)).bound for _ in range(2)]
+    assert torch.equal(*bounds)
+    assert_equal(before, second.state_dict())
+    assert second.training
+
+
+def test_an_exception_in_evaluation_leaves_nothing_changed():
+    vae = Vae()
+    state = torch.get_rng_state()
+
+    def broken(x):
+        vae.guide(x)
+        raise KeyError("mine")
+
+    try:
+        evidence.bound(vae.model, broken, binary(10, dtype=torch.float32))
+    except KeyError as error:
+        kept = error  # with its frames alive
+    assert torch.equal(state, torch.get_rng_state())
+    assert vae.training
+    assert kept.args == ("mine",)
+
+
+def test_evaluation_leaves_the_users_store_alone_and_warns_of_initial_values():
+    model, guide = paper_pair()
+    evidence.bound(model, guide, binary())
+    assert len(pyro.get_param_store()) == 0
+    with pytest.warns(UserWarning, match="initial values.*param_store"):
+        evidence.bound(*hand_written_pair(20), torch.zeros(20, 4))
+    assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("sizes", [(60, None), (None, 60), (60, 30)])
+def test_model_and_guide_of_different_sizes_are_refused(sizes):
+    """Pitfall 1: one term alone would be rescaled."""
+    model, guide = paper_pair(size=sizes[0])
+    guide.size = sizes[1]
+    with pytest.raises(aevb.InputError, match=r"'z' is scaled by .* give both the same size"):
+        aevb.Trainer(model, guide, binary(60), batch_size=20, device="cpu")
+
+
+def test_a_parameter_that_is_not_contiguous_trains():
+    """Pyro's store keeps a copy of it, so that plain SVI would step the copy."""
+    model, guide = paper_pair(size=60)
+    layer = guide.guide.network[0]
+    layer.weight = torch.nn.Parameter(layer.weight.detach().T.contiguous().T)
+    before = layer.weight.detach().clone()
+    list(aevb.Trainer(model, guide, binary(60), batch_size=20, device="cpu", engine="eager").run(60))
+    assert not torch.equal(before, layer.weight)
+
+
+def test_an_optimizer_that_lacks_parameters_is_refused():
+    model, guide = paper_pair(size=60)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(aevb.InputError, match="lacks 4 of the pair's 8 parameters"):
+        aevb.Trainer(model, guide, binary(60), optimizer=optimizer, batch_size=20, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["RenyiELBO", "TraceGraph_ELBO"])
+def test_estimators_that_only_svi_can_call(name):
+    """Pyro's estimators without ``differentiable_loss`` train with its own engine, and say so with another."""
+    from pyro import infer
+
+    estimator = partial(getattr(infer, name), num_particles=2)
+    list(make(estimator=estimator(), engine="svi", batch_size=20).run(60))
+    with pytest.raises(aevb.InputError, match="engine='svi'"):
+        make(estimator=estimator(), engine="eager")
 
 
 @pytest.mark.parametrize("engine", ["eager", "svi"])
@@ -248,7 +393,6 @@ def test_a_hand_written_pair_with_pyro_param_and_two_latents(engine, tmp_path):
 
 
 def test_a_pyro_module_trains():
-    import pyro.distributions as dist
     from pyro.nn import PyroModule, PyroParam
     from torch.distributions import constraints
 
@@ -284,7 +428,6 @@ def test_a_pyro_module_trains():
 
 
 def test_a_pair_with_two_arguments():
-    import pyro.distributions as dist
 
     def model(x, y):
         slope = pyro.param("slope", torch.tensor(0.0))
@@ -327,6 +470,12 @@ def test_a_missing_device_is_named():
         ({"batch_size": 61}, "between 1 and the 60"),
         ({"batch_size": 0}, "between 1 and the 60"),
         ({"report_every": 0}, "report_every"),
+        ({"seed": -1}, "at least 0"),
+        ({"device": "meta"}, "meta"),
+        ({"optimizer": partial(torch.optim.Adam, lr=-1.0)}, "cannot be made"),
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS"),
+        ({"data": binary(60).numpy()}, "torch tensors"),
+        ({"data": (binary(60), binary(59))}, "different lengths"),
         ({"engine": "warp"}, "unknown engine"),
         ({"data": torch.full((60, 6), 0.3, dtype=torch.float64)}, "relaxed=True"),
         ({"data": torch.full((60, 6), 1.5, dtype=torch.float64)}, "outside the likelihood's support"),
@@ -348,7 +497,6 @@ def test_one_bad_row_is_found_wherever_it_lies():
 
 
 def test_a_pair_without_parameters_is_refused():
-    import pyro.distributions as dist
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):

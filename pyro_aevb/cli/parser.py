@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,7 @@ class Parser(ArgumentParser):
     @classmethod
     def of(cls, function: Callable[..., Any], prog: str) -> "Parser":
         """The parser of a function's arguments; parts named in ``PARTS`` get their defaults here."""
-        parser = cls(prog=prog, description=(function.__doc__ or "").split("\n")[0])
+        parser = cls(prog=prog, allow_abbrev=False, description=(function.__doc__ or "").split("\n")[0])
         positional = next(iter(inspect.signature(function).parameters)) == "run"
         parser.add_function_arguments(function, fail_untyped=False, as_positional=positional)
         parser.parts = {k: v for k, v in PARTS.items() if parser._has(k)}
@@ -47,12 +48,17 @@ class Parser(ArgumentParser):
         Raises:
             InputError: If the configuration does not fit.
         """
-        given = {**self.parts, **(config or {})}
+        given = {**self.parts, **{key: value for key, value in (config or {}).items() if value is not None}}
         named = {word.split("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
+        self.exit_on_error = False
         try:
+            if config is not None:
+                self.parse_object(given)  # set_defaults would take any value
             self.set_defaults({k: v for k, v in given.items() if k not in named})
-        except (KeyError, ValueError, TypeError) as error:
+        except (ArgumentError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"the configuration does not fit: {_one_line(str(error))}") from error
+        finally:
+            self.exit_on_error = True
         return self.parse_args(list(arguments))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

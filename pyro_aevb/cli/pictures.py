@@ -149,7 +149,7 @@ def _latent_space(loaded: Loaded) -> Figure:
     """Posterior means of the test data; their first two principal components where there are more than two."""
     z = evidence.posterior_means(loaded.pair.guide, loaded.data.test[:5000]).cpu()
     axis_name = "posterior mean, latent"
-    if z.shape[1] > 2:
+    if z.shape[1] > 2 and len(z) > 1:
         from sklearn.decomposition import PCA  # a second to import, so only where it is used
 
         z, axis_name = torch.from_numpy(PCA(2).fit_transform(z.numpy())), "posterior mean, principal component"

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.parser import Parser, read_config
-from pyro_aevb.data import DataSet, load
+from pyro_aevb.data import DataSet, fingerprint, load
 from pyro_aevb.errors import InputError
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
@@ -53,10 +53,13 @@ def load_data(config: Namespace) -> DataSet:
 def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
     """The pair for these data, its initial weights from the seed alone."""
     size = len(data.train)
-    with seeded(derive(config.seed, "weights")):
-        prior = parts.prior(config.latent_dim)
-        likelihood = parts.likelihood(config.latent_dim, data.dim)
-        guide = parts.guide(data.dim, config.latent_dim)
+    try:
+        with seeded(derive(config.seed, "weights")):
+            prior = parts.prior(config.latent_dim)
+            likelihood = parts.likelihood(config.latent_dim, data.dim)
+            guide = parts.guide(data.dim, config.latent_dim)
+    except (RuntimeError, MemoryError, TypeError) as error:  # no memory for so many units, say
+        raise InputError(f"model and guide cannot be built: {error}") from error
     return Pair(GenerativeModel(prior, likelihood, size), RecognitionModel(guide, size))
 
 
@@ -92,6 +95,8 @@ def load_run(
     state = run.load(checkpoint, where)
     data = load_data(config)
     pair = make_pair(config, parser.instantiate(config), data)
+    if state["trainer"].get("identity", {}).get("data") != fingerprint(data.train):
+        raise InputError(f"{config.data} is not what {path} was trained on: put the original data back")
     _load_weights(pair, state["trainer"], run.path / f"{checkpoint}.pt")
     for part in (pair.model, pair.guide):
         part.to(where).eval()
@@ -100,7 +105,7 @@ def load_run(
 
 def _load_weights(pair: Pair, state: dict[str, Any], path: Path) -> None:
     try:
-        pair.model.load_state_dict(state["model"])
-        pair.guide.load_state_dict(state["guide"])
+        pair.model.load_state_dict(state["modules"]["model"])
+        pair.guide.load_state_dict(state["modules"]["guide"])
     except (RuntimeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} holds another model than config.yaml beside it describes") from error

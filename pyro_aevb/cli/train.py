@@ -21,7 +21,8 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
-from pyro_aevb.training import Progress, Trainer
+from pyro_aevb.progress import Progress
+from pyro_aevb.training import AUTO_CAPTURE_STEPS, Trainer
 
 __all__ = ["options", "parser", "train"]
 
@@ -121,6 +122,9 @@ def _begin(grammar: Parser, config: Namespace) -> None:
     _spread_shorthand(config)
     parts = grammar.instantiate(config)
     config.binarize = _choose_binarize(config, parts)
+    config.engine = _choose_engine(config)
+    if Path(config.data).is_file():
+        config.data = str(Path(config.data).resolve())  # so that the run is found out about from any folder
     data = load_data(config)
     pair = make_pair(config, parts, data)
     trainer = make_trainer(config, parts, data, pair)
@@ -145,7 +149,7 @@ def _resume(grammar: Parser, path: Path, arguments: Sequence[str]) -> None:
     trainer = make_trainer(config, parts, data, pair)
     state = run.load("last", trainer.device)
     trainer.load_state_dict(state["trainer"])
-    run.cut_metrics(trainer.samples_seen)
+    run.go_back_to(trainer.samples_seen)
     run.write_config(_dump(grammar, config))
     _go_on(run, config, data, pair, trainer, state["best_bound"])
 
@@ -173,6 +177,12 @@ def _choose_binarize(config: Namespace, parts: Namespace) -> str:
         return str(config.binarize)
     support = parts.likelihood(1, 1)(torch.zeros(1, 1)).support
     return "dynamic" if "oolean" in repr(support) else "none"
+
+
+def _choose_engine(config: Namespace) -> str:
+    """Once for the whole run, however it will be cut: the engines round differently."""
+    long = config.samples >= AUTO_CAPTURE_STEPS * config.batch_size
+    return str(config.engine) if config.engine != "auto" else "captured" if long else "eager"
 
 
 def _free_path(data: str) -> Path:
@@ -218,12 +228,8 @@ def _crossed(before: int, now: int, every: int) -> bool:
 
 def _evaluate(progress: Progress, pair: Pair, test: Tensor) -> dict[str, Any]:
     bound = evidence.bound(pair.model, pair.guide, test).bound
-    standard_error = bound.std() / len(bound) ** 0.5
-    return {
-        "samples_seen": progress.samples_seen,
-        "test_bound": bound.mean().item(),
-        "test_se": standard_error.item(),
-    }
+    standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
+    return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}
 
 
 def _save(run: Run, trainer: Trainer, mean_bound: float, best_bound: float) -> float:
@@ -242,10 +248,9 @@ def _show(bar: Any, progress: Progress, seen: int) -> None:
 
 def _print_summary(run: Run, config: Namespace, data: DataSet, trainer: Trainer) -> None:
     records = run.metrics()
-    test = [r for r in records if "test_bound" in r][-1]
-    train = [r for r in records if "bound" in r][-1]
+    train = [f"{r['bound']:.2f} on train (last {config.report_every:,} samples)" for r in records if "bound" in r]
+    test = [f"{r['test_bound']:.2f} ± {r['test_se']:.2f} on test" for r in records if "test_bound" in r]
     print(
         f"{run.path}: {trainer.samples_seen:,} samples of {data.name} (binarize={data.binarize}), nats per datum: "
-        f"bound {train['bound']:.2f} on train (last {config.report_every:,} samples), "
-        f"{test['test_bound']:.2f} ± {test['test_se']:.2f} on test"
+        f"bound {', '.join([*train[-1:], *test[-1:]]) or 'not yet known'}"
     )

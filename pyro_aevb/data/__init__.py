@@ -45,10 +45,10 @@ def load(
     train, test, shape = raw.train.flatten(1), raw.test.flatten(1), tuple(raw.train.shape[1:])
     labels = raw.labels_train, raw.labels_test
     if binarize == "none":
-        return DataSet(name, train, test, shape, binarize, *labels)
+        return DataSet(name, train, test, shape, binarize, *labels, split_seed)
     grey, grey_test = (DynamicBinarization(_check_unit_interval(x, name)) for x in (train, test))
     rows = grey if binarize == "dynamic" else grey.fixed(split_seed)
-    return DataSet(name, rows, grey_test.fixed(split_seed), shape, binarize, *labels)
+    return DataSet(name, rows, grey_test.fixed(split_seed), shape, binarize, *labels, split_seed)
 
 
 def find_root(data_root: str | Path | None = None) -> Path:

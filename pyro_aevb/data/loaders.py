@@ -129,7 +129,8 @@ def load_raw(name: str, root: Path, split_seed: int) -> Raw:
     if name in LOADERS:
         return LOADERS[name](root, split_seed)
     if Path(name).suffix in (".npy", ".npz"):
-        return _load_arrays(Path(name).expanduser(), split_seed)
+        path = Path(name).expanduser()
+        return _load_arrays(path if path.exists() else root / path.name, split_seed)
     raise InputError(f"unknown data {name!r}: give one of {', '.join(LOADERS)}, or a .npy or .npz file")
 
 
@@ -137,7 +138,7 @@ def _load_arrays(path: Path, split_seed: int) -> Raw:
     arrays = _read_arrays(path)
     if {"train", "test"} <= arrays.keys():
         values = (_to_float(arrays[key], f"{path}[{key}]") for key in ("train", "test"))
-        labels = (torch.from_numpy(arrays[key]) if key in arrays else None for key in ("labels_train", "labels_test"))
+        labels = (_read_labels(arrays, key, path) for key in ("labels_train", "labels_test"))
         return Raw(*values, *labels)
     if len(arrays) != 1:
         raise InputError(
@@ -147,12 +148,21 @@ def _load_arrays(path: Path, split_seed: int) -> Raw:
     return _split(values_alone, None, len(values_alone) * 9 // 10, split_seed)
 
 
+def _read_labels(arrays: dict[str, np.ndarray[Any, Any]], key: str, path: Path) -> Tensor | None:
+    if key not in arrays:
+        return None
+    labels, rows = arrays[key], len(arrays[key.removeprefix("labels_")])
+    if labels.dtype.kind not in "bui" or labels.shape != (rows,):
+        raise InputError(f"{path}[{key}] has dtype {labels.dtype}, shape {labels.shape}: give {rows} whole numbers")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not path.exists():
-        raise InputError(f"no file {path}: check the path")
+        raise InputError(f"no file {path.name}, neither as given nor in the data root {path.parent}: check the path")
     try:
         content = np.load(path, allow_pickle=False)
-        return dict(content) if path.suffix == ".npz" else {"array": content}
+        return {"array": content} if isinstance(content, np.ndarray) else dict(content)
     except Exception as error:  # NumPy raises whatever the damage leads to: ValueError, EOFError, BadZipFile, ...
         raise InputError(f"{path} is truncated, or holds something else than plain arrays ({error})") from error
 
@@ -163,7 +173,8 @@ def _to_float(array: np.ndarray[Any, Any], where: str) -> Tensor:
     if array.ndim < 2:
         raise InputError(f"{where} has shape {array.shape}: give it one row a datum, (N, ...)")
     scale = 255 if array.dtype == np.uint8 else 1
-    return torch.from_numpy(array.astype(np.float32)) / scale
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused by name
+        return torch.from_numpy(array.astype(np.float32)) / scale
 
 
 def _split(values: Tensor, labels: Tensor | None, train_size: int, seed: int) -> Raw:

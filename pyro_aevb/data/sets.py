@@ -55,6 +55,7 @@ class DataSet:
         binarize: How grey values became binary; belongs beside every number.
         labels_train: Class of each training row, or ``None``.
         labels_test: Class of each test row, or ``None``.
+        split_seed: Seed of splits and fixed binarisations.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DataSet:
     binarize: Binarize
     labels_train: Tensor | None = None
     labels_test: Tensor | None = None
+    split_seed: int = 0
 
     @property
     def dim(self) -> int:
@@ -74,7 +76,7 @@ class DataSet:
         """Fixed rows to evaluate on: a dynamically binarised training set in one fixed draw."""
         if split == "test":
             return self.test
-        return self.train.fixed() if isinstance(self.train, DynamicBinarization) else self.train
+        return self.train.fixed(self.split_seed) if isinstance(self.train, DynamicBinarization) else self.train
 
 
 def fingerprint(data: Tensor | DynamicBinarization) -> str:
