@@ -1,4 +1,4 @@
-"""What a training reports, and the bounds gathered between two reports, which stay on the device."""
+"""What a training reports, and the losses gathered between two reports, which stay on the device."""
 
 from typing import Any, NamedTuple
 
@@ -18,20 +18,22 @@ class Progress(NamedTuple):
 
 
 class Gathered:
-    """Bounds of single minibatches, nats per datum, and the minibatches' sizes."""
+    """Losses of single minibatches, what turns each into a bound in nats per datum, and the minibatches' sizes."""
 
     def __init__(self) -> None:
-        self.bounds: list[Tensor] = []
+        self.losses: list[Tensor] = []
+        self.divisors: list[float] = []
         self.sizes: list[int] = []
 
-    def add(self, bound: Tensor, size: int) -> None:
-        """Remember a minibatch's bound; nothing waits for it."""
-        self.bounds.append(bound)
+    def add(self, loss: Tensor, divisor: float, size: int) -> None:
+        """Remember a minibatch's loss; nothing waits for it, nothing is computed."""
+        self.losses.append(loss)
+        self.divisors.append(divisor)
         self.sizes.append(size)
 
     def values(self) -> Tensor:
         """All bounds, on the CPU, in float64."""
-        return torch.stack(self.bounds).double().cpu()
+        return -torch.stack(self.losses).double().cpu() / torch.tensor(self.divisors, dtype=torch.float64)
 
     def mean(self) -> float:
         """Mean over data."""
@@ -46,8 +48,10 @@ class Gathered:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers."""
-        return {"bounds": torch.stack(self.bounds) if self.bounds else torch.empty(0), "sizes": list(self.sizes)}
+        losses = torch.stack(self.losses) if self.losses else torch.empty(0)
+        return {"losses": losses, "divisors": list(self.divisors), "sizes": list(self.sizes)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a saved state."""
-        self.bounds, self.sizes = list(state["bounds"].to(device)), list(state["sizes"])
+        self.losses = list(state["losses"].to(device))
+        self.divisors, self.sizes = list(state["divisors"]), list(state["sizes"])

@@ -140,7 +140,7 @@ class Trainer:
             if self._non_finite_parameters() or re.search(r"\b(nan|inf)\b", str(error)):
                 raise self._non_finite("the loss became nan", self.step + 1) from error
             raise
-        self._gathered.add(-loss / self._divisor(len(batch[0])), len(batch[0]))
+        self._gathered.add(loss, self._divisor(len(batch[0])), len(batch[0]))
         self.step += 1
 
     def _divisor(self, batch_size: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-SMOKE = {"paper_point.py": ["--smoke"]}
+SMOKE = {"paper_point.py": ["--smoke"], "benchmark.py": ["--smoke"], "contestants.py": []}
 
 
 def test_every_experiment_has_a_smoke_run():
