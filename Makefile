@@ -1,11 +1,12 @@
-# make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests.
+# make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests;
+# make bench: what a training step costs, about 20 minutes.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread a worker: torch's threads of two workers would fight over the same cores (measured: 14 times slower).
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
 
 $(BIN)/installed: pyproject.toml
@@ -21,6 +22,10 @@ demo: $(BIN)/installed
 
 test: $(BIN)/installed lint
 	$(PYTEST)
+
+bench: $(BIN)/installed
+	$(BIN)/python -m pip install -q -e '.[bench]'
+	$(BIN)/python experiments/benchmark.py
 
 lint: $(BIN)/installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ error of a product, and a lossy path is taken only where ``precision`` asks for 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_aevb.errors import InputError
 
-__all__ = ["Precision", "Settings", "find_device", "find_settings"]
+__all__ = ["Precision", "Settings", "find_device", "find_settings", "largest_product"]
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -85,6 +85,13 @@ def find_settings(product: tuple[int, int, int] | None, device: torch.device, pr
     matmuls = [own.matmul] + ["medium"] * (lossless or precision == "auto")
     candidates = [Settings(m, t, m == "medium" and not lossless) for m in matmuls for t in _thread_counts(own.threads)]
     return _fastest(own, candidates, a, b)
+
+
+def largest_product(parameters: Iterable[Tensor], rows: int) -> tuple[int, int, int] | None:
+    """(rows, inner, columns) of the product with the largest float32 matrix; ``None`` where there is none."""
+    matrices = [p.shape for p in parameters if p.dim() == 2 and p.dtype == torch.float32]
+    columns, inner = max(matrices, key=torch.Size.numel, default=(0, 0))
+    return (rows, inner, columns) if matrices else None
 
 
 def _thread_counts(most: int) -> list[int]:

@@ -19,7 +19,7 @@ from pyro_aevb.capture import CapturedEngine
 from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, first_loss
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.estimators import SGVB
-from pyro_aevb.hardware import Precision, find_device, find_settings
+from pyro_aevb.hardware import Precision, find_device, find_settings, largest_product
 from pyro_aevb.pairs import Pair, modules_of
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
@@ -97,7 +97,7 @@ class Trainer:
         self._store: Any = {"params": {}, "constraints": {}}
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self._first_run()
-        self.settings = find_settings(self._largest_product(), self.device, precision)
+        self.settings = find_settings(largest_product(self.parameters.values(), batch_size), self.device, precision)
         self.engine, self._auto = self._make_engine(engine, optimizer)
 
     # ------------------------------------------------------------ the loop
@@ -121,6 +121,8 @@ class Trainer:
         target = self.samples_seen + samples
         if self._auto and samples >= AUTO_CAPTURE_STEPS * self.batches.batch_size:
             self._capture()
+        if isinstance(self.engine, CapturedEngine):
+            self.engine.check_next()  # the caller may have changed anything since the last run
         while self.samples_seen < target:
             report = (self.samples_seen // self.report_every + 1) * self.report_every
             with self._running():
@@ -290,11 +292,6 @@ class Trainer:
         optimizer, self._auto = self.engine.optimizer, False
         parts = self.model, self.guide, self.estimator, optimizer, self.parameters
         self.engine = CapturedEngine(*parts, batch_sizes=self.batches.frequent_sizes())
-
-    def _largest_product(self) -> tuple[int, int, int] | None:
-        matrices = [p.shape for p in self.parameters.values() if p.dim() == 2 and p.dtype == torch.float32]
-        columns, inner = max(matrices, key=torch.Size.numel, default=(0, 0))
-        return (self.batches.batch_size, inner, columns) if matrices else None
 
 
 def _state(module: nn.Module) -> dict[str, Any]:

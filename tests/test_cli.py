@@ -102,7 +102,7 @@ def test_config_repeats_a_run(cli):
     assert config_of("run") == config_of("again")
 
 
-@pytest.mark.parametrize("engine", ["eager", "svi"])
+@pytest.mark.parametrize("engine", ["eager", "svi", "captured"])
 def test_resume_goes_on_as_if_never_stopped(cli, engine):
     train(cli, f"--engine={engine}", "--samples=1600", out="whole")
     train(cli, f"--engine={engine}", "--samples=800", out="parts")
@@ -118,11 +118,12 @@ def test_resume_goes_on_as_if_never_stopped(cli, engine):
     assert config_of("parts")["samples"] == 1600
 
 
-def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
+@pytest.mark.parametrize("engine", ["eager", "captured"])
+def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path, engine):
     """Pitfall 12."""
     states = []
     for name in ("a", "b"):
-        command = [sys.executable, "-m", "pyro_aevb", "train", *SMALL, f"--out={name}"]
+        command = [sys.executable, "-m", "pyro_aevb", "train", *SMALL, f"--out={name}", f"--engine={engine}"]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
         states.append(Run(tmp_path / name).load()["trainer"]["modules"])
     for part in ("model", "guide"):

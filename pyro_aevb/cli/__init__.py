@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if words else 2
     sys.path.insert(0, os.getcwd())  # so that a part in a file beside is found by its import path
-    logging.basicConfig(level=logging.INFO, format="pyro-aevb: %(message)s")
+    logging.basicConfig(format="pyro-aevb: %(message)s")
+    logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
     try:
         return _run(words[0], words[1:])
     finally:
