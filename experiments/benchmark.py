@@ -154,7 +154,7 @@ def draw_bars(results: dict, key: str = "784-500-20, M=100") -> Figure:
     axes = figure.subplots()
     bars = axes.barh(names, [row[n]["ms"] for n in names], color=["C1" if n == OURS else "C0" for n in names])
     axes.bar_label(bars, [f"{row[n]['ms']:.2f}" for n in names], padding=3, fontsize="small")
-    axes.set_xlabel("ms a step, median of interleaved rounds")
+    axes.set(xlabel="ms a step, median of interleaved rounds", xlim=(0, 1.1 * max(row[n]["ms"] for n in names)))
     axes.set_title(f"{key}, {results['device']}", fontsize="small")
     return figure
 

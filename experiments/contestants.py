@@ -254,8 +254,8 @@ CONTESTANTS: dict[str, Callable[..., Step]] = {
     "pytorch/examples style": data_loader,
     "JitTrace_ELBO": partial(svi, estimator=JitTrace_ELBO),
     "pyro.infer.SVI, Trace_ELBO": svi,
-    "the same, validation off": partial(svi, checks=False),
-    "the same, our matrix products": with_our_settings(svi),
+    "SVI, validation off": partial(svi, checks=False),
+    "SVI, our matrix products": with_our_settings(svi),
     "sgvb.py, eager, our matrix products": with_our_settings(by_hand),
 }
 if importlib.util.find_spec("numpyro") is None:  # the optional extra 'bench'

@@ -7,6 +7,8 @@ import pyro
 import pytest
 import torch
 
+from pyro_aevb.cli import main
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -48,3 +50,19 @@ def _clean_process():
     yield
     assert torch.get_default_dtype() == torch.float32
     assert torch.empty(0).device.type == "cpu"
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Run the command line in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call

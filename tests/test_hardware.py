@@ -5,6 +5,7 @@ import torch
 
 from pyro_aevb import InputError, hardware
 from pyro_aevb.hardware import Settings, find_settings
+from tests.trainings import make
 
 CPU = torch.device("cpu")
 
@@ -40,8 +41,6 @@ def test_the_callers_flushing_is_put_back(flushing):
 
 
 def test_training_leaves_the_process_as_it_was():
-    from tests.test_training import make
-
     before = state()
     list(make().run(100))
     assert state() == before

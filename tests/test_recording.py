@@ -1,0 +1,178 @@
+"""What varies in a recorded step, what cannot be recorded, and when recording pays."""
+
+import itertools
+import logging
+from functools import partial
+
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+import pyro_aevb as aevb
+from pyro_aevb import capture, estimators
+from pyro_aevb.capture import CapturedEngine
+from pyro_aevb.estimators import SGVB
+from tests.pairs import binary
+from tests.trainings import assert_equal, make, weights
+
+# ---------------------------------------------------------------- what varies
+
+
+def test_a_changed_learning_rate_takes_effect_at_once():
+    trainer = make(engine="captured", batch_size=20)
+    list(trainer.run(100))
+    before = weights(trainer)
+    for group in trainer.engine.optimizer.param_groups:
+        group["lr"] = 0.0
+    list(trainer.run(100))
+    assert_equal(before, weights(trainer))
+
+
+class Annealed(SGVB):
+    """An estimator with a tensor that anneals it, as beta does."""
+
+    def __init__(self, beta):
+        super().__init__()
+        self.beta = beta
+
+    def differentiable_loss(self, *args):
+        return self.beta * super().differentiable_loss(*args)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_annealed_tensor_takes_effect_without_a_new_recording(compiled, caplog):
+    """Pitfall 9, on a short last batch as well."""
+    bounds = {}
+    for engine in ("eager", "captured"):
+        estimator = Annealed(torch.ones((), dtype=torch.float64))
+        trainer = make(engine=engine, estimator=estimator, optimizer=partial(torch.optim.SGD, lr=1e-6))
+        if engine == "captured":
+            trainer.engine.compiled = compiled
+        bounds[engine] = []
+        for beta in (1.0, 100.0, 0.5):
+            estimator.beta.fill_(beta)
+            bounds[engine] += [p.bound for p in trainer.run(130)]
+    assert bounds["captured"] == pytest.approx(bounds["eager"], rel=1e-9)
+    assert bounds["eager"][-1] > bounds["eager"][0] > bounds["eager"][2]
+    assert not [r for r in caplog.records if "anew" in r.message]
+
+
+def test_a_changed_python_number_is_noticed_and_recorded_anew(caplog):
+    """Pitfall 9 for what is frozen in a recording: it does not train on silently."""
+    caplog.set_level(logging.INFO)
+    bounds = {}
+    for engine in ("eager", "captured"):
+        estimator = Annealed(1.0)
+        trainer = make(engine=engine, estimator=estimator, optimizer=partial(torch.optim.SGD, lr=1e-6))
+        if engine == "captured":
+            trainer.engine.compiled = False
+        bounds[engine] = [p.bound for p in trainer.run(100)]
+        estimator.beta = 100.0
+        bounds[engine] += [p.bound for p in trainer.run(100)]
+    assert bounds["captured"] == pytest.approx(bounds["eager"], rel=1e-9)
+    assert "recording it anew" in caplog.text
+
+
+# ---------------------------------------------------------------- what cannot be recorded
+
+
+def falls_back(caplog, message, data=None, **options):
+    caplog.set_level(logging.INFO)
+    data = binary(60) if data is None else data
+    captured = make(engine="captured", data=data, batch_size=20, **options)
+    eager = make(engine="eager", data=data, batch_size=20, **options)
+    for trainer in (captured, eager):
+        list(trainer.run(300))
+    assert_equal(weights(eager), weights(captured))
+    lines = [r.message for r in caplog.records if r.name == "pyro_aevb.capture"]
+    assert len(lines) == 1, lines
+    assert message in lines[0]
+
+
+def test_a_scalar_read_falls_back_after_one_log_line(caplog):
+    falls_back(caplog, "cannot be recorded", estimator=Trace_ELBO())
+
+
+def test_a_branch_on_data_falls_back_after_one_log_line(caplog):
+    class Branching(SGVB):
+        def differentiable_loss(self, *args):
+            loss = super().differentiable_loss(*args)
+            return loss if loss > 1000 else 2 * loss
+
+    falls_back(caplog, "cannot be recorded", estimator=Branching())
+
+
+def test_without_a_compiler_training_is_eager_after_one_log_line(caplog, monkeypatch):
+    import torch._inductor.config as config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    falls_back(caplog, "cannot be recorded")
+
+
+def test_a_pair_that_changes_by_itself_is_not_trained_on_a_frozen_copy(caplog):
+    """Noise from elsewhere than torch would be one number for ever."""
+    caplog.set_level(logging.INFO)
+    counter = itertools.count(1)
+
+    class Drifting(SGVB):
+        def differentiable_loss(self, *args):
+            return next(counter) * super().differentiable_loss(*args)
+
+    trainer = make(engine="captured", estimator=Drifting(), optimizer=partial(torch.optim.SGD, lr=0.0))
+    trainer.engine.compiled = False
+    list(trainer.run(300))
+    assert "changes by itself" in caplog.text
+    assert all(recording is None for recording in trainer.engine.recordings.values())
+
+
+# ---------------------------------------------------------------- auto
+
+
+def test_auto_captures_only_runs_that_win_back_the_compilers_time(monkeypatch):
+    monkeypatch.setattr(aevb.training, "AUTO_CAPTURE_STEPS", 10)
+    trainer = make(batch_size=20)
+    list(trainer.run(100))
+    assert not isinstance(trainer.engine, CapturedEngine)
+    list(trainer.run(200))
+    assert isinstance(trainer.engine, CapturedEngine)
+    resumed = make(batch_size=20)
+    resumed.load_state_dict(trainer.state_dict())
+    assert isinstance(resumed.engine, CapturedEngine)  # a resumed run goes on with the same engine
+
+
+def test_recording_draws_no_noise_and_moves_no_weight():
+    trainer = make(engine="captured", batch_size=20)
+    before = weights(trainer)
+    noise = trainer._noise.states["cpu"].clone()
+    with trainer._running():
+        trainer.engine._record(trainer.batches[0])
+    assert_equal(before, weights(trainer))
+    assert torch.equal(noise, trainer._noise.states["cpu"])
+
+
+def test_private_parts_of_torch_are_where_they_were():
+    """``capture.py`` is the only file that uses torch's compiler; this fails when it moves."""
+    import torch._inductor.config
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    assert callable(make_fx)
+    assert callable(torch._inductor.compile)
+    assert torch._inductor.config.fallback_random is False
+    from pathlib import Path
+
+    for path in Path(aevb.__file__).parent.rglob("*.py"):
+        if path.name != "capture.py":
+            assert "_inductor" not in path.read_text(), path
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("estimator", estimators.__all__)
+def test_a_cuda_graph_equals_eager(estimator):
+    runs = [make(engine=e, device="cuda", estimator=getattr(estimators, estimator)()) for e in ("eager", "captured")]
+    for trainer in runs:
+        list(trainer.run(2000))
+    assert all(r is not None for r in runs[1].engine.recordings.values())
+    for name, weight in weights(runs[0]).items():
+        torch.testing.assert_close(weight, weights(runs[1])[name], rtol=1e-9, atol=1e-9)
+    assert capture.CUDAGraphReplay is type(next(iter(runs[1].engine.recordings.values())).function)
