@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# One thread a worker: torch's threads of two workers would fight over the same cores (measured: 14 times slower).
+# One thread a worker: torch's threads of two workers would fight over the same cores.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_OPTIONS)
 
 .PHONY: demo test lint bench clean
