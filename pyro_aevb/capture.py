@@ -171,6 +171,7 @@ def record(
     used: list[bool] = []
 
     def loss_and_gradients(*_: Tensor) -> tuple[Tensor, ...]:
+        """What is recorded: its inputs are the tensors that ``loss`` finds in its closure."""
         with torch.enable_grad():
             value = loss(*batch)
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
