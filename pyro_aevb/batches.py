@@ -7,18 +7,22 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_aevb.data import DynamicBinarization, fingerprint
+from pyro_aevb.data.sets import binarized
 from pyro_aevb.errors import InputError
-from pyro_aevb.seeds import generator
+from pyro_aevb.seeds import derive, generator
 
-__all__ = ["Batches", "Data"]
+__all__ = ["Batches", "Data", "Visit"]
 
 Data = Tensor | DynamicBinarization | tuple[Tensor, ...]
+Visit = tuple[Tensor, Tensor]
 
 
 class Batches:
     """Minibatches without replacement, epoch after epoch; the last of an epoch may be smaller.
 
-    Nothing here has a state: step s of seed r is always the same batch, so a resumed run needs only its step.
+    Nothing here has a state: step s of seed r is always the same batch, so a resumed run needs only its step. A batch
+    is found in two parts: :meth:`visit` says which rows, cheaply; :meth:`take` fetches them by tensor operations alone,
+    binarisation included, so that it can be part of a recorded step.
 
     Arguments:
         data: ``(N, ...)``, or a tuple of such, or a :class:`~pyro_aevb.data.DynamicBinarization`.
@@ -45,7 +49,7 @@ class Batches:
         self.grey = isinstance(data, DynamicBinarization)
         values = (part.probabilities if isinstance(part, DynamicBinarization) else part for part in parts)
         self.parts = tuple(value.to(device) for value in values)
-        self._order = (-1, torch.empty(0))
+        self._epoch, self._order, self._key = -1, torch.empty(0), torch.empty(0)
 
     @property
     def per_epoch(self) -> int:
@@ -64,16 +68,22 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, ...]:
         """The minibatch of a step."""
+        return self.take(*self.visit(step))
+
+    def visit(self, step: int) -> Visit:
+        """A step's rows, ``(M,)``, and its epoch's key of binarisation, ``()``."""
         epoch, index = divmod(step, self.per_epoch)
-        if self._order[0] != epoch:
+        if self._epoch != epoch:
             order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
-            self._order = (epoch, order.to(self.device))
-        rows = self._order[1][index * self.batch_size : (index + 1) * self.batch_size]
+            key = torch.tensor(derive(self.seed, "binarize", epoch))
+            self._epoch, self._order, self._key = epoch, order.to(self.device), key.to(self.device)
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size], self._key
+
+    def take(self, rows: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        """The data in these rows."""
         # index_select: twice as fast as part[rows], 7 against 16 us for 100 rows of 784.
         batch = tuple(part.index_select(0, rows) for part in self.parts)
-        if not self.grey:
-            return batch
-        return (torch.bernoulli(batch[0], generator=generator(self.seed, "binarize", step, self.device)),)
+        return (binarized(batch[0], rows, key),) if self.grey else batch
 
     def check_supports(self, supports: dict[int, Any]) -> None:
         """Are all data, not only the first batch, where their likelihood has a density?

@@ -90,8 +90,9 @@ def test_binarisation_is_fixed_on_test_and_for_static_and_anew_for_dynamic():
     assert torch.equal(static.test, dynamic.test)
     assert static.test.unique().tolist() == [0, 1]
     rows = torch.arange(5)
-    draws = [dynamic.train.draw(rows, torch.Generator().manual_seed(s)) for s in range(2)]
+    draws = [dynamic.train.draw(rows, key) for key in range(2)]
     assert not torch.equal(*draws)
+    assert torch.equal(dynamic.train.draw(rows.flip(0)[:3], 1), draws[1].flip(0)[:3])  # whatever else is in the batch
     assert torch.equal(dynamic.train.probabilities, none.train)
     assert torch.equal(dynamic.evaluation("train"), dynamic.evaluation("train"))
 

@@ -1,15 +1,16 @@
 """Data in memory: rows of float32, and binary pixels drawn from grey ones."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_aevb.seeds import generator
+from pyro_aevb.seeds import derive, hashed_uniform
 
-__all__ = ["Binarize", "DataSet", "DynamicBinarization", "fingerprint"]
+__all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "fingerprint"]
 
 Binarize = Literal["none", "static", "dynamic"]
 
@@ -34,13 +35,20 @@ class DynamicBinarization:
         """``(N, D)``."""
         return self.probabilities.shape
 
-    def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Binary images of these rows, ``(B, D)``."""
-        return torch.bernoulli(self.probabilities[rows], generator=generator)
+    def draw(self, rows: Tensor, key: int | Tensor) -> Tensor:
+        """Binary images of these rows, ``(B, D)``: a function of (key, row), whatever other rows are drawn with it."""
+        return binarized(self.probabilities.index_select(0, rows), rows, key)
 
     def fixed(self, seed: int = 0) -> Tensor:
         """One binary image of every row, always the same for a seed: what evaluation uses."""
-        return torch.bernoulli(self.probabilities, generator=generator(seed, "binarize"))
+        key, rows = derive(seed, "binarize"), torch.arange(len(self), device=self.probabilities.device)
+        return torch.cat([self.draw(some, key) for some in rows.split(1000)])  # the hash takes 8 bytes a pixel
+
+
+def binarized(grey: Tensor, rows: Tensor, key: int | Tensor) -> Tensor:
+    """Binary pixels, 1 with probability ``grey``, ``(B, D)``; ``rows`` tells which data they are."""
+    uniform = hashed_uniform(key, rows, math.prod(grey.shape[1:]))  # (B, D)
+    return (uniform.view_as(grey) < grey).to(grey.dtype)
 
 
 @dataclass(frozen=True)
