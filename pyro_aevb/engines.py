@@ -14,6 +14,7 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_aevb.batches import Batches, Visit
 from pyro_aevb.errors import InputError
 
 __all__ = ["EagerEngine", "Engine", "SVIEngine", "differentiable_loss", "first_loss", "make_optimizer"]
@@ -24,15 +25,16 @@ OptimizerLike = MakeOptimizer | torch.optim.Optimizer | PyroOptim
 
 
 class Engine(Protocol):
-    """One step at a time, with a state that can be saved."""
+    """Step after step, with a state that can be saved."""
 
     optimizer: Any
+    steps_at_once: int
 
     def running(self) -> AbstractContextManager[None]:
         """Entered around many steps."""
 
-    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Take one step on a minibatch; returns the loss before it, a scalar that nothing has waited for."""
+    def steps(self, visits: list[Visit]) -> Iterator[Tensor]:
+        """Take a step on each minibatch; yields each one's loss before it, a scalar that nothing has waited for."""
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state: tensors and plain values."""
@@ -50,16 +52,25 @@ class EagerEngine:
         estimator: Any ``ELBO``, ours or Pyro's.
         optimizer: A callable that makes an optimizer of parameters, or an optimizer.
         parameters: What to train, by name.
+        batches: Where minibatches are fetched.
     """
 
+    steps_at_once = 1
+
     def __init__(
-        self, model: Pair, guide: Pair, estimator: ELBO, optimizer: OptimizerLike, parameters: dict[str, Tensor]
+        self,
+        model: Pair,
+        guide: Pair,
+        estimator: ELBO,
+        optimizer: OptimizerLike,
+        parameters: dict[str, Tensor],
+        batches: Batches,
     ) -> None:
         if isinstance(optimizer, PyroOptim):
             raise InputError(
                 "an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim"
             )
-        self.model, self.guide, self.estimator = model, guide, estimator
+        self.model, self.guide, self.estimator, self.batches = model, guide, estimator, batches
         if not hasattr(estimator, "differentiable_loss"):
             raise InputError(f"{type(estimator).__name__} has no differentiable_loss: train it with engine='svi'")
         self.parameters = list(parameters.values())
@@ -73,19 +84,20 @@ class EagerEngine:
         """Without validation, which costs 6 to 15 % of a step."""
         return pyro.validation_enabled(False)
 
-    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def steps(self, visits: list[Visit]) -> Iterator[Tensor]:
         """Loss, gradients, update."""
-        loss = self.loss_and_gradients(batch)
-        self.optimizer.step()
-        return loss
+        for visit in visits:
+            loss = self.loss_and_gradients(visit)
+            self.optimizer.step()
+            yield loss
 
-    def loss(self, *batch: Tensor) -> Tensor:
-        """The estimator's loss."""
-        return differentiable_loss(self.estimator)(self.model, self.guide, *batch)
+    def loss(self, *visit: Tensor) -> Tensor:
+        """The estimator's loss on a minibatch."""
+        return differentiable_loss(self.estimator)(self.model, self.guide, *self.batches.take(*visit))
 
-    def loss_and_gradients(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def loss_and_gradients(self, visit: Visit) -> Tensor:
         """Put each parameter's gradient into its ``.grad``; returns the loss."""
-        loss = self.loss(*batch)
+        loss = self.loss(*visit)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
@@ -105,14 +117,23 @@ class SVIEngine:
     Arguments:
         model, guide, estimator, parameters: As for :class:`EagerEngine`.
         optimizer: Of ``pyro.optim``, or a callable that makes a ``torch.optim`` optimizer of parameters.
+        batches: Where minibatches are fetched.
     """
 
+    steps_at_once = 1
+
     def __init__(
-        self, model: Pair, guide: Pair, estimator: ELBO, optimizer: OptimizerLike, parameters: dict[str, Tensor]
+        self,
+        model: Pair,
+        guide: Pair,
+        estimator: ELBO,
+        optimizer: OptimizerLike,
+        parameters: dict[str, Tensor],
+        batches: Batches,
     ) -> None:
         if isinstance(optimizer, torch.optim.Optimizer):
             raise InputError("engine='svi' makes an optimizer per tensor: give it one of pyro.optim, or a callable")
-        self.parameters = parameters
+        self.parameters, self.batches = parameters, batches
         self.optimizer = optimizer if isinstance(optimizer, PyroOptim) else PyroOptim(optimizer, {})
         self.svi = SVI(model, guide, self.optimizer, estimator)
 
@@ -120,9 +141,10 @@ class SVIEngine:
         """Nothing of our own."""
         return nullcontext()
 
-    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def steps(self, visits: list[Visit]) -> Iterator[Tensor]:
         """``SVI.step``."""
-        return torch.as_tensor(self.svi.step(*batch), dtype=torch.float64)
+        for visit in visits:
+            yield torch.as_tensor(self.svi.step(*self.batches.take(*visit)), dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
         """State of each tensor's optimizer, under our names: Pyro's hold a number that changes between processes."""
@@ -170,10 +192,13 @@ def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters:
 def _make_fused(optimizer: MakeOptimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if isinstance(optimizer, partial) and optimizer.keywords.get("fused") is not None:
         return optimizer(parameters)
-    try:
-        return optimizer(parameters, fused=True)  # type: ignore[call-arg]
-    except (TypeError, ValueError, RuntimeError):  # no such argument, or not on this device or dtype
-        return optimizer(parameters)
+    on_gpu = parameters[0].device.type == "cuda"
+    for option in ["fused"] + ["capturable"] * on_gpu:  # the latter keeps the state where a CUDA graph needs it
+        try:
+            return optimizer(parameters, **{option: True})
+        except (TypeError, ValueError, RuntimeError):  # no such argument, or not on this device or dtype
+            continue
+    return optimizer(parameters)
 
 
 def _check_complete(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:

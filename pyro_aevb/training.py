@@ -127,23 +127,25 @@ class Trainer:
             report = (self.samples_seen // self.report_every + 1) * self.report_every
             with self._running():
                 while self.samples_seen < min(report, target):
-                    self._take_step()
+                    self._take_steps(min(report, target))
             self._stop_if_not_finite()
             bound = self._gathered.mean()
             if self.samples_seen >= report:
                 self._gathered = Gathered()
             yield Progress(self.samples_seen, bound)
 
-    def _take_step(self) -> None:
-        batch = self.batches[self.step]
+    def _take_steps(self, target: int) -> None:
+        """As many as the engine takes at once, if they do not pass ``target``; else one."""
+        whole = self.batches.samples_seen(self.step + self.engine.steps_at_once) <= target
+        visits = [self.batches.visit(self.step + i) for i in range(self.engine.steps_at_once if whole else 1)]
         try:
-            loss = self.engine.step(batch)
+            for (rows, _), loss in zip(visits, self.engine.steps(visits), strict=False):
+                self._gathered.add(loss, self._divisor(len(rows)), len(rows))
+                self.step += 1
         except ValueError as error:  # Pyro's validation, on in engine='svi', meets a NaN before the loss is there
             if self._non_finite_parameters() or re.search(r"\b(nan|inf)\b", str(error)):
                 raise self._non_finite("the loss became nan", self.step + 1) from error
             raise
-        self._gathered.add(loss, self._divisor(len(batch[0])), len(batch[0]))
-        self.step += 1
 
     def _divisor(self, batch_size: int) -> float:
         """What turns a loss into nats per datum: N under a plate that scales by N/M, else scale times M."""
@@ -280,7 +282,7 @@ class Trainer:
             # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
             prior = self._scale * self.batches.batch_size / self.batches.size
             optimizer = partial(torch.optim.Adagrad, lr=0.02, weight_decay=prior)
-        parts = self.model, self.guide, self.estimator, optimizer, self.parameters
+        parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches
         if name == "svi" or (name == "auto" and isinstance(optimizer, PyroOptim)):
             return SVIEngine(*parts), False
         if name == "captured":
@@ -290,7 +292,7 @@ class Trainer:
     def _capture(self) -> None:
         """Go on with the captured engine and the same optimizer."""
         optimizer, self._auto = self.engine.optimizer, False
-        parts = self.model, self.guide, self.estimator, optimizer, self.parameters
+        parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches
         self.engine = CapturedEngine(*parts, batch_sizes=self.batches.frequent_sizes())
 
 

@@ -187,7 +187,7 @@ def test_a_short_last_batch_never_changes_the_answer():
     trainer = make(engine="captured")
     trainer.engine.compiled = False
     list(trainer.run(600))
-    assert sorted(shape[0][0] for shape in trainer.engine.recordings) == [10, 25]
+    assert sorted(trainer.engine.recordings) == [10, 25]
     eager = make(engine="eager")
     list(eager.run(600))
     assert_equal(weights(eager), weights(trainer))
@@ -196,7 +196,7 @@ def test_a_short_last_batch_never_changes_the_answer():
     trainer.engine.compiled = False
     for each in (trainer, eager):
         list(each.run(200))
-    assert [shape[0][0] for shape in trainer.engine.recordings] == [2]
+    assert list(trainer.engine.recordings) == [2]
     assert_equal(weights(eager), weights(trainer))
 
 

@@ -1,0 +1,167 @@
+"""Replays on a GPU: one launch for the whole of what was captured.
+
+The rules of CUDA graphs, and how they are kept: warm-up and capture run on a side stream; whatever changes between
+replays lies in memory of fixed address and is copied into, not replaced (minibatch rows, learning rates, parameters and
+the optimizer's state, which fused optimizers change in place); outputs are cloned before the next replay overwrites
+them; nothing inside reads a value back; torch registers the default generator with the graph, so that each replay draws
+new noise and the generator's state can be saved and put back between replays.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_aevb.batches import Visit
+from pyro_aevb.seeds import unchanged_random_state
+
+__all__ = ["GraphReplay", "WholeSteps", "captured", "unchanged", "updates_in_place"]
+
+MakeReplay = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+def captured(body: Callable[[], None]) -> Callable[[], None]:
+    """A replay of ``body``, which works on tensors of fixed address; warm-up runs it: the caller restores them."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            body()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    return graph.replay
+
+
+class GraphReplay:
+    """A function of tensors as one launch; its outputs but the first hold until the next call.
+
+    Arguments:
+        function: What to replay.
+        inputs: Its inputs; the first ``moving`` are copied before each replay, the others are read where they are.
+        moving: How many inputs change their place in memory between calls.
+        make_replay: How a body becomes a replay.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: list[Tensor],
+        moving: int,
+        make_replay: MakeReplay = captured,
+    ) -> None:
+        self.moving = [tensor.clone() for tensor in inputs[:moving]]
+        self.inputs = [*self.moving, *inputs[moving:]]
+        self.function = function
+        self.outputs: tuple[Tensor, ...] = ()
+        self.replay = make_replay(self._body)
+
+    def _body(self) -> None:
+        self.outputs = self.function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Copy what moves, replay; the first output, the loss, is cloned, since reports keep it."""
+        for static, given in zip(self.moving, inputs, strict=False):
+            static.copy_(given)
+        self.replay()
+        return (self.outputs[0].clone(), *self.outputs[1:])
+
+
+class WholeSteps:
+    """Several steps, each of loss, gradients and update, as one launch.
+
+    The optimizer has stepped before, so that its state exists and keeps its place in memory. The learning rate is a
+    tensor of the graph and takes effect when changed; other settings are part of it, see :meth:`settings_of`.
+
+    Arguments:
+        loss_and_gradients: Of a visit.
+        optimizer: For which :func:`updates_in_place` holds.
+        parameters: What it steps.
+        others: Further tensors that a step may change, such as batch normalisation's.
+        visits: As many as one replay takes, all of one size.
+        make_replay: How a body becomes a replay.
+    """
+
+    def __init__(
+        self,
+        loss_and_gradients: Callable[[Visit], tuple[Tensor, list[Tensor | None]]],
+        optimizer: torch.optim.Optimizer,
+        parameters: list[Tensor],
+        others: list[Tensor],
+        visits: list[Visit],
+        make_replay: MakeReplay = captured,
+    ) -> None:
+        self.loss_and_gradients, self.optimizer, self.parameters = loss_and_gradients, optimizer, parameters
+        self.visits = [(rows.clone(), key.clone()) for rows, key in visits]
+        self.settings = self.settings_of(optimizer)
+        device = parameters[0].device
+        self.rates = [torch.tensor(float(group["lr"]), device=device) for group in optimizer.param_groups]
+        self.losses = torch.zeros(len(visits), dtype=parameters[0].dtype, device=device)
+        with ExitStack() as stack:
+            stack.enter_context(unchanged([*parameters, *others, *state_tensors(optimizer)]))
+            stack.enter_context(unchanged_random_state(device))
+            stack.enter_context(self._for_capture())
+            self.replay = make_replay(self._body)
+
+    @staticmethod
+    def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """All settings that a capture freezes: if they change, capture anew."""
+        frozen = ("params", "lr", "capturable")
+        return [{k: v for k, v in group.items() if k not in frozen} for group in optimizer.param_groups]
+
+    def __call__(self, visits: list[Visit]) -> list[Tensor]:
+        """Take the steps; each one's loss before its update."""
+        for static, given in zip(self.visits, visits, strict=True):
+            for to, value in zip(static, given, strict=True):
+                to.copy_(value)
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(float(group["lr"]))
+        self.replay()
+        return list(self.losses.clone())
+
+    def _body(self) -> None:
+        for i, visit in enumerate(self.visits):
+            loss, gradients = self.loss_and_gradients(visit)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            self.optimizer.step()
+            self.losses[i].copy_(loss)
+
+    @contextmanager
+    def _for_capture(self) -> Iterator[None]:
+        """Learning rates as tensors, and ``capturable`` on, for the time of the capture."""
+        groups = self.optimizer.param_groups
+        before: list[dict[str, Any]] = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group.update({"lr": rate} | ({"capturable": True} if "capturable" in group else {}))
+        try:
+            yield
+        finally:
+            for group, old in zip(groups, before, strict=True):
+                group.update(old)
+
+
+def updates_in_place(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """Can the optimizer's step be captured: is it fused or capturable, with all of its state on the device?"""
+    capturable = all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    return capturable and all(tensor.device.type == device.type for tensor in state_tensors(optimizer))
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All tensors of an optimizer's state."""
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+@contextmanager
+def unchanged(tensors: list[Tensor]) -> Iterator[None]:
+    """Put tensors back that a block changes in place."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
