@@ -1,26 +1,29 @@
 """What a training step costs: ``python experiments/benchmark.py`` (``make bench``), about 25 minutes on two cores.
 
-Every contestant trains the same variational auto-encoder (Bernoulli likelihood, tanh, Adam) on the same binary data in
-memory. Rounds are interleaved, a contestant's number is the median over rounds, and only ratios within one run mean
-anything: these machines are noisy. Results are in ``experiments/benchmark/``: JSON, a table, charts.
+Every contestant, in a process of its own, trains the same variational auto-encoder (Bernoulli likelihood, tanh, Adam)
+on the same binary data in memory, one at a time. Rounds are interleaved, a contestant's number is the median over
+rounds, and only ratios within one run mean anything: these machines are noisy. Results are in
+``experiments/benchmark/``: JSON, a table, charts.
 """
 
 import argparse
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contestants import CONTESTANTS, Shape  # the file beside this one
+from contestants import CONTESTANTS, Shape, Step  # the file beside this one
 
 FOLDER = Path(__file__).parent / "benchmark"
 
@@ -42,44 +45,68 @@ GROWTH = {
     "particles": [(s, Shape(784, (500,), 20), 100, s) for s in (1, 2, 5, 10)],
 }
 GROWTH_CONTESTANTS = (REFERENCE, "eager engine", OURS)
+SMOKE = ("matrix products alone", OURS, "sgvb.py, eager, fused Adam", REFERENCE)
 
 
-def interleaved(steps: dict[str, Callable[[int], None]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds a step of each contestant in each round; a round gives each about ``seconds``."""
-    counts = {name: max(3, int(seconds / pace(step))) for name, step in steps.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
+class Worker:
+    """A contestant in a process of its own, where no other's threads, caches or heap can slow it; idle until asked.
+
+    In one process with all others the captured engine took 74 ms at 784-1000-1000-50, M=1000, alone 53.
+    """
+
+    def __init__(self, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(name, theirs), daemon=False)
+        self.process.start()
+        theirs.close()  # so that it sees the end of this process
+
+    def prepare(self, shape: Shape, batch_size: int, particles: int) -> float:
+        """Seconds until the first step was done, compiling included."""
+        return self._ask((shape, batch_size, particles))
+
+    def seconds(self, steps: int) -> float:
+        """What so many steps take."""
+        return self._ask(steps)
+
+    def _ask(self, question: object) -> float:
+        self.pipe.send(question)
+        return self.pipe.recv()
+
+
+def serve(name: str, pipe: Connection) -> None:
+    """Answer a :class:`Worker`, in its process: make the contestant anew, or take steps."""
+    step: Step | None = None
+    with suppress(EOFError):  # the pipe's other end is gone
+        while question := pipe.recv():
             start = time.perf_counter()
-            step(counts[name])
-            times[name].append((time.perf_counter() - start) / counts[name] * 1e3)
+            if isinstance(question, int):
+                step(question)
+            else:
+                step = None  # its memory is free before the next one's is taken
+                step = CONTESTANTS[name](*question)
+                step(1)
+            pipe.send(time.perf_counter() - start)
+
+
+def interleaved(workers: dict[str, Worker], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds a step of each contestant in each round; a round gives each about ``seconds``."""
+    counts = {}
+    for name, worker in workers.items():
+        worker.seconds(5)  # warm
+        counts[name] = max(3, int(seconds / (worker.seconds(5) / 5)))
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            times[name].append(worker.seconds(counts[name]) / counts[name] * 1e3)
     return times
 
 
-def pace(step: Callable[[int], None]) -> float:
-    """Seconds a step, roughly, once warm."""
-    step(5)
-    start = time.perf_counter()
-    step(5)
-    return (time.perf_counter() - start) / 5
-
-
-def prepare(names: list[str], shape: Shape, batch_size: int, particles: int = 1) -> tuple[dict, dict[str, float]]:
-    """Each contestant's step function, and the seconds until its first step was done (compiling included)."""
-    steps, first = {}, {}
-    for name in names:
-        start = time.perf_counter()
-        step = CONTESTANTS[name](shape, batch_size, particles)
-        step(1)
-        first[name] = time.perf_counter() - start
-        steps[name] = step
-    return steps, first
-
-
-def measure(shape: Shape, batch_size: int, names: list[str], rounds: int, seconds: float) -> dict:
+def measure(shape: Shape, batch_size: int, workers: dict[str, Worker], rounds: int, seconds: float) -> dict:
     """Median milliseconds, ratios to the reference, seconds to the first step, steps to break even with it."""
-    steps, first = prepare(names, shape, batch_size)
-    times = interleaved(steps, rounds, seconds)
+    names = list(workers)
+    first = {name: worker.prepare(shape, batch_size, 1) for name, worker in workers.items()}
+    times = interleaved(workers, rounds, seconds)
     median = {name: statistics.median(t) for name, t in times.items()}
     row = {}
     for name in names:
@@ -95,14 +122,16 @@ def measure(shape: Shape, batch_size: int, names: list[str], rounds: int, second
     return row
 
 
-def measure_growth(rounds: int, seconds: float) -> dict:
+def measure_growth(workers: dict[str, Worker], rounds: int, seconds: float) -> dict:
     """Milliseconds of a few contestants as one quantity grows."""
+    workers = {name: workers[name] for name in GROWTH_CONTESTANTS}
     grown: dict[str, dict] = {}
     for quantity, cases in GROWTH.items():
         grown[quantity] = {name: [] for name in GROWTH_CONTESTANTS} | {"values": [case[0] for case in cases]}
         for _, shape, batch_size, particles in cases:
-            steps, _ = prepare(list(GROWTH_CONTESTANTS), shape, batch_size, particles)
-            for name, times in interleaved(steps, rounds, seconds).items():
+            for worker in workers.values():
+                worker.prepare(shape, batch_size, particles)
+            for name, times in interleaved(workers, rounds, seconds).items():
                 grown[quantity][name].append(statistics.median(times))
     return grown
 
@@ -185,7 +214,8 @@ def keep(results: dict) -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """All measurements."""
-    names = [name for name in CONTESTANTS if name not in options.without]
+    names = [name for name in (SMOKE if options.smoke else CONTESTANTS) if name not in options.without]
+    workers = {name: Worker(name) for name in names}
     shapes = {"784-100-3": SHAPES["784-100-3"]} if options.smoke else SHAPES
     results: dict = {
         "contestants": names,
@@ -197,12 +227,12 @@ def run(options: argparse.Namespace) -> dict:
     }
     for key, shape in shapes.items():
         for batch_size in BATCHES[:1] if options.smoke else BATCHES:
-            row = measure(shape, batch_size, names, options.rounds, options.seconds)
+            row = measure(shape, batch_size, workers, options.rounds, options.seconds)
             results["steps"][f"{key}, M={batch_size}"] = row
             print(f"{key}, M={batch_size}:", {n: round(row[n]["ms"], 2) for n in names}, flush=True)
     if not options.smoke:
         results["memory"] = {name: measure_memory(name) for name in (REFERENCE, "eager engine", OURS)}
-        results["growth"] = measure_growth(max(3, options.rounds // 3), options.seconds)
+        results["growth"] = measure_growth(workers, max(3, options.rounds // 3), options.seconds)
     return results
 
 

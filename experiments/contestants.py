@@ -144,13 +144,35 @@ def svi(shape: Shape, batch_size: int, particles: int = 1, estimator: type = Tra
     return steps
 
 
-def trainer(shape: Shape, batch_size: int, particles: int = 1, engine: str = "captured") -> Step:
-    """Ours, reports and all."""
+def make_trainer(
+    shape: Shape, batch_size: int, particles: int, engine: str, rows: Tensor | aevb.data.DynamicBinarization
+) -> aevb.Trainer:
+    """Ours, fused Adam."""
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     optimizer = partial(torch.optim.Adam, lr=RATE)
-    training = aevb.Trainer(
-        *pair(shape), data(shape), aevb.estimators.SGVB(**options), optimizer, batch_size, engine=engine, device="cpu"
-    )
+    estimator = aevb.estimators.SGVB(**options)
+    return aevb.Trainer(*pair(shape), rows, estimator, optimizer, batch_size, engine=engine, device="cpu")
+
+
+def engine_alone(shape: Shape, batch_size: int, particles: int = 1) -> Step:
+    """The captured step on one minibatch that stays in the cache, and no reports."""
+    training = make_trainer(shape, batch_size, particles, "captured", data(shape)[:batch_size].clone())
+    visit = training.batches.visit(0)
+
+    def steps(count: int) -> None:
+        with training._running():
+            for _ in range(count):
+                list(training.engine.steps([visit]))
+
+    return steps
+
+
+def trainer(
+    shape: Shape, batch_size: int, particles: int = 1, engine: str = "captured", binarize: bool = False
+) -> Step:
+    """Ours, reports and all."""
+    rows = aevb.data.DynamicBinarization(data(shape) * 0.9) if binarize else data(shape)
+    training = make_trainer(shape, batch_size, particles, engine, rows)
 
     def steps(count: int) -> None:
         for _ in training.run(count * batch_size):
@@ -247,6 +269,8 @@ def numpyro_loop(shape: Shape, batch_size: int, particles: int = 1) -> Step:
 CONTESTANTS: dict[str, Callable[..., Step]] = {
     "matrix products alone": with_our_settings(matrix_products),
     "captured engine": trainer,
+    "captured engine, neither data nor reports": engine_alone,
+    "captured engine, binarising": partial(trainer, binarize=True),
     "NumPyro, fori_loop": numpyro_loop,
     "sgvb.py, torch.compile": partial(by_hand, compiled=True),
     "sgvb.py, eager, fused Adam": by_hand,
