@@ -34,6 +34,7 @@ SHAPES = {
     "784-1000-1000-50": Shape(784, (1000, 1000), 50),
 }
 BATCHES = (100, 1000)
+LEAST = 50  # steps a round: Trainer.run begins with a comparison that costs about as much as one step
 REFERENCE = "pyro.infer.SVI, Trace_ELBO"
 OURS = "captured engine"
 
@@ -94,7 +95,7 @@ def interleaved(workers: dict[str, Worker], rounds: int, seconds: float) -> dict
     counts = {}
     for name, worker in workers.items():
         worker.seconds(5)  # warm
-        counts[name] = max(3, int(seconds / (worker.seconds(5) / 5)))
+        counts[name] = max(LEAST if seconds > 0.1 else 3, int(seconds / (worker.seconds(5) / 5)))
     times: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():

@@ -1,6 +1,10 @@
 """The two errors that this package raises on purpose; everything else is Python's, torch's or Pyro's own."""
 
-__all__ = ["InputError", "NonFiniteLossError"]
+from typing import TypeVar
+
+__all__ = ["InputError", "NonFiniteLossError", "positive"]
+
+Number = TypeVar("Number", int, float)
 
 
 class InputError(ValueError):
@@ -12,3 +16,14 @@ class InputError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is NaN or infinite; the command line prints it and exits with 1."""
+
+
+def positive(name: str, value: Number) -> Number:
+    """The value, if it is positive.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not value > 0:
+        raise InputError(f"{name} must be positive, not {value}")
+    return value

@@ -5,9 +5,11 @@ A hand-written Pyro pair is as good as these: every estimator, ``Trainer`` and t
 
 import itertools
 import weakref
+from typing import Any
 
 import pyro
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_aevb.errors import InputError
@@ -30,6 +32,33 @@ def _register(module: nn.Module) -> None:
     if module not in _names:
         _names[module] = f"{type(module).__name__}{next(_counter)}"
     pyro.module(_names[module], module)
+
+
+def _call(part: nn.Module, *arguments: Tensor, batch: torch.Size, event: int) -> Any:
+    """What a part returns, checked against its contract.
+
+    Raises:
+        InputError: Names the part, what it returned, and what was expected.
+    """
+    try:
+        made = part(*arguments)
+    except InputError:
+        raise
+    except ValueError as error:  # a distribution that refuses its parameters
+        raise ValueError(f"{type(part).__name__}.forward failed: {error}") from error
+    if not isinstance(made, TorchDistributionMixin):
+        raise InputError(
+            f"{type(part).__name__}.forward returned a {type(made).__module__}.{type(made).__name__}: "
+            "return a distribution of pyro.distributions"
+        )
+    if made.batch_shape == batch and made.event_shape == (event,):
+        return made
+    forgotten = made.batch_shape == (*batch, event) and made.event_shape == ()
+    raise InputError(
+        f"{type(part).__name__}.forward returned a {type(made).__name__} with batch shape {tuple(made.batch_shape)} "
+        f"and event shape {tuple(made.event_shape)}, not {tuple(batch)} and ({event},)"
+        + (": was .to_event(1) forgotten?" if forgotten else "")
+    )
 
 
 def _plate(x: Tensor, size: int | None) -> pyro.plate:
@@ -72,8 +101,8 @@ class GenerativeModel(nn.Module):
             )
         _register(self)
         with _plate(x, self.size):
-            z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            z = pyro.sample("z", _call(self.prior, batch=torch.Size(), event=self.prior.latent_dim))
+            pyro.sample("x", _call(self.likelihood, z, batch=z.shape[:-1], event=self.likelihood.data_dim), obs=x)
         return z
 
 
@@ -101,4 +130,4 @@ class RecognitionModel(nn.Module):
             )
         _register(self)
         with _plate(x, self.size):
-            return pyro.sample("z", self.guide(x))
+            return pyro.sample("z", _call(self.guide, x, batch=x.shape[:-1], event=self.guide.latent_dim))

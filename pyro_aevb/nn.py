@@ -1,15 +1,16 @@
-"""Networks, and nothing probabilistic: the multi-layer perceptrons of Appendix C."""
+"""Networks, and nothing probabilistic: the multi-layer perceptrons of Appendix C, and convolutions for images."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import isqrt
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import activation as activations
 
 from pyro_aevb.errors import InputError
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"]
 
 Network = Callable[[int, int], nn.Module]
 """What ``network=`` takes: ``(in_dim, out_dim) -> nn.Module``."""
@@ -56,6 +57,126 @@ class MLP(nn.Sequential):
         super().__init__(*[part for layer in layers for part in layer][:-1])
         if initial_sd is not None:
             _set_initial_values(self, initial_sd)
+
+
+class ConvolutionalEncoder(nn.Sequential):
+    r"""From images, given as rows of pixels, to numbers: convolutions that halve the image each, then a hidden layer.
+
+    .. math:: h_{i+1} = a(\mathrm{conv}_{3 \times 3,\, \text{stride } 2}(h_i)), \quad y = W a(V h + c) + b
+
+    Arguments:
+        in_dim: Number of pixels.
+        out_dim: Number of outputs.
+        channels: Channels of each convolution.
+        hidden: Units of the hidden layer.
+        activation: A name from ``torch.nn``, upper or lower case.
+        shape: Height and width; by default a square.
+
+    Raises:
+        InputError: If ``shape`` does not hold ``in_dim`` pixels.
+
+    References:
+        | Convolutional networks, which section 7 names first (Kingma & Welling, 2013; LeCun et al., 1998)
+        | https://arxiv.org/abs/1312.6114
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 256,
+        activation: Activation = "relu",
+        shape: Sequence[int] | None = None,
+    ) -> None:
+        height, width = _image_shape(in_dim, shape)
+        make, sizes = find_activation(activation), [1, *channels]
+        convolutions = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in pairwise(sizes)]
+        for _ in channels:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        super().__init__(
+            _Images(1, *_image_shape(in_dim, shape)),
+            *(part for layer in convolutions for part in layer),
+            nn.Flatten(-3),
+            nn.Linear(sizes[-1] * height * width, hidden),
+            make(),
+            nn.Linear(hidden, out_dim),
+        )
+
+
+class ConvolutionalDecoder(nn.Module):
+    r"""From numbers to images, given as rows of pixels: :class:`ConvolutionalEncoder` backwards, doubling each time.
+
+    Where there are several outputs for a pixel (a Gaussian's mean and scale), there is an image of each, one after the
+    other.
+
+    .. math:: h_0 = a(V a(W z + b) + c), \quad h_{i+1} = a(\mathrm{conv}_{3 \times 3}(\mathrm{enlarge}(h_i)))
+
+    Arguments:
+        in_dim: Number of inputs.
+        out_dim: Number of pixels, or a multiple of it.
+        channels: Channels from the smallest image on.
+        hidden: Units of the hidden layer.
+        activation: A name from ``torch.nn``, upper or lower case.
+        shape: Height and width; by default a square of ``out_dim`` pixels, or half as many.
+
+    Raises:
+        InputError: If ``out_dim`` is no multiple of the pixels in ``shape``.
+
+    References:
+        | Convolutional networks, which section 7 names first (Kingma & Welling, 2013; LeCun et al., 1998)
+        | https://arxiv.org/abs/1312.6114
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        channels: Sequence[int] = (64, 32),
+        hidden: int = 256,
+        activation: Activation = "relu",
+        shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        one = out_dim if shape or isqrt(out_dim) ** 2 == out_dim else out_dim // 2
+        height, width = tuple(shape) if shape else _image_shape(one, None)
+        if out_dim % (height * width):
+            raise InputError(f"{out_dim} outputs are no whole number of images of {height} x {width}: give shape")
+        make, sizes = find_activation(activation), [(height, width)]
+        for _ in channels:
+            sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
+        outputs = [*channels[1:], out_dim // (height * width)]
+        layers: list[nn.Module] = []
+        for a, b, size in zip(channels, outputs, sizes[1:], strict=True):
+            layers += [nn.Upsample(size), nn.Conv2d(a, b, 3, padding=1), make()]
+        first = channels[0] * sizes[0][0] * sizes[0][1]
+        dense = [nn.Linear(in_dim, hidden), make(), nn.Linear(hidden, first), make()]
+        self.dense = nn.Sequential(*dense, _Images(channels[0], *sizes[0]))
+        self.convolutions = nn.Sequential(*layers[:-1], nn.Flatten(-3))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Rows of pixels, ``(..., out_dim)``, for any number of leading dimensions."""
+        rows = self.convolutions(self.dense(z.flatten(0, -2)))
+        return rows.reshape(*z.shape[:-1], -1)
+
+
+class _Images(nn.Module):
+    """Rows of numbers as images, ``(B, C, H, W)``."""
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.shape = channels, height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same numbers."""
+        return x.reshape(*x.shape[:-1], *self.shape)
+
+
+def _image_shape(pixels: int, shape: Sequence[int] | None) -> tuple[int, int]:
+    height, width = shape or (isqrt(pixels),) * 2
+    if height * width != pixels:
+        raise InputError(f"{pixels} pixels are no image of {height} x {width}: give shape, height and width")
+    return height, width
 
 
 def make_network(

@@ -15,6 +15,8 @@ class Progress(NamedTuple):
     """Training data visited since the beginning, the paper's horizontal axis."""
     bound: float
     """Mean of the estimator's bound over the minibatches since the last report, nats per datum."""
+    beta: float | None = None
+    """Weight of the KL in the last step's gradient, of an estimator that anneals it; never in ``bound``."""
 
 
 class Gathered:

@@ -116,7 +116,19 @@ def _trace(function: LossAndGradients, inputs: tuple[Tensor, ...], fuse_tiny: bo
 
     aten = torch.ops.aten
     products: dict[Any, Callable[..., Any]] = {aten.mm.default: _tiny_mm, aten.addmm.default: _tiny_addmm}
-    return make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
+    graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
+    _refuse_shapes_that_depend_on_data(graph)
+    return graph
+
+
+def _refuse_shapes_that_depend_on_data(graph: GraphModule) -> None:
+    """``x[x > 0]`` has another length each time; the recording would have this time's, in a spline flow for one."""
+    for node in graph.graph.nodes:
+        if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+            continue
+        masked = any(index.meta["val"].dtype in (torch.bool, torch.uint8) for index in node.all_input_nodes[1:])
+        if masked or node.target is not torch.ops.aten.index.Tensor:
+            raise NotImplementedError(f"the shape of {node.target}'s result depends on the data")
 
 
 def _tiny_mm(a: Tensor, b: Tensor) -> Any:

@@ -17,8 +17,8 @@ from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data
 from pyro_aevb.capture import CapturedEngine
 from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, first_loss
-from pyro_aevb.errors import InputError, NonFiniteLossError
-from pyro_aevb.estimators import SGVB
+from pyro_aevb.errors import InputError, NonFiniteLossError, positive
+from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, find_device, find_settings, largest_product
 from pyro_aevb.pairs import Pair, modules_of
 from pyro_aevb.progress import Gathered, Progress
@@ -84,16 +84,15 @@ class Trainer:
         report_every: int = 10_000,
     ) -> None:
         self.model, self.guide = model, guide
-        self.estimator = SGVB() if estimator is None else estimator
-        if report_every < 1:
-            raise InputError(f"report_every must be at least 1, not {report_every}")
-        self.seed, self.report_every = seed, report_every
+        self.estimator = estimator or SGVB()
+        self.seed, self.report_every = seed, positive("report_every", report_every)
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device)
         for module in modules_of(model, guide).values():
             module.to(self.device)
-        self.step = 0
-        self._gathered = Gathered()
+        if isinstance(self.estimator, Estimator):
+            self.estimator.to(self.device)
+        self.step, self._gathered = 0, Gathered()
         self._store: Any = {"params": {}, "constraints": {}}
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self._first_run()
@@ -129,15 +128,16 @@ class Trainer:
                 while self.samples_seen < min(report, target):
                     self._take_steps(min(report, target))
             self._stop_if_not_finite()
-            bound = self._gathered.mean()
-            if self.samples_seen >= report:
-                self._gathered = Gathered()
-            yield Progress(self.samples_seen, bound)
+            gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
+            beta: Any = getattr(self.estimator, "beta", None)
+            yield Progress(self.samples_seen, gathered.mean(), None if beta is None else float(beta))
 
     def _take_steps(self, target: int) -> None:
         """As many as the engine takes at once, if they do not pass ``target``; else one."""
-        whole = self.batches.samples_seen(self.step + self.engine.steps_at_once) <= target
-        visits = [self.batches.visit(self.step + i) for i in range(self.engine.steps_at_once if whole else 1)]
+        annealed = isinstance(self.estimator, Estimator) and self.estimator.anneal(self.samples_seen)
+        at_once = 1 if annealed else self.engine.steps_at_once
+        whole = self.batches.samples_seen(self.step + at_once) <= target
+        visits = [self.batches.visit(self.step + i) for i in range(at_once if whole else 1)]
         try:
             for (rows, _), loss in zip(visits, self.engine.steps(visits), strict=False):
                 self._gathered.add(loss, self._divisor(len(rows)), len(rows))

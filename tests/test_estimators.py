@@ -166,7 +166,7 @@ def test_a_site_without_reparameterisation_is_refused_by_name():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("k", dist.Bernoulli(pyro.param("p", torch.tensor(0.4))))
 
-    with pytest.raises(InputError, match=r"'k' \(Bernoulli.*Trace_ELBO"):
+    with pytest.raises(InputError, match=r"'k' \(Bernoulli.*use ScoreFunction"):
         SGVB().differentiable_loss(model, guide, torch.zeros(3))
 
 

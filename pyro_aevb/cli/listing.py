@@ -46,11 +46,11 @@ def table(family: str) -> str:
 
 
 def _row(name: str, part: Any) -> str:
-    lines = [f"  {name:<18}{_summary(part)}"]
+    lines = [f"  {name:<23}{_summary(part)}"]
     if (reference := _reference(part)) is not None:
-        lines.append(f"{'':<20}{reference}")
+        lines.append(f"{'':<25}{reference}")
     if inspect.isclass(part) and (options := _options(part)):
-        lines.append(f"{'':<20}options: {', '.join(options)}")
+        lines.append(f"{'':<25}options: {', '.join(options)}")
     return "\n".join(lines)
 
 

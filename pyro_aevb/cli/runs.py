@@ -1,5 +1,7 @@
 """From a configuration to a pair, its data and its trainer; and back from a run on disk."""
 
+import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.parser import Parser, read_config
 from pyro_aevb.data import DataSet, fingerprint, load
 from pyro_aevb.errors import InputError
+from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.seeds import derive, seeded
@@ -55,12 +58,19 @@ def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
     size = len(data.train)
     try:
         with seeded(derive(config.seed, "weights")):
-            prior = parts.prior(config.latent_dim)
-            likelihood = parts.likelihood(config.latent_dim, data.dim)
             guide = parts.guide(data.dim, config.latent_dim)
+            prior = parts.prior(config.latent_dim, **_shared(config.prior, guide))
+            likelihood = parts.likelihood(config.latent_dim, data.dim)
     except (RuntimeError, MemoryError, TypeError) as error:  # no memory for so many units, say
         raise InputError(f"model and guide cannot be built: {error}") from error
     return Pair(GenerativeModel(prior, likelihood, size), RecognitionModel(guide, size))
+
+
+def _shared(prior: Namespace, guide: Guide) -> dict[str, Guide]:
+    """The guide, for a prior that takes one."""
+    module, _, name = prior.class_path.rpartition(".")
+    takes = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    return {"guide": guide} if "guide" in takes else {}
 
 
 def make_trainer(config: Namespace, parts: Namespace, data: DataSet, pair: Pair) -> Trainer:

@@ -210,7 +210,7 @@ def _go_on(run: Run, config: Namespace, data: DataSet, pair: Pair, trainer: Trai
     with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
         for progress in trainer.run(max(0, target - seen)):
             now = progress.samples_seen
-            run.append_metrics({**progress._asdict(), "seconds": round(time.perf_counter() - began, 3)})
+            run.append_metrics({**_record(progress), "seconds": round(time.perf_counter() - began, 3)})
             since_save.append(progress.bound)
             if _crossed(seen, now, config.evaluate_every) or now >= target:
                 run.append_metrics(_evaluate(progress, pair, data.test))
@@ -220,6 +220,10 @@ def _go_on(run: Run, config: Namespace, data: DataSet, pair: Pair, trainer: Trai
             _show(bar, progress, seen)
             seen = now
     _print_summary(run, config, data, trainer)
+
+
+def _record(progress: Progress) -> dict[str, Any]:
+    return {key: value for key, value in progress._asdict().items() if value is not None}
 
 
 def _crossed(before: int, now: int, every: int) -> bool:

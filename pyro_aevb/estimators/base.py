@@ -1,15 +1,9 @@
-r"""The objectives, side by side, each a :class:`pyro.infer.ELBO`: usable in :class:`pyro.infer.SVI` and in ``Trainer``.
-
-Sign and scale, stated once: an estimator returns a scalar **loss**
-:math:`-\frac NM \sum_{i=1}^M \mathcal{L}(x_i)` in nats, to be minimised; N/M is the scale of the pair's plate.
-
-A new estimator is one class here: subclass :class:`Estimator` and write ``differentiable_loss``, without ``.item()``, a
-branch on data, or a Python number that should be a tensor, so that it can be recorded as a graph.
-"""
+"""What every estimator is."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +14,7 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
 
-__all__ = ["SGVB", "SGVBAnalyticKL"]
+__all__ = ["Estimator", "MultiSample", "Pair", "stack", "with_value"]
 
 Pair = Callable[..., Any]
 
@@ -60,6 +54,20 @@ class Estimator(ELBO):
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, whose gradient is the estimator's gradient."""
 
+    def anneal(self, samples_seen: int) -> bool:
+        """Called by ``Trainer`` before each step: set tensors that depend on the number of training data seen.
+
+        Returns:
+            Whether there are any.
+        """
+        return False
+
+    def to(self, device: torch.device) -> None:
+        """Move tensors that are attributes, which a recorded step reads where they lie."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+
     def loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradients."""
         with torch.no_grad():
@@ -75,7 +83,7 @@ class Estimator(ELBO):
     def _get_trace(
         self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Trace, Trace]:
-        """One run of the pair, the method that Pyro's ``ELBO`` asks for."""
+        """One run of the pair, the method that Pyro's ``ELBO`` asks for; pathwise gradients need it as it is here."""
         pair = traces.pair_trace(model, guide, args, kwargs, self.max_plate_nesting)
         traces.check_reparameterised(pair[1])
         return pair
@@ -85,55 +93,49 @@ class Estimator(ELBO):
         return self._get_traces(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
 
 
-class SGVB(Estimator):
-    r"""Estimator A: every term by sampling. Equals ``Trace_ELBO`` at the same noise, without its ``.item()`` calls.
+class MultiSample(Estimator):
+    """Base of estimators that need each datum's and particle's log-weight: one data plate, at ``dim=-1``.
 
-    .. math:: \tilde{\mathcal L}^A(x) = \frac1L \sum_{l=1}^L \log p(x, z_l) - \log q(z_l \mid x),
-              \quad z_l = g_\phi(\epsilon_l, x) \tag{6}
-
-    Arguments:
-        num_particles: Number of samples per datum, the paper's L.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
-
-    Raises:
-        InputError: If a guide site has no reparameterisation.
-
-    References:
-        | Auto-Encoding Variational Bayes, equation (6) (Kingma & Welling, 2013)
-        | https://arxiv.org/abs/1312.6114
-    """
-
-    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
-        """-(N/M) sum of (6) over the minibatch, for a pair with any plates."""
-        bound = sum(p.log_prob_sum() - q.log_prob_sum() for p, q in self._pairs(model, guide, args, kwargs))
-        return -torch.as_tensor(bound) / self.num_particles
-
-
-class SGVBAnalyticKL(Estimator):
-    r"""Estimator B: the KL in closed form. Equals ``TraceMeanField_ELBO`` at the same noise, but never falls back to A.
-
-    .. math:: \tilde{\mathcal L}^B(x) = -\mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big)
-              + \frac1L \sum_{l=1}^L \log p(x \mid z_l) \tag{7}
-
-    With several latents it is right when no latent's prior depends on a latent that follows it in the guide, as
-    ``TraceMeanField_ELBO`` demands too.
+    Particles are drawn in one run of the pair unless ``vectorize_particles=False``, for pairs that do not broadcast.
 
     Arguments:
-        num_particles: Number of samples per datum, the paper's L.
+        num_particles: Number of samples S per datum.
+        vectorize_particles: Draw all particles in one run.
         elbo_arguments: As for :class:`pyro.infer.ELBO`.
-
-    Raises:
-        InputError: If no closed form is registered for a latent's guide and prior, or a guide site has no
-            reparameterisation.
-
-    References:
-        | Auto-Encoding Variational Bayes, equation (7) (Kingma & Welling, 2013)
-        | https://arxiv.org/abs/1312.6114
     """
 
+    def __init__(self, num_particles: int = 1, *, vectorize_particles: bool = True, **elbo_arguments: Any) -> None:
+        super().__init__(num_particles, vectorize_particles=vectorize_particles, **elbo_arguments)
+
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
-        """-(N/M) sum of (7) over the minibatch, for a pair with any plates."""
-        bound = sum(
-            traces.log_likelihood_sum(p) - traces.analytic_kl(p, q) for p, q in self._pairs(model, guide, args, kwargs)
-        )
-        return -torch.as_tensor(bound) / self.num_particles
+        """-(N/M) sum of the bound over the minibatch."""
+        parts = (partial(model, **kwargs), partial(guide, **kwargs)) if kwargs else (model, guide)
+        return self.loss_of_weights(*parts, args)
+
+    @abstractmethod
+    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+        """The loss; the pair takes ``args`` alone."""
+
+    def runs(self, draw: Callable[..., Any], model: Pair, guide: Pair, args: tuple[Any, ...]) -> list[Any]:
+        """``draw(model, guide, args, particles)`` for all particles: one run, or one for each."""
+        if self.vectorize_particles and self.num_particles > 1:
+            return [draw(model, guide, args, self.num_particles)]
+        return [draw(model, guide, args, None) for _ in range(self.num_particles)]
+
+    def densities(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> traces.LogDensities:
+        """Log densities of all particles, ``(S, B)`` each."""
+        runs: list[traces.LogDensities] = self.runs(traces.log_densities, model, guide, args)
+        return stack(runs)
+
+
+def stack(runs: list[traces.LogDensities]) -> traces.LogDensities:
+    """Log densities of several runs as those of one, ``(S, B)`` each."""
+    if len(runs) == 1:
+        return runs[0]
+    likelihood, prior, guide = (torch.cat(part) for part in zip(*(run[:3] for run in runs), strict=True))
+    return traces.LogDensities(likelihood, prior, guide, runs[0].scale)
+
+
+def with_value(surrogate: Tensor, value: Tensor) -> Tensor:
+    """The gradient of one number and the value of another."""
+    return surrogate + (value - surrogate).detach()

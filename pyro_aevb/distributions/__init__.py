@@ -1,0 +1,25 @@
+"""Distributions that torch and Pyro lack: the rest of the paper's section 2.4, and some of pixels."""
+
+from pyro_aevb.distributions.pixels import ContinuousBernoulli, DiscretizedLogistic, GridCategorical
+from pyro_aevb.distributions.section_2_4 import (
+    EllipticalLaplace,
+    Erlang,
+    Gompertz,
+    InverseCDF,
+    Rayleigh,
+    Reciprocal,
+    Triangular,
+)
+
+__all__ = [
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "EllipticalLaplace",
+    "Erlang",
+    "Gompertz",
+    "GridCategorical",
+    "InverseCDF",
+    "Rayleigh",
+    "Reciprocal",
+    "Triangular",
+]

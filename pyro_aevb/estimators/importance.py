@@ -1,0 +1,173 @@
+"""Bounds on log p(x) from several samples, and gradients that leave out what is zero on average."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import traces
+from pyro_aevb.errors import InputError
+from pyro_aevb.estimators.base import MultiSample, Pair, stack, with_value
+
+__all__ = ["IWAE", "DoublyReparameterized", "Renyi", "StickingTheLanding"]
+
+
+class _Pathwise(MultiSample):
+    """A multi-sample estimator whose guide must be reparameterisable."""
+
+    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
+        """-(N/M) sum of the bound over the minibatch."""
+        return super().differentiable_loss(model, traces.reparameterised(guide), *args, **kwargs)
+
+
+class IWAE(_Pathwise):
+    r"""Importance-weighted bound: tighter than :class:`SGVB` as ``num_particles`` grows.
+
+    .. math:: \mathcal{L}_S(x) = \mathbb{E}\Big[\log \tfrac1S \sum_s p(x, z_s) / q(z_s \mid x)\Big]
+
+    Oracle: log p(x) and its gradient, on a linear-Gaussian pair.
+
+    Arguments:
+        num_particles: Number of samples :math:`S` per datum.
+        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+
+    Raises:
+        InputError: If the pair has latents outside the one data plate, for which this bound is not defined, or a guide
+            site has no reparameterisation.
+
+    References:
+        | Importance Weighted Autoencoders (Burda et al., 2016)
+        | https://arxiv.org/abs/1509.00519
+    """
+
+    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+        """-(N/M) sum of log-mean-weights."""
+        densities = self.densities(model, guide, args)
+        return -densities.scale * log_mean_exp(densities.log_weight).sum()
+
+
+class Renyi(_Pathwise):
+    r"""Rényi's bound: between the evidence (alpha = 0, :class:`IWAE`) and the ELBO (alpha near 1), and beyond.
+
+    .. math:: \mathcal{L}_\alpha(x) = \frac{1}{1 - \alpha}
+              \mathbb{E}\Big[\log \tfrac1S \sum_s \big(p(x, z_s) / q(z_s \mid x)\big)^{1 - \alpha}\Big]
+
+    It bounds log p(x) from below for alpha >= 0.
+
+    Oracle: log p(x) and its gradient, on a linear-Gaussian pair.
+
+    Arguments:
+        num_particles: Number of samples :math:`S` per datum.
+        alpha: Any number but 1, where the bound is the ELBO and :class:`SGVB` its estimator.
+        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+
+    Raises:
+        InputError: As for :class:`IWAE`; if alpha is 1.
+
+    References:
+        | Rényi divergence variational inference (Li & Turner, 2016)
+        | https://arxiv.org/abs/1602.02311
+    """
+
+    def __init__(self, num_particles: int = 2, *, alpha: float = 0.5, **elbo_arguments: Any) -> None:
+        super().__init__(num_particles, **elbo_arguments)
+        if alpha == 1 or not math.isfinite(alpha):
+            raise InputError(f"alpha must be a finite number other than 1, not {alpha}: at 1 the bound is SGVB's")
+        self.alpha = alpha
+
+    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+        """-(N/M) sum of the bound."""
+        densities = self.densities(model, guide, args)
+        power = 1 - self.alpha
+        return -densities.scale * log_mean_exp(power * densities.log_weight).sum() / power
+
+
+class _CutOff(_Pathwise):
+    """An estimator that weighs gradients by the latents otherwise than those by the model's parameters."""
+
+    def _cut_off_loss(self, model: Pair, guide: Pair, args: tuple[Any, ...], weigh: Any) -> Tensor:
+        """``weigh`` tells, from log-weights ``(S, B)``, the bound ``(B,)`` and both weights ``(S, B)``."""
+        runs: list[traces.PathDensities] = self.runs(traces.path_densities, model, guide, args)
+        densities = stack([run.densities for run in runs])
+        log_weight = densities.log_weight  # (S, B)
+        bound, by_model, by_latents = weigh(log_weight.detach())
+        if not torch.is_grad_enabled():
+            return -densities.scale * bound.sum()
+        leaves = [leaf for run in runs for leaf in run.leaves]
+        latents = [latent for run in runs for latent in run.latents]
+        slopes = torch.autograd.grad((by_latents * log_weight).sum(), leaves, retain_graph=True)
+        path = sum((slope.detach() * latent).sum() for slope, latent in zip(slopes, latents, strict=True))
+        joint = densities.log_likelihood + densities.log_prior
+        return -densities.scale * with_value((by_model * joint).sum() + path, bound.sum())
+
+
+class StickingTheLanding(_CutOff):
+    r"""The ELBO's gradient by the path of the latents alone, without the guide's score at fixed latents.
+
+    .. math:: \nabla_\phi \approx
+              \frac1S \sum_s \nabla_z \big[\log p(x, z) - \log q(z \mid x)\big]_{z_s} \nabla_\phi z_s
+
+    What is left out, :math:`\nabla_\phi \log q_\phi(z)` at fixed z, is zero on average; without it the gradient's
+    variance vanishes as q approaches the posterior.
+
+    Oracle: the exact gradient of a linear-Gaussian pair, and zero at the posterior.
+
+    Arguments:
+        num_particles: Number of samples :math:`S` per datum.
+        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+
+    Raises:
+        InputError: As for :class:`IWAE`; if the guide cannot tell the density of a given value (planar flows).
+
+    References:
+        | Sticking the landing (Roeder et al., 2017)
+        | https://arxiv.org/abs/1703.09194
+    """
+
+    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+        """-(N/M) sum of mean log-weights."""
+
+        def weigh(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            equal = torch.full_like(log_weight, 1 / len(log_weight))
+            return log_weight.mean(0), equal, equal
+
+        return self._cut_off_loss(model, guide, args, weigh)
+
+
+class DoublyReparameterized(_CutOff):
+    r"""DReG: :class:`IWAE`'s bound, with a gradient for the guide whose signal-to-noise rises with ``num_particles``.
+
+    .. math:: \nabla_\phi \mathcal{L}_S =
+              \mathbb{E}\Big[\sum_s \tilde w_s^2\, \nabla_z \log w(z_s)\, \nabla_\phi z_s\Big],
+              \quad \tilde w_s = w_s / \sum_{s'} w_{s'}
+
+    The model's parameters get IWAE's gradient.
+
+    Oracle: IWAE's expected gradient, and zero at the posterior.
+
+    Arguments:
+        num_particles: Number of samples :math:`S` per datum.
+        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+
+    Raises:
+        InputError: As for :class:`StickingTheLanding`.
+
+    References:
+        | Doubly reparameterized gradient estimators for Monte Carlo objectives (Tucker et al., 2019)
+        | https://arxiv.org/abs/1810.04152
+    """
+
+    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+        """-(N/M) sum of log-mean-weights."""
+
+        def weigh(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            normalised = log_weight.softmax(0)
+            return log_mean_exp(log_weight), normalised, normalised**2
+
+        return self._cut_off_loss(model, guide, args, weigh)
+
+
+def log_mean_exp(log_weight: Tensor) -> Tensor:
+    """log of the mean over particles, ``(B,)``."""
+    return log_weight.logsumexp(0) - math.log(len(log_weight))

@@ -1,0 +1,171 @@
+"""A part from any distribution class: its parameters' names, shapes and constraints say how to make them.
+
+``torch.distributions.transform_to`` maps unconstrained numbers, a network's outputs or a learned vector, onto each
+parameter's constraint: scales become positive, simplexes sum to one. No distribution is known here by name.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Size, Tensor
+from torch.distributions import constraints, transform_to
+
+from pyro_aevb import distributions
+from pyro_aevb.errors import InputError
+
+__all__ = ["DistributionFamily"]
+
+# Where two parameters say the same, the one that computes well.
+_INSTEAD = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
+
+BOUND = 10.0  # of unconstrained values of bounded parameters: beyond it a float32 exp squared over- or underflows
+LOCATION = 100.0  # of the least of parameters that increase: beyond it e^-10 more is the same float32
+
+
+class DistributionFamily:
+    r"""All distributions of one class over vectors of length ``dim``, indexed by unconstrained numbers.
+
+    A class over scalars becomes ``dim`` independent ones, each with parameters of its own.
+
+    Arguments:
+        distribution: Name of a class of ``pyro.distributions``, ``torch.distributions`` or
+            ``pyro_aevb.distributions``, or the class.
+        dim: Length of the vectors.
+        fixed: Parameters that are not made but given, the same for all.
+
+    Raises:
+        InputError: If there is no such class, or a parameter cannot be made and is not fixed.
+
+    >>> family = DistributionFamily("Gamma", 3)
+    >>> family.size  # concentration and rate of each
+    6
+    >>> family(torch.zeros(2, 6)).event_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, distribution: str | type, dim: int, fixed: Mapping[str, float] | None = None) -> None:
+        self.cls, self.dim = _find(distribution), dim
+        self.fixed = {name: torch.as_tensor(value) for name, value in (fixed or {}).items()}
+        accepted = {*inspect.signature(self.cls).parameters, *self._declared()}
+        if unknown := sorted(self.fixed.keys() - accepted):
+            raise InputError(f"{self.name} has no parameter {unknown[0]!r}: it has {', '.join(self._declared())}")
+        self.constraints = {
+            name: constraint
+            for name, constraint in self._declared().items()
+            if name not in self.fixed and name in accepted and not self._said_otherwise(name)
+        }
+        self.shapes = {name: self._shape(name, constraint) for name, constraint in self.constraints.items()}
+        for name, constraint in self.constraints.items():
+            self._check_can_be_made(name, constraint)
+        self._check_event()
+
+    @property
+    def name(self) -> str:
+        """The class's name."""
+        return str(self.cls.__name__)
+
+    @property
+    def size(self) -> int:
+        """How many unconstrained numbers index one distribution."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    def __call__(self, unconstrained: Tensor) -> TorchDistributionMixin:
+        """The distribution at these numbers, ``(..., size)``: batch shape ``(...)``, event shape ``(dim,)``."""
+        parts = unconstrained.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        values: dict[str, Tensor] = {}
+        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
+            values[name] = self._constrained(name, part.reshape(part.shape[:-1] + shape), values)
+        fixed = {name: self._like(value, unconstrained) for name, value in self.fixed.items()}
+        made = self.cls(**values, **fixed)
+        if made.event_shape:
+            return made.expand(unconstrained.shape[:-1])
+        return made.expand((*unconstrained.shape[:-1], self.dim)).to_event(1)
+
+    # ------------------------------------------------------------ parameters
+
+    def _declared(self) -> dict[str, Any]:
+        declared = self.cls.arg_constraints
+        if not isinstance(declared, property):
+            return dict(declared)
+        names = [n for n in inspect.signature(self.cls).parameters if n != "validate_args"]  # torch's Uniform
+        return dict.fromkeys(names, constraints.dependent)
+
+    def _said_otherwise(self, name: str) -> bool:
+        return _INSTEAD.get(name) in self._declared()
+
+    def _shape(self, name: str, constraint: Any) -> Size:
+        """One number for each dimension, or what the constraint's own dimensions need."""
+        multivariate = any(c.event_dim for c in self._declared().values() if not _is_dependent(c))
+        if multivariate:
+            return Size([self.dim] * constraint.event_dim)
+        return Size([self.dim])
+
+    def _check_event(self) -> None:
+        try:
+            made = self(torch.zeros(2, self.size))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{self.name} over {self.dim} dimensions cannot be made: {error}") from error
+        if made.event_shape != (self.dim,):
+            raise InputError(
+                f"{self.name} has event shape {tuple(made.event_shape)}, not ({self.dim},): it is no distribution "
+                "over vectors"
+            )
+
+    def _check_can_be_made(self, name: str, constraint: Any) -> None:
+        if _is_dependent(constraint):
+            return
+        try:
+            shape = transform_to(constraint).inverse_shape(self.shapes[name])
+        except NotImplementedError:
+            raise InputError(
+                f"parameter {name!r} of {self.name}, {constraint}, cannot be made of real numbers: "
+                f"fix it, as in fixed={{{name!r}: ...}}"
+            ) from None
+        self.shapes[name] = Size(shape)
+
+    def _constrained(self, name: str, value: Tensor, before: Mapping[str, Tensor]) -> Tensor:
+        constraint = self.constraints[name]
+        if _is_dependent(constraint):
+            return self._between(name, value, before)
+        if constraint in (constraints.real, constraints.real_vector) or "Real()" in repr(constraint):
+            return value
+        return transform_to(constraint)(value.clamp(-BOUND, BOUND))
+
+    def _between(self, name: str, value: Tensor, before: Mapping[str, Tensor]) -> Tensor:
+        """A parameter whose constraint depends on others: by convention they increase in the order declared."""
+        names = list(self._declared())
+        fixed = {n: self._like(fixed, value) for n, fixed in self.fixed.items()}
+        below = [known[n] for n in names[: names.index(name)] for known in (before, fixed) if n in known]
+        above = [fixed[n] for n in names[names.index(name) :] if n in fixed]
+        value = value.clamp(-BOUND, BOUND) if below or above else value.clamp(-LOCATION, LOCATION)
+        if below and above:
+            return below[-1] + (above[0] - below[-1]) * value.sigmoid()
+        return below[-1] + value.exp() if below else above[0] - value.exp() if above else value
+
+    @staticmethod
+    def _like(value: Tensor, other: Tensor) -> Tensor:
+        return value.to(other.device, other.dtype)
+
+
+def _is_dependent(constraint: Any) -> bool:
+    return bool(constraints.is_dependent(constraint))
+
+
+def _find(distribution: str | type) -> Any:
+    if isinstance(distribution, str):
+        places = (distributions, dist, torch.distributions)
+        found = next((getattr(place, distribution) for place in places if hasattr(place, distribution)), None)
+    else:
+        found = distribution
+    if not (inspect.isclass(found) and issubclass(found, torch.distributions.Distribution)):
+        raise InputError(
+            f"there is no distribution {distribution!r}: give the name of a class of pyro.distributions, "
+            "torch.distributions or pyro_aevb.distributions, such as Gamma"
+        )
+    if not issubclass(found, TorchDistributionMixin):
+        found = getattr(dist, found.__name__, found)
+    return found

@@ -1,0 +1,20 @@
+"""Likelihoods p(x|z). A new one: subclass :class:`Likelihood`, return a Pyro distribution, done."""
+
+from pyro_aevb.likelihoods.base import Likelihood as Likelihood
+from pyro_aevb.likelihoods.binary import Bernoulli, ContinuousBernoulli
+from pyro_aevb.likelihoods.discrete import Categorical, DiscretizedLogistic, NegativeBinomial, Poisson
+from pyro_aevb.likelihoods.family import Family
+from pyro_aevb.likelihoods.real import Beta, Gaussian, Laplace
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Family",
+    "Gaussian",
+    "Laplace",
+    "NegativeBinomial",
+    "Poisson",
+]

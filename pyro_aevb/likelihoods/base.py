@@ -1,0 +1,40 @@
+"""What every likelihood p(x|z) is."""
+
+from abc import ABC, abstractmethod
+
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from pyro_aevb.errors import InputError
+
+__all__ = ["Likelihood"]
+
+
+class Likelihood(nn.Module, ABC):
+    """Base of all likelihoods.
+
+    Subclass it, take ``latent_dim`` and ``data_dim`` first and everything else as keywords, and return from ``forward``
+    a Pyro distribution with batch shape ``z.shape[:-1]`` and event shape ``(data_dim,)``.
+
+    Arguments:
+        latent_dim: Number of latent dimensions K.
+        data_dim: Number of observed dimensions D.
+
+    Raises:
+        InputError: If a size is not positive.
+    """
+
+    def __init__(self, latent_dim: int, data_dim: int) -> None:
+        super().__init__()
+        if min(latent_dim, data_dim) < 1:
+            raise InputError(f"latent_dim and data_dim must be at least 1, not {latent_dim} and {data_dim}")
+        self.latent_dim = latent_dim
+        self.data_dim = data_dim
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> TorchDistributionMixin:
+        """The distribution p(x|z) for z of shape ``(..., K)``."""
+
+    def warning(self, z: Tensor) -> str | None:
+        """What a reader of the numbers should know about p(x|z) at these latents; ``None`` if nothing."""
+        return None

@@ -1,0 +1,94 @@
+"""Priors that are mixtures."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from pyro_aevb.errors import InputError, positive
+from pyro_aevb.guides import Guide
+from pyro_aevb.priors.base import Prior
+
+__all__ = ["GaussianMixture", "VampPrior"]
+
+
+class GaussianMixture(Prior):
+    r"""A mixture of diagonal Gaussians, all of it learned.
+
+    .. math:: p(z) = \sum_c \pi_c\, \mathcal{N}(z; \mu_c, \mathrm{diag}(\sigma_c^2))
+
+    Means start at draws from N(0, I), scales at 1, weights equal.
+
+    Oracle: ``scipy.stats.norm`` and ``scipy.special.logsumexp``.
+
+    Arguments:
+        latent_dim: Number of latent dimensions K.
+        components: Number of Gaussians.
+
+    Raises:
+        InputError: If ``components`` is not positive.
+
+    References:
+        | Deep unsupervised clustering with Gaussian mixture variational autoencoders (Dilokthanakul et al., 2016)
+        | https://arxiv.org/abs/1611.02648
+    """
+
+    def __init__(self, latent_dim: int, *, components: int = 10) -> None:
+        super().__init__(latent_dim)
+        positive("components", components)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self) -> TorchDistributionMixin:
+        """The mixture."""
+        scale = self.log_scale.clamp(-10, 10).exp()  # (C, K)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), dist.Normal(self.loc, scale).to_event(1))
+
+
+class VampPrior(Prior):
+    r"""A mixture of the guide's own posteriors at learned pseudo-inputs.
+
+    .. math:: p(z) = \frac1C \sum_c q_\phi(z \mid u_c)
+
+    Oracle: closed form, one component at a time.
+
+    Arguments:
+        latent_dim: Number of latent dimensions K.
+        guide: The guide q(z|x), which it shares; the command line gives its own.
+        components: Number of pseudo-inputs C.
+        unit_interval: Keep pseudo-inputs in [0, 1], as pixels are.
+
+    Raises:
+        InputError: If ``components`` is not positive, or the guide has another ``latent_dim``.
+
+    References:
+        | VAE with a VampPrior (Tomczak & Welling, 2018)
+        | https://arxiv.org/abs/1705.07120
+    """
+
+    def __init__(self, latent_dim: int, *, guide: Guide, components: int = 50, unit_interval: bool = True) -> None:
+        super().__init__(latent_dim)
+        positive("components", components)
+        if guide.latent_dim != latent_dim:
+            raise InputError(f"the guide has {guide.latent_dim} latent dimensions, the prior {latent_dim}")
+        self._shared = (guide,)  # in a tuple: the guide's weights are the guide's, and are saved and counted once
+        self.unit_interval = unit_interval
+        self.inputs = nn.Parameter(torch.randn(components, guide.data_dim))
+
+    def forward(self) -> TorchDistributionMixin:
+        """The mixture of q(z|u_c)."""
+        inputs = self.inputs.sigmoid() if self.unit_interval else self.inputs  # (C, D)
+        weights = dist.Categorical(logits=torch.zeros_like(inputs[:, 0]))
+        return _Mixture(weights, self._shared[0](inputs))
+
+
+class _Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes its wrappers at run time
+    """Components may be flows, whose context does not broadcast: each sees a copy of the value."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log of the weighted sum over components."""
+        components = self.component_distribution
+        copies = value.unsqueeze(-2).expand(*value.shape[:-1], *components.batch_shape[-1:], -1)  # (..., C, K)
+        log_weights = self.mixture_distribution.logits.log_softmax(-1)
+        return (components.log_prob(copies) + log_weights).logsumexp(-1)

@@ -1,0 +1,187 @@
+"""Log densities per datum and particle, unscaled: what evaluation and the multi-sample bounds are made of."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, pair_trace, sample_sites, site_kls
+
+__all__ = [
+    "LogDensities",
+    "PathDensities",
+    "guide_means",
+    "log_densities",
+    "log_joint",
+    "path_densities",
+    "per_datum_kl",
+    "sample_guide",
+]
+
+
+class LogDensities(NamedTuple):
+    """Unscaled log densities in nats, each of shape ``(S, B)``, and what scales their sum over data."""
+
+    log_likelihood: Tensor
+    """log p(x|z)"""
+    log_prior: Tensor
+    """log p(z)"""
+    log_guide: Tensor
+    """log q(z|x)"""
+    scale: float | Tensor = 1.0
+    """N/M under a subsampling plate"""
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x|z) + log p(z) - log q(z|x): its mean over particles is the bound (6)."""
+        return self.log_likelihood + self.log_prior - self.log_guide
+
+
+class PathDensities(NamedTuple):
+    """Log densities at latents cut off from the guide, so that gradients by the latents can be told from all others."""
+
+    latents: list[Tensor]
+    """As drawn: differentiable by the guide's parameters."""
+    leaves: list[Tensor]
+    """The same values, cut off: the log densities are differentiable by these."""
+    densities: LogDensities
+    """At the leaves."""
+
+
+def log_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1) -> LogDensities:
+    """Log densities of ``num_particles`` draws from the guide, ``(S, B)`` each.
+
+    ``None`` runs the pair once without a plate of particles, ``(1, B)``: for pairs that do not broadcast.
+
+    Raises:
+        InputError: If a site lies outside the data plate, or inside further plates, or sites are scaled differently.
+    """
+    latents, log_guide = sample_guide(guide, args, num_particles)
+    return _joint(model, args, latents, num_particles, log_guide)
+
+
+def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1) -> PathDensities:
+    """As :func:`log_densities`, at latents cut off from the guide.
+
+    Raises:
+        InputError: As there; and if the guide cannot tell the density of a value that it has not just drawn.
+    """
+    sites = latent_sites(poutine.trace(_particles(guide, num_particles)).get_trace(*args))
+    latents = {site["name"]: site["value"] for site in sites}
+    leaves = {name: value.detach().requires_grad_() for name, value in latents.items()}
+    if len(sites) == 1:  # else a latent's distribution may depend on another latent: run the guide again at the leaves
+        moved: list[Site] = [{**site, "value": leaves[site["name"]]} for site in sites]
+    else:
+        again = poutine.trace(poutine.condition(_particles(guide, num_particles), data=leaves)).get_trace(*args)
+        moved = [again.nodes[name] for name in leaves]
+    try:
+        log_guide = _total(moved, num_particles)
+    except (KeyError, NotImplementedError) as error:
+        raise InputError(
+            f"{describe(sites[0]['fn'])} cannot tell the density of a given value ({error}), which this estimator "
+            "needs: use SGVB or IWAE, or a guide that can be inverted"
+        ) from error
+    densities = _joint(model, args, leaves, num_particles, log_guide)
+    return PathDensities(list(latents.values()), list(leaves.values()), densities)
+
+
+def sample_guide(guide: Pair, args: tuple[Any, ...], num_particles: int | None) -> tuple[Latents, Tensor]:
+    """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
+    sites = latent_sites(poutine.trace(_particles(guide, num_particles)).get_trace(*args))
+    latents = {site["name"]: site["value"] for site in sites}
+    return latents, _total(sites, num_particles)
+
+
+def log_joint(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
+    sites = _conditioned(model, args, latents, num_particles)
+    likelihood = _total((site for site in sites if site["name"] not in latents), num_particles)
+    return likelihood, _total((site for site in sites if site["name"] in latents), num_particles)
+
+
+def _joint(
+    model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None, log_guide: Tensor
+) -> LogDensities:
+    sites = _conditioned(model, args, latents, num_particles)
+    observed = [site for site in sites if site["name"] not in latents]
+    prior = _total((site for site in sites if site["name"] in latents), num_particles)
+    return LogDensities(_total(observed, num_particles), prior, log_guide, _one_scale(sites))
+
+
+def _conditioned(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> list[Site]:
+    conditioned = poutine.condition(_particles(model, num_particles), data=latents)
+    sites = sample_sites(poutine.trace(conditioned).get_trace(*args))
+    if missing := [site["name"] for site in sites if not site["is_observed"]]:
+        raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
+    return sites
+
+
+def _one_scale(sites: list[Site]) -> float | Tensor:
+    scales = [site["scale"] for site in sites]
+    numbers = {float(scale) for scale in scales if not isinstance(scale, Tensor)}
+    if len(numbers) > 1:
+        raise InputError(f"the model's sites are scaled by {sorted(numbers)}: numbers per datum need one scale for all")
+    return scales[0] if scales else 1.0
+
+
+def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | None:
+    """The closed-form KL(q || p) of each datum, ``(B,)``; ``None`` where it is not known in closed form.
+
+    It counts as known when each latent's prior and guide are one registered pair and no latent is the parent of
+    another, which is certain for a single latent site.
+    """
+    traces = pair_trace(model, guide, args, {})
+    try:
+        kls = list(site_kls(*traces))
+    except InputError:
+        return None
+    if len(kls) != 1 or len(latent_sites(traces[1])) != 1:
+        return None
+    site, kl = kls[0]
+    _check_plates(site)
+    return scale_and_mask(kl, mask=site["mask"]).expand(len(args[0]))
+
+
+def guide_means(guide: Pair, args: tuple[Any, ...]) -> list[Tensor]:
+    """Mean of each of the guide's latent sites, ``(B, ...)``; the draw itself where the distribution tells no mean."""
+    sites = latent_sites(poutine.trace(guide).get_trace(*args))
+    return [_mean(site) for site in sites]
+
+
+def _mean(site: Site) -> Tensor:
+    try:
+        return site["fn"].mean
+    except NotImplementedError:
+        return site["value"]
+
+
+def _particles(function: Pair, num_particles: int | None) -> Pair:
+    return function if num_particles is None else pyro.plate("particles", num_particles, dim=-2)(function)
+
+
+def _total(sites: Iterable[Site], num_particles: int | None) -> Tensor:
+    """Sum over sites, ``(S, B)``."""
+    terms = [_per_datum(site, num_particles or 1) for site in sites]
+    return sum(terms, torch.zeros(()))
+
+
+def _per_datum(site: Site, num_particles: int) -> Tensor:
+    size = _check_plates(site)
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, mask=site["mask"]).expand(num_particles, size)  # (S, B)
+
+
+def _check_plates(site: Site) -> int:
+    """The data plate's size."""
+    sizes = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim != -2}
+    if set(sizes) != {-1}:
+        where = "outside the data plate, a global latent" if not sizes else f"in plates at dims {sorted(sizes)}"
+        raise InputError(
+            f"site {site['name']!r} lies {where}: numbers per datum need every site in one plate at dim=-1"
+        )
+    return int(sizes[-1])

@@ -1,0 +1,186 @@
+"""One run of guide and replayed model: its sites, checks of them, and scaled sums over all of them."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import MultiFrameTensor
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_aevb.errors import InputError
+
+__all__ = [
+    "Latents",
+    "Pair",
+    "Site",
+    "analytic_kl",
+    "check_reparameterised",
+    "describe",
+    "latent_sites",
+    "log_likelihood_sum",
+    "observed_sites",
+    "pair_trace",
+    "reparameterised",
+    "sample_sites",
+    "score_function_sum",
+    "site_kls",
+    "without_gradient",
+]
+
+Pair = Callable[..., Any]
+Site = Any  # Pyro's own Message: a dictionary with the site's name, fn, value, scale, mask, ...
+Latents = dict[str, Tensor]
+
+
+def pair_trace(
+    model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any], max_plate_nesting: float = math.inf
+) -> tuple[Trace, Trace]:
+    """Run the guide, replay the model on its samples, and compute every site's scaled ``log_prob``.
+
+    Returns:
+        The model's and the guide's trace, in Pyro's order.
+    """
+    model_trace, guide_trace = get_importance_trace("flat", max_plate_nesting, model, guide, args, kwargs)
+    return model_trace, guide_trace
+
+
+def observed_sites(trace: Trace) -> list[Site]:
+    """The sites of a trace that carry data."""
+    return [site for site in sample_sites(trace) if site["is_observed"]]
+
+
+def latent_sites(trace: Trace) -> list[Site]:
+    """The sites of a trace that were sampled."""
+    return [site for site in sample_sites(trace) if not site["is_observed"]]
+
+
+def sample_sites(trace: Trace) -> list[Site]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+
+
+class _WithoutGradient(Messenger):
+    """Draw every sample as a constant.
+
+    A copy, too: a transformed distribution remembers what it has just drawn, by identity, with what it computed on the
+    way, and would tell that value's density without the gradient (measured: none reached an autoregressive flow).
+    """
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["value"] is None and not msg["is_observed"] and not msg["done"] and not site_is_subsample(msg):
+            with torch.no_grad():
+                msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"]).clone()
+
+
+def without_gradient(function: Pair) -> Pair:
+    """The same Pyro function, whose samples are constants: no gradient passes through them."""
+    return _WithoutGradient()(function)
+
+
+class _Reparameterised(Messenger):
+    """Check each sample as it is drawn."""
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            _check_site(msg)
+
+
+def reparameterised(guide: Pair) -> Pair:
+    """The same guide, refused at a site that has no reparameterisation.
+
+    Raises:
+        InputError: When run: names the site and the estimator that serves.
+    """
+    return _Reparameterised()(guide)
+
+
+def check_reparameterised(guide_trace: Trace) -> None:
+    """Refuse a guide with a site that has no reparameterisation (4), since its pathwise gradient would be wrong.
+
+    Raises:
+        InputError: Names the site and the estimator that serves.
+    """
+    for site in latent_sites(guide_trace):
+        _check_site(site)
+
+
+def _check_site(site: Site) -> None:
+    if not site["fn"].has_rsample:
+        raise InputError(
+            f"guide site {site['name']!r} ({describe(site['fn'])}) cannot be reparameterised, so a pathwise "
+            "gradient does not exist: use ScoreFunction or VIMCO, which need none"
+        )
+
+
+# ---------------------------------------------------------------- scaled sums over all sites: the objectives' terms
+
+
+def log_likelihood_sum(model_trace: Trace) -> Tensor:
+    r"""Scaled sum of the observed sites' log densities, :math:`\frac NM \sum_i \log p(x_i \mid z_i)`."""
+    return _sum(site["log_prob_sum"] for site in observed_sites(model_trace))
+
+
+def analytic_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    r"""Scaled sum over latent sites of the closed-form :math:`\mathrm{KL}(q \,\|\, p)`, plus auxiliary guide sites.
+
+    Raises:
+        InputError: If no closed form is registered for a site's two distributions.
+    """
+    kls = (
+        scale_and_mask(kl, scale=site["scale"], mask=site["mask"]).sum()
+        for site, kl in site_kls(model_trace, guide_trace)
+    )
+    auxiliary = (site["log_prob_sum"] for site in latent_sites(guide_trace) if site["name"] not in model_trace.nodes)
+    return _sum(kls) + _sum(auxiliary)
+
+
+def score_function_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    r"""A sum whose gradient is the score-function gradient of all latents, each with the terms it can influence.
+
+    .. math:: \sum_{\text{sites}} \nabla \log q(z) \cdot \big(\log p - \log q\big)_{\text{in the same plates}}
+
+    A datum's latent is not blamed for another datum's bound.
+    """
+    log_weight = MultiFrameTensor()
+    for trace, sign in ((model_trace, 1), (guide_trace, -1)):
+        for site in sample_sites(trace):
+            log_weight.add((site["cond_indep_stack"], sign * site["log_prob"].detach()))
+    terms = []
+    for site in latent_sites(guide_trace):
+        score = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+        terms.append((score * log_weight.sum_to(site["cond_indep_stack"])).sum())
+    return _sum(terms)
+
+
+def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Tensor]]:
+    for site in latent_sites(model_trace):
+        guide_site = guide_trace.nodes[site["name"]]
+        yield guide_site, _site_kl(site, guide_site)
+
+
+def _site_kl(model_site: Site, guide_site: Site) -> Tensor:
+    try:
+        return kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        raise InputError(
+            f"no closed form of KL(q || p) is registered for site {model_site['name']!r}, with "
+            f"q = {describe(guide_site['fn'])} and p = {describe(model_site['fn'])}: "
+            "use estimator A (SGVB), which needs none"
+        ) from None
+
+
+def describe(distribution: Any) -> str:
+    base = distribution
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    return f"{type(base).__name__} with event shape {tuple(distribution.event_shape)}"
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return sum(terms, torch.zeros(()))
