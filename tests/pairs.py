@@ -53,7 +53,8 @@ class LinearGaussian:
         self.guide = aevb.RecognitionModel(guide, size)
         covariance = weight @ weight.T + self.likelihood.sigma**2 * torch.eye(data_dim, dtype=torch.float64)
         self.marginal = torch.distributions.MultivariateNormal(self.likelihood.bias.detach(), covariance)
-        self.x = self.marginal.sample((37,))
+        with aevb.seeded(seed):
+            self.x = self.marginal.sample((37,))
 
     @property
     def log_evidence(self):

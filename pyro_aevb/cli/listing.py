@@ -56,7 +56,9 @@ def _row(name: str, part: Any) -> str:
 
 def _summary(part: Any) -> str:
     paragraph = (inspect.getdoc(part) or "").split("\n\n")[0]
-    return re.sub(r"(\s*:math:`.*?`|:\s*)+\.?$", "", " ".join(paragraph.split())).replace("``", "")
+    return re.sub(
+        r"(\s*:math:`.*?`|:\s*)+\.?$", "", re.sub(r":class:`~?([\w.]+)`", r"\1", " ".join(paragraph.split()))
+    ).replace("``", "")
 
 
 def _reference(part: Any) -> str | None:

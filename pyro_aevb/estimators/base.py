@@ -122,9 +122,10 @@ class MultiSample(Estimator):
             return [draw(model, guide, args, self.num_particles)]
         return [draw(model, guide, args, None) for _ in range(self.num_particles)]
 
-    def densities(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> traces.LogDensities:
-        """Log densities of all particles, ``(S, B)`` each."""
-        runs: list[traces.LogDensities] = self.runs(traces.log_densities, model, guide, args)
+    def densities(self, model: Pair, guide: Pair, args: tuple[Any, ...], constant: bool = False) -> traces.LogDensities:
+        """Log densities of all particles, ``(S, B)`` each; ``constant`` lets no gradient pass through the draws."""
+        draw = partial(traces.log_densities, constant=constant)
+        runs: list[traces.LogDensities] = self.runs(draw, model, guide, args)
         return stack(runs)
 
 

@@ -70,7 +70,7 @@ class ScoreFunction(MultiSample):
 
     def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
         """With a baseline."""
-        densities = self.densities(model, traces.without_gradient(guide), args)
+        densities = self.densities(model, guide, args, constant=True)
         weight = densities.log_weight  # (S, B)
         signal = (weight - self._baseline(weight)).detach()
         surrogate = densities.log_likelihood + densities.log_prior + signal * densities.log_guide
@@ -119,7 +119,7 @@ class VIMCO(MultiSample):
 
     def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""
-        densities = self.densities(model, traces.without_gradient(guide), args)
+        densities = self.densities(model, guide, args, constant=True)
         weight = densities.log_weight  # (S, B)
         bound = log_mean_exp(weight)  # (B,)
         signal = (bound - self._without_each(weight)).detach()

@@ -110,7 +110,7 @@ class StudentT(Prior):
         InputError: If ``df`` is not positive.
 
     References:
-        | Robust inference with the variational Bayes using Student's t (Tipping & Lawrence, 2005)
+        | Variational inference for Student-t models (Tipping & Lawrence, 2005)
     """
 
     df: Tensor

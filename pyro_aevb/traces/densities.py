@@ -10,7 +10,17 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, pair_trace, sample_sites, site_kls
+from pyro_aevb.traces.sites import (
+    Latents,
+    Pair,
+    Site,
+    describe,
+    latent_sites,
+    pair_trace,
+    sample_sites,
+    site_kls,
+    without_gradient,
+)
 
 __all__ = [
     "LogDensities",
@@ -53,15 +63,18 @@ class PathDensities(NamedTuple):
     """At the leaves."""
 
 
-def log_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1) -> LogDensities:
+def log_densities(
+    model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1, constant: bool = False
+) -> LogDensities:
     """Log densities of ``num_particles`` draws from the guide, ``(S, B)`` each.
 
-    ``None`` runs the pair once without a plate of particles, ``(1, B)``: for pairs that do not broadcast.
+    ``None`` runs the pair once without a plate of particles, ``(1, B)``: for pairs that do not broadcast. ``constant``
+    lets no gradient pass through the draws.
 
     Raises:
         InputError: If a site lies outside the data plate, or inside further plates, or sites are scaled differently.
     """
-    latents, log_guide = sample_guide(guide, args, num_particles)
+    latents, log_guide = sample_guide(guide, args, num_particles, constant)
     return _joint(model, args, latents, num_particles, log_guide)
 
 
@@ -90,9 +103,14 @@ def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particle
     return PathDensities(list(latents.values()), list(leaves.values()), densities)
 
 
-def sample_guide(guide: Pair, args: tuple[Any, ...], num_particles: int | None) -> tuple[Latents, Tensor]:
+def sample_guide(
+    guide: Pair, args: tuple[Any, ...], num_particles: int | None, constant: bool = False
+) -> tuple[Latents, Tensor]:
     """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
-    sites = latent_sites(poutine.trace(_particles(guide, num_particles)).get_trace(*args))
+    particles = _particles(guide, num_particles)
+    # Outside of the plate: inside, one draw would be made before the plate asks for many.
+    drawing = without_gradient(particles) if constant else particles
+    sites = latent_sites(poutine.trace(drawing).get_trace(*args))
     latents = {site["name"]: site["value"] for site in sites}
     return latents, _total(sites, num_particles)
 
@@ -161,7 +179,21 @@ def _mean(site: Site) -> Tensor:
 
 
 def _particles(function: Pair, num_particles: int | None) -> Pair:
-    return function if num_particles is None else pyro.plate("particles", num_particles, dim=-2)(function)
+    if num_particles is None:
+        return function
+    plated = pyro.plate("particles", num_particles, dim=-2)(function)
+
+    def run(*args: Any) -> Any:
+        try:
+            return plated(*args)
+        except ValueError as error:
+            if "collide" not in str(error):
+                raise
+            raise InputError(
+                f"numbers per datum need every site in one plate at dim=-1, and particles take dim=-2: {error}"
+            ) from error
+
+    return run
 
 
 def _total(sites: Iterable[Site], num_particles: int | None) -> Tensor:
