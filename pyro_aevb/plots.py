@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 __all__ = [
+    "draw_comparison",
     "image_grid",
     "latent_grid",
     "latent_space",
@@ -22,6 +23,31 @@ __all__ = [
 ]
 
 Shape = Sequence[int]
+
+
+def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
+    """Variance and signal-to-noise of gradients against the number of particles, log axes, a line an estimator.
+
+    Arguments:
+        rows: Of :func:`pyro_aevb.comparison.compare`.
+        title: Printed above.
+    """
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    names = list(dict.fromkeys(row.estimator for row in rows))
+    for column, (part, symbol) in enumerate((("model", "θ"), ("guide", "φ"))):
+        for line, (quantity, words) in enumerate((("variance", "variance"), ("snr", "signal-to-noise"))):
+            axes = panels[line][column]
+            for i, name in enumerate(names):
+                points = [
+                    (r.num_particles, getattr(r, quantity)) for r in rows if (r.estimator, r.part) == (name, part)
+                ]
+                axes.loglog(*zip(*points, strict=True), "o-", color=f"C{i}", ms=4, label=name)
+            axes.set(ylabel=f"{words}, {symbol}", xlabel="particles" if line else "")
+            axes.grid(alpha=0.3)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.suptitle(title, fontsize="small")
+    return figure
 
 
 def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure:

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-SMOKE = {"paper_point.py": "test_bound", "benchmark.py": "captured engine"}  # and what each must print
+SMOKE = {
+    "paper_point.py": "test_bound",
+    "benchmark.py": "captured engine",
+    "estimators.py": "estimators trained",
+}  # and what each must print
 PARTS = {"contestants.py"}  # imported by benchmark.py
 
 

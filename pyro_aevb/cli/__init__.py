@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pyro_aevb.cli import evaluate, listing, pictures, train
+from pyro_aevb.cli import compare, evaluate, listing, pictures, train
 from pyro_aevb.errors import InputError, NonFiniteLossError
 
 __all__ = ["main"]
@@ -18,6 +18,10 @@ __all__ = ["main"]
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (train.train, "train a model and its guide, and keep the run in a folder"),
     "evaluate": (evaluate.evaluate, "the bound and its parts, the log-likelihood, active units of a saved run"),
+    "compare": (
+        compare.compare,
+        "gradients of several estimators on a saved run: bias, variance, signal-to-noise, time",
+    ),
     "sample": (pictures.sample, "draw from a saved run's model"),
     "plot": (pictures.plot, "draw all figures of a saved run"),
     "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),

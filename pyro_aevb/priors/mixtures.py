@@ -60,16 +60,20 @@ class VampPrior(Prior):
         unit_interval: Keep pseudo-inputs in [0, 1], as pixels are.
 
     Raises:
-        InputError: If ``components`` is not positive, or the guide has another ``latent_dim``.
+        InputError: If ``components`` is not positive, or there is no guide, or one of another ``latent_dim``.
 
     References:
         | VAE with a VampPrior (Tomczak & Welling, 2018)
         | https://arxiv.org/abs/1705.07120
     """
 
-    def __init__(self, latent_dim: int, *, guide: Guide, components: int = 50, unit_interval: bool = True) -> None:
+    def __init__(
+        self, latent_dim: int, *, guide: Guide | None = None, components: int = 50, unit_interval: bool = True
+    ) -> None:
         super().__init__(latent_dim)
         positive("components", components)
+        if guide is None:
+            raise InputError("a VampPrior is made of the guide's posteriors: give it the guide")
         if guide.latent_dim != latent_dim:
             raise InputError(f"the guide has {guide.latent_dim} latent dimensions, the prior {latent_dim}")
         self._shared = (guide,)  # in a tuple: the guide's weights are the guide's, and are saved and counted once

@@ -1,0 +1,162 @@
+"""Estimators side by side on MNIST: ``python experiments/estimators.py``, about 8 minutes on two cores.
+
+A pair of 784-200-20, dynamically binarised, is looked at untrained, after 2e5 and after 2e6 samples: for one minibatch
+of 100, bias, variance and signal-to-noise of each estimator's gradient, for theta and phi. Then each estimator trains
+the pair from the same start, for equal numbers of data and for equal seconds. Results are in
+``experiments/estimators/``: CSV, JSON and figures.
+"""
+
+import argparse
+import csv
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import pyro_aevb as aevb
+from pyro_aevb import comparison, estimators
+from pyro_aevb.cli.compare import table
+from pyro_aevb.plots import draw_comparison
+
+FOLDER = Path(__file__).parent / "estimators"
+HIDDEN, LATENT_DIM, BATCH = 200, 20, 100
+STAGES = {"untrained": 0, "half-trained": 200_000, "trained": 2_000_000}
+DRAWS, REFERENCE_DRAWS = 100, 1000
+TRAIN_SAMPLES, TRAIN_SECONDS = 200_000, 8.0
+MANY = (5, 50)
+
+
+def chosen() -> list[estimators.Estimator]:
+    """Every estimator with the numbers of particles that tell something."""
+    e = estimators
+    options = {"vectorize_particles": True, "max_plate_nesting": 1}
+    singles = [
+        e.SGVB,
+        e.SGVBAnalyticKL,
+        e.StickingTheLanding,
+        e.ScoreFunction,
+        partial(e.ScoreFunction, baseline="mean"),
+    ]
+    made = [make(count, **options) for make in singles for count in (1, 5)]
+    made.append(e.ScoreFunction(5, baseline="leave_one_out", **options))
+    return made + [make(k, **options) for make in (e.IWAE, e.DoublyReparameterized) for k in (1, *MANY)] + [
+        e.Renyi(5, alpha=0.5, **options),
+        *(e.VIMCO(k, **options) for k in MANY),
+    ]  # fmt: skip
+
+
+def make_trainer(data: aevb.data.DataSet, estimator: estimators.Estimator, engine: str) -> aevb.Trainer:
+    """Always the same start."""
+    size = len(data.train)
+    with aevb.seeded(0):
+        likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, data.dim, hidden=HIDDEN)
+        guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(data.dim, LATENT_DIM, hidden=HIDDEN), size)
+    model = aevb.GenerativeModel(aevb.priors.StandardNormal(LATENT_DIM), likelihood, size)
+    optimizer = partial(torch.optim.Adam, lr=1e-3)
+    return aevb.Trainer(model, guide, data.train, estimator, optimizer, BATCH, engine=engine, device="cpu")
+
+
+def measure_gradients(data: aevb.data.DataSet, stages: dict[str, int], draws: int, reference_draws: int) -> list[dict]:
+    """Rows of the comparison at each stage of one training with estimator A."""
+    trainer = make_trainer(data, estimators.SGVB(), "captured" if max(stages.values()) > 10**6 else "eager")
+    x, rows = data.evaluation("train")[:BATCH], []
+    for stage, samples in stages.items():
+        for _ in trainer.run(samples - trainer.samples_seen) if samples > trainer.samples_seen else ():
+            pass
+        found = comparison.compare(
+            trainer.model, trainer.guide, x, chosen(), draws=draws, reference_draws=reference_draws
+        )
+        print(f"\n{stage}, {samples:,} samples\n{table(found)}", flush=True)
+        rows += [{"stage": stage, **row._asdict()} for row in found]
+    return rows
+
+
+def measure_training(data: aevb.data.DataSet, samples: int, seconds: float) -> list[dict]:
+    """Bound on test (estimator A's, whatever trained) after equal data and after equal seconds, eager engine."""
+    rows, test = [], data.test[:1000]
+    for estimator in (e for e in chosen() if e.num_particles <= 5):
+        trainer = make_trainer(data, estimator, "eager")
+        spent, at_samples, at_seconds = 0.0, None, None
+        stream = trainer.run(10**9)
+        while at_samples is None or at_seconds is None:
+            start = time.perf_counter()
+            progress = next(stream)
+            spent += time.perf_counter() - start
+            bound = aevb.evidence.bound(trainer.model, trainer.guide, test).bound.mean().item()
+            if at_seconds is None and spent >= seconds:
+                at_seconds = bound
+            if at_samples is None and progress.samples_seen >= samples:
+                at_samples = bound
+        name = comparison._label(estimator)
+        row = {
+            "estimator": name,
+            "num_particles": estimator.num_particles,
+            "bound_at_equal_samples": at_samples,
+            "bound_at_equal_seconds": at_seconds,
+        }
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Columns by name."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_stages(rows: list[dict]) -> Figure:
+    """Variance of phi's gradient as training goes on, one particle."""
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    for name in dict.fromkeys(row["estimator"] for row in rows if row["num_particles"] == 1):
+        points = {
+            r["stage"]: r["variance"]
+            for r in rows
+            if (r["estimator"], r["num_particles"], r["part"]) == (name, 1, "guide")
+        }
+        axes.semilogy(stages, [points[stage] for stage in stages], "o-", ms=4, label=name)
+    axes.set(ylabel="variance of the gradient, φ")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def keep(rows: list[dict], training: list[dict], settings: dict) -> None:
+    """CSV, JSON, figures."""
+    FOLDER.mkdir(exist_ok=True)
+    write_csv(FOLDER / "gradients.csv", rows)
+    write_csv(FOLDER / "training.csv", training)
+    (FOLDER / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+    trained = [
+        comparison.GradientStatistics(**{k: v for k, v in row.items() if k != "stage"})
+        for row in rows
+        if row["stage"] == "trained"
+    ]
+    title = f"MNIST, 784-{HIDDEN}-{LATENT_DIM}, one minibatch of {BATCH}, trained on 2e6 samples"
+    draw_comparison(trained, title).savefig(FOLDER / "gradients.png", dpi=110)
+    draw_stages(rows).savefig(FOLDER / "stages.png", dpi=110)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="few draws, nothing kept")
+    smoke = parser.parse_args().smoke
+    started = time.perf_counter()
+    mnist = aevb.data.load("mnist", binarize="dynamic")
+    if smoke:
+        MANY = (5,)
+        measure_gradients(mnist, {"untrained": 0}, 3, 4)
+        print(len(measure_training(mnist, 1000, 0.0)), "estimators trained")
+    else:
+        gradients = measure_gradients(mnist, STAGES, DRAWS, REFERENCE_DRAWS)
+        trainings = measure_training(mnist, TRAIN_SAMPLES, TRAIN_SECONDS)
+        minutes = round((time.perf_counter() - started) / 60, 1)
+        versions = {"torch": torch.__version__, "seed": 0, "minutes": minutes, "device": "cpu"}
+        keep(gradients, trainings, versions)

@@ -1,0 +1,126 @@
+"""``pyro-aevb compare``: estimators side by side on a saved run's pair and data."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pyro_aevb import comparison, estimators
+from pyro_aevb.cli import train
+from pyro_aevb.cli.parser import Parser
+from pyro_aevb.cli.runs import load_run
+from pyro_aevb.comparison import GradientStatistics
+from pyro_aevb.errors import InputError
+from pyro_aevb.estimators import Estimator
+from pyro_aevb.plots import draw_comparison
+
+__all__ = ["compare", "make_estimators", "options", "parser", "table", "write"]
+
+
+def options(
+    run: str,
+    estimators: str = "SGVB,SGVBAnalyticKL,StickingTheLanding,ScoreFunction,IWAE,DoublyReparameterized",
+    particles: str = "1,5",
+    draws: int = 100,
+    reference_draws: int = 1000,
+    batch_size: int = 100,
+    checkpoint: Literal["last", "best"] = "last",
+    seed: int = 0,
+    out: str | None = None,
+    device: str = "auto",
+    data_root: str | None = None,
+) -> None:
+    """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
+
+    Args:
+        run: A folder that train made.
+        estimators: Names, separated by commas; ``all`` for all that suit the pair.
+        particles: Numbers of particles, separated by commas.
+        draws: Gradients of each.
+        reference_draws: Gradients of the long run that bias is measured against.
+        batch_size: Data in the one minibatch, the first of the training set.
+        checkpoint: Which state.
+        seed: Seed of the noise.
+        out: Folder of table and figure; by default comparison in the run's folder.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        data_root: Folder of data sets, where it is not the one that the run was trained from.
+    """
+
+
+def parser() -> Parser:
+    """The parser of ``pyro-aevb compare``."""
+    return Parser.of(options, "pyro-aevb compare")
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Run ``pyro-aevb compare``.
+
+    Raises:
+        InputError: If an option does not fit.
+    """
+    config = parser().parse(arguments)
+    if config.reference_draws < 2 or config.batch_size < 1:
+        raise InputError("--reference_draws must be at least 2 and --batch_size at least 1")
+    chosen = make_estimators(config.estimators, config.particles)
+    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    x = loaded.data.evaluation("train")[: config.batch_size].to(loaded.device)
+    show = (lambda name: print(f"\r{name:<40}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
+    rows = comparison.compare(
+        loaded.pair.model,
+        loaded.pair.guide,
+        x,
+        chosen,
+        draws=config.draws,
+        reference_draws=config.reference_draws,
+        seed=config.seed,
+        progress=show,
+    )
+    print(f"{loaded.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
+    print(table(rows))
+    for path in write(rows, Path(config.out) if config.out else loaded.run.path / "comparison", loaded.title):
+        print(path)
+
+
+def make_estimators(names: str, particles: str) -> list[Estimator]:
+    """Every named estimator with every number of particles that it takes.
+
+    Raises:
+        InputError: If a name or a number is none.
+    """
+    wanted = estimators.__all__ if names == "all" else [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in estimators.__all__]:
+        raise InputError(f"unknown estimator {unknown[0]!r}: give some of {', '.join(estimators.__all__)}")
+    try:
+        counts = [int(count) for count in particles.split(",")]
+    except ValueError as error:
+        raise InputError(f"--particles must be whole numbers separated by commas, not {particles!r}") from error
+    return [
+        getattr(estimators, name)(count, vectorize_particles=count > 1, max_plate_nesting=1)
+        for name in wanted
+        for count in counts
+        if count > 1 or name not in ("VIMCO", "Renyi")
+    ]
+
+
+def table(rows: Sequence[GradientStatistics]) -> str:
+    """Aligned columns, a line a row."""
+    lines = [f"{'estimator':<24}{'particles':>9} {'of':<6}{'bias':>9}{'±':>9}{'variance':>11}{'SNR':>9}{'ms':>9}"]
+    lines += [
+        f"{r.estimator:<24}{r.num_particles:>9} {r.part:<6}{r.bias:>9.3f}{r.bias_error:>9.3f}{r.variance:>11.3g}"
+        f"{r.snr:>9.3f}{r.milliseconds:>9.2f}"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def write(rows: Sequence[GradientStatistics], folder: Path, title: str) -> list[Path]:
+    """A CSV and a figure; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "gradients.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(GradientStatistics._fields)
+        writer.writerows(rows)
+    figure = draw_comparison(rows, title)
+    figure.savefig(folder / "gradients.png", dpi=110)
+    return [folder / "gradients.csv", folder / "gradients.png"]

@@ -1,0 +1,204 @@
+r"""Estimators side by side: bias, variance and signal-to-noise of their gradients, and what a step costs.
+
+For one minibatch, gradients of the same quantity are drawn many times. All numbers are of the gradient of the bound per
+datum, for the model's parameters :math:`\theta` and the guide's :math:`\phi` separately.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_aevb import estimators, traces
+from pyro_aevb.errors import InputError
+from pyro_aevb.estimators import Estimator
+from pyro_aevb.pairs import Pair, modules_of
+from pyro_aevb.seeds import derive, seeded, unchanged_random_state
+
+__all__ = ["GradientStatistics", "Moments", "bound_of", "compare", "gradient_moments"]
+
+PARTS = ("model", "guide")
+
+# The estimators of one bound have one expected gradient; the first named is the reference for all.
+SAME_BOUND = {"DoublyReparameterized": "IWAE", "VIMCO": "IWAE", "IWAE": "IWAE", "Renyi": "Renyi"}
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a gradient's coordinates over so many draws, one vector for a part's parameters."""
+
+    mean: Tensor
+    variance: Tensor
+    draws: int
+    milliseconds: float
+    """Of one loss and its gradient, median."""
+
+
+class GradientStatistics(NamedTuple):
+    """One row of the comparison."""
+
+    estimator: str
+    num_particles: int
+    part: str
+    """``model`` for theta, ``guide`` for phi"""
+    bias: float
+    """Length of the bias over the length of the reference gradient, less what noise alone would show."""
+    bias_error: float
+    """Its standard error: what noise alone shows."""
+    variance: float
+    """Sum over coordinates of the variance of one gradient."""
+    snr: float
+    """Mean over coordinates of abs(mean) / standard deviation."""
+    milliseconds: float
+    """Of one loss and its gradient."""
+
+
+def bound_of(estimator: ELBO) -> str:
+    """Name of the bound that an estimator estimates: its reference estimator."""
+    return SAME_BOUND.get(type(estimator).__name__, "SGVB")
+
+
+def gradient_moments(
+    model: Pair, guide: Pair, estimator: ELBO, x: Tensor, draws: int, seed: int = 0
+) -> dict[str, Moments]:
+    """Moments of the gradients by the model's and by the guide's parameters, at fixed data.
+
+    Arguments:
+        model: The model, an ``nn.Module``.
+        guide: Its guide, an ``nn.Module``.
+        estimator: Whose gradient.
+        x: The minibatch, ``(M, ...)``.
+        draws: How many gradients.
+        seed: Seed of the noise; the caller's random state is left alone.
+
+    Raises:
+        InputError: If ``draws`` is below 2, or a part is no module.
+    """
+    if draws < 2:
+        raise InputError(f"a variance needs at least 2 draws, not {draws}")
+    parameters = _parameters(model, guide)
+    everything = [p for group in parameters.values() for p in group]
+    sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
+    with torch.no_grad(), unchanged_random_state(x.device):
+        per_datum = len(x) * float(traces.log_densities(model, guide, (x,)).scale)  # undoes (N/M) sum
+    seconds = []
+    with seeded(derive(seed, "noise"), x.device):
+        for _ in range(draws):
+            start = time.perf_counter()
+            loss = estimator.differentiable_loss(model, guide, x)  # type: ignore[attr-defined]  # every ELBO has it
+            gradients = torch.autograd.grad(loss, everything, allow_unused=True)
+            seconds.append(time.perf_counter() - start)
+            by_parameter = {id(p): g for p, g in zip(everything, gradients, strict=True)}
+            for part, group in parameters.items():
+                flat = _flat(group, by_parameter).double().cpu() / -per_datum
+                sums[part] += torch.stack([flat, flat**2])
+    milliseconds = 1e3 * sorted(seconds)[len(seconds) // 2]
+    return {part: _moments(total, draws, milliseconds) for part, total in sums.items()}
+
+
+def compare(
+    model: nn.Module,
+    guide: nn.Module,
+    x: Tensor,
+    chosen: Iterable[Estimator],
+    *,
+    draws: int = 100,
+    reference_draws: int = 1000,
+    seed: int = 0,
+    progress: Callable[[str], Any] | None = None,
+) -> list[GradientStatistics]:
+    """Statistics of each estimator's gradient, against a long run of its bound's reference with other noise.
+
+    Arguments:
+        model: The model.
+        guide: Its guide.
+        x: One minibatch, ``(M, ...)``.
+        chosen: The estimators.
+        draws: Gradients of each.
+        reference_draws: Gradients of each reference.
+        seed: Seed of the noise.
+        progress: Called with the name of what is being drawn.
+    """
+    rows: list[GradientStatistics] = []
+    references: dict[tuple[Any, ...], dict[str, Moments]] = {}
+    for estimator in chosen:
+        name, particles = type(estimator).__name__, int(estimator.num_particles)
+        key = _reference_key(estimator)
+        if key not in references:
+            if progress:
+                progress(f"reference {' '.join(map(str, key))}")
+            reference = _reference(estimator)
+            references[key] = gradient_moments(model, guide, reference, x, reference_draws, seed + 1)
+        if progress:
+            progress(f"{name} {particles}")
+        found = gradient_moments(model, guide, estimator, x, draws, seed)
+        rows += [_row(_label(estimator), particles, part, found[part], references[key][part]) for part in PARTS]
+    return rows
+
+
+def _label(estimator: Estimator) -> str:
+    baseline = getattr(estimator, "baseline", "none")
+    return type(estimator).__name__ + ("" if baseline == "none" else f" ({baseline})")
+
+
+def _reference_key(estimator: Estimator) -> tuple[Any, ...]:
+    bound = bound_of(estimator)
+    if bound == "SGVB":
+        return (bound,)
+    return bound, int(estimator.num_particles), *([estimator.alpha] if isinstance(estimator, estimators.Renyi) else [])
+
+
+def _reference(estimator: Estimator) -> Estimator:
+    if isinstance(estimator, estimators.Renyi):
+        return estimators.Renyi(int(estimator.num_particles), alpha=estimator.alpha)
+    if bound_of(estimator) == "IWAE":
+        return estimators.IWAE(int(estimator.num_particles))
+    return estimators.SGVB()
+
+
+def _row(name: str, particles: int, part: str, found: Moments, reference: Moments) -> GradientStatistics:
+    noise = (found.variance / found.draws + reference.variance / reference.draws).sum().item()
+    squared = (found.mean - reference.mean).square().sum().item() - noise
+    length = reference.mean.norm().item()
+    moving = found.variance > 0
+    # Where one gradient has no noise at all, signal-to-noise is not defined: such coordinates are left out.
+    snr = (found.mean[moving].abs() / found.variance[moving].sqrt()).mean().item() if moving.any() else math.inf
+    return GradientStatistics(
+        estimator=name,
+        num_particles=particles,
+        part=part,
+        bias=math.sqrt(max(0.0, squared)) / length,
+        bias_error=math.sqrt(noise) / length,
+        variance=found.variance.sum().item(),
+        snr=snr,
+        milliseconds=found.milliseconds,
+    )
+
+
+def _parameters(model: Pair, guide: Pair) -> dict[str, list[Tensor]]:
+    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+        raise InputError("model and guide must be nn.Modules, so that their gradients can be told apart")
+    of_guide: list[Tensor] = list(guide.parameters())
+    known = {id(p) for p in of_guide}
+    of_model: list[Tensor] = [
+        p for m in modules_of(model, guide).values() for p in m.parameters() if id(p) not in known
+    ]
+    return {"model": of_model, "guide": of_guide}
+
+
+def _count(parameters: list[Tensor]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _flat(parameters: list[Tensor], gradients: Mapping[int, Tensor | None]) -> Tensor:
+    parts = [torch.zeros_like(p) if gradients[id(p)] is None else gradients[id(p)] for p in parameters]
+    return torch.cat([part.flatten() for part in parts if part is not None])
+
+
+def _moments(sums: Tensor, draws: int, milliseconds: float) -> Moments:
+    mean = sums[0] / draws
+    variance = (sums[1] / draws - mean**2).clamp(min=0) * draws / (draws - 1)
+    return Moments(mean, variance, draws, milliseconds)
