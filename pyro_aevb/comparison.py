@@ -21,8 +21,6 @@ from pyro_aevb.seeds import derive, seeded, unchanged_random_state
 
 __all__ = ["GradientStatistics", "Moments", "bound_of", "compare", "gradient_moments"]
 
-PARTS = ("model", "guide")
-
 # The estimators of one bound have one expected gradient; the first named is the reference for all.
 SAME_BOUND = {"DoublyReparameterized": "IWAE", "VIMCO": "IWAE", "IWAE": "IWAE", "Renyi": "Renyi"}
 
@@ -135,7 +133,7 @@ def compare(
         if progress:
             progress(f"{name} {particles}")
         found = gradient_moments(model, guide, estimator, x, draws, seed)
-        rows += [_row(_label(estimator), particles, part, found[part], references[key][part]) for part in PARTS]
+        rows += [_row(_label(estimator), particles, part, found[part], references[key][part]) for part in found]
     return rows
 
 
@@ -181,12 +179,13 @@ def _row(name: str, particles: int, part: str, found: Moments, reference: Moment
 def _parameters(model: Pair, guide: Pair) -> dict[str, list[Tensor]]:
     if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
         raise InputError("model and guide must be nn.Modules, so that their gradients can be told apart")
-    of_guide: list[Tensor] = list(guide.parameters())
+    of_guide = list(guide.parameters())
     known = {id(p) for p in of_guide}
-    of_model: list[Tensor] = [
-        p for m in modules_of(model, guide).values() for p in m.parameters() if id(p) not in known
-    ]
-    return {"model": of_model, "guide": of_guide}
+    others = [p for m in modules_of(model, guide).values() for p in m.parameters() if id(p) not in known]
+    trained: dict[str, list[Tensor]] = {
+        part: [p for p in group if p.requires_grad] for part, group in (("model", others), ("guide", of_guide))
+    }
+    return {part: group for part, group in trained.items() if group}  # a part held fixed has no gradient
 
 
 def _count(parameters: list[Tensor]) -> int:

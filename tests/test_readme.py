@@ -26,11 +26,15 @@ def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
 
 
 def test_add_your_own(tmp_path, monkeypatch, capsys):
-    (tmp_path / "my_prior.py").write_text(PYTHON[2])
+    """Exactly that text: four parts, each in a file of its own outside the package, of ten lines or so."""
+    for name, text in zip(("prior", "likelihood", "guide", "estimator"), PYTHON[2:6], strict=True):
+        (tmp_path / f"my_{name}.py").write_text(text)
+        assert len([line for line in text.splitlines() if line and "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)
     command = re.search(r"pyro-aevb (train --prior my_prior.*)", README)[1].split()
-    assert main([*command, "--samples=200", "--hidden=8"]) == 0
+    assert main([*command, "--samples=200", "--likelihood.hidden=8", "--out=run"]) == 0
     assert "on test" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--num_samples=3"]) == 0
 
 
 def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):
