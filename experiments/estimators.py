@@ -107,8 +107,8 @@ def measure_few_latents(data: aevb.data.DataSet, samples: int, particles: tuple[
     """Three latents, full covariance: what theory says of many particles, and of a guide near the posterior.
 
     After the training the model is held fixed while the guide alone learns one minibatch, towards its posteriors; then
-    its weights are moved a little, N(0, 0.001^2), as Rainforth et al. (2018) do, so that there is a signal. With 20 latents, or
-    the guide as training left it, few weights have nearly all the mass, and the laws of many particles do not yet hold.
+    its weights are moved a little, N(0, 0.001^2), as Rainforth et al. (2018) do, so that there is a signal. With 20
+    latents, or the guide as training left it, few weights have nearly all the mass, and no law of many particles holds.
     """
     latent_dim, size, x, rows = 3, len(data.train), data.evaluation("train")[:BATCH], []
     with aevb.seeded(0):
