@@ -90,7 +90,7 @@ class CapturedEngine(EagerEngine):
         if size not in self.recordings and size in self.batch_sizes:
             self.recordings[size] = self._record(visit)
         recording = self.recordings.get(size)
-        if recording is None or size in self._checked or self._agrees(recording, visit):
+        if recording is None or size in self._checked or (self._same(recording) and self._agrees(recording, visit)):
             self._checked.add(size)
             return recording
         logger.info("model, guide or estimator has changed since the step was recorded: recording it anew")
@@ -133,6 +133,11 @@ class CapturedEngine(EagerEngine):
             self.steps_at_once = 1
             return None
         return self._whole[1]
+
+    def _same(self, recording: Recording) -> bool:
+        """Are the tensors the recorded ones, trained as then? The loss would not show it."""
+        inputs = [*self.parameters, *self.batches.parts, *self._other_tensors()]
+        return recording.sources == [(id(tensor), tensor.requires_grad) for tensor in inputs]
 
     def _agrees(self, recording: Recording, visit: Visit) -> bool:
         """Is the pair still what was recorded? A Python number in it is frozen in the recording, a tensor is not."""

@@ -81,20 +81,24 @@ def gradient_moments(
     everything = [p for group in parameters.values() for p in group]
     sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
     with torch.no_grad(), unchanged_random_state(x.device):
-        per_datum = len(x) * float(traces.log_densities(model, guide, (x,)).scale)  # undoes (N/M) sum
-    seconds = []
+        per_datum = len(x) * float(traces.log_densities(model, guide, (x,), None).scale)  # undoes (N/M) sum
+    seconds, firsts = [], dict[str, Tensor]()
     with seeded(derive(seed, "noise"), x.device):
         for _ in range(draws):
             start = time.perf_counter()
             loss = estimator.differentiable_loss(model, guide, x)  # type: ignore[attr-defined]  # every ELBO has it
             gradients = torch.autograd.grad(loss, everything, allow_unused=True)
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
             seconds.append(time.perf_counter() - start)
             by_parameter = {id(p): g for p, g in zip(everything, gradients, strict=True)}
             for part, group in parameters.items():
                 flat = _flat(group, by_parameter).double().cpu() / -per_datum
+                # Less the first draw: equal draws then have a variance of exactly zero.
+                flat = flat - firsts.setdefault(part, flat)
                 sums[part] += torch.stack([flat, flat**2])
     milliseconds = 1e3 * sorted(seconds)[len(seconds) // 2]
-    return {part: _moments(total, draws, milliseconds) for part, total in sums.items()}
+    return {part: _moments(total, firsts[part], draws, milliseconds) for part, total in sums.items()}
 
 
 def compare(
@@ -197,7 +201,7 @@ def _flat(parameters: list[Tensor], gradients: Mapping[int, Tensor | None]) -> T
     return torch.cat([part.flatten() for part in parts if part is not None])
 
 
-def _moments(sums: Tensor, draws: int, milliseconds: float) -> Moments:
+def _moments(sums: Tensor, first: Tensor, draws: int, milliseconds: float) -> Moments:
     mean = sums[0] / draws
     variance = (sums[1] / draws - mean**2).clamp(min=0) * draws / (draws - 1)
-    return Moments(mean, variance, draws, milliseconds)
+    return Moments(first + mean, variance, draws, milliseconds)

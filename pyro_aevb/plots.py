@@ -99,17 +99,25 @@ def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str =
     )
 
 
-def latent_grid(side: int) -> Tensor:
+def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
     r"""Figure 4's latents, ``(side * side, 2)``: :math:`z = \Phi^{-1}(u)` on a linear grid of the unit square.
 
     The first latent grows to the right, the second upwards.
+
+    Arguments:
+        side: Latents on a side.
+        draws: For another prior than N(0, I): many of its samples, ``(S, 2)``, whose quantiles stand for its inverse
+            CDFs, each latent by itself.
 
     >>> latent_grid(1)
     tensor([[0., 0.]])
     """
     u = (torch.arange(side) + 0.5) / side
     down, right = torch.meshgrid(u.flip(0), u, indexing="ij")
-    return torch.special.ndtri(torch.stack([right, down], dim=-1)).view(-1, 2)  # (side * side, 2)
+    if draws is None:
+        return torch.special.ndtri(torch.stack([right, down], dim=-1)).view(-1, 2)  # (side * side, 2)
+    quantiles = [torch.quantile(draws[:, k], grid.flatten().to(draws)) for k, grid in enumerate((right, down))]
+    return torch.stack(quantiles, dim=-1).cpu()  # (side * side, 2)
 
 
 def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:

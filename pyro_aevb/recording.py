@@ -41,6 +41,7 @@ class Recording:
         self.graph = graph
         self.function: LossAndGradients = graph
         self.inputs, self.used = [t.detach() for t in inputs], used
+        self.sources = [(id(tensor), tensor.requires_grad) for tensor in inputs]
 
     def compile(self, visit: Visit) -> None:
         """Replay from here on with inductor's code (CPU) or as one CUDA graph, rather than operation by operation."""
@@ -96,7 +97,9 @@ def record(
         """What is recorded: its inputs are the tensors that ``loss`` finds in its closure."""
         with torch.enable_grad():
             value = loss(*visit)
-            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+            moving = [p for p in parameters if p.requires_grad]
+            found = iter(torch.autograd.grad(value, moving, allow_unused=True))
+        gradients = [next(found) if p.requires_grad else None for p in parameters]
         used[:] = [gradient is not None for gradient in gradients]
         return (value.detach(), *(gradient for gradient in gradients if gradient is not None))
 

@@ -82,7 +82,8 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     with _forked(device):  # the caller's states come back when the block ends
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU, also those not forked
         if module := _accelerator(device):
-            module.manual_seed(seed)  # inside the fork
+            with module.device(device):
+                module.manual_seed(seed)  # inside the fork
         yield
 
 
@@ -116,12 +117,12 @@ class GlobalNoise:
 
     def _read(self) -> dict[str, Tensor]:
         module = _accelerator(self.device)
-        return {"cpu": torch.get_rng_state()} | ({"device": module.get_rng_state()} if module else {})
+        return {"cpu": torch.get_rng_state()} | ({"device": module.get_rng_state(self.device)} if module else {})
 
     def _write(self) -> None:
         torch.set_rng_state(self.states["cpu"])
         if "device" in self.states and (module := _accelerator(self.device)):
-            module.set_rng_state(self.states["device"])
+            module.set_rng_state(self.states["device"], self.device)
 
 
 def _accelerator(device: torch.device) -> Any:
@@ -132,5 +133,5 @@ def _accelerator(device: torch.device) -> Any:
 def _forked(device: torch.device) -> AbstractContextManager[None]:
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
-    index = 0 if device.index is None else device.index
+    index = _accelerator(device).current_device() if device.index is None else device.index
     return torch.random.fork_rng(devices=[index], device_type=device.type)

@@ -70,3 +70,10 @@ def test_no_global_state_of_matplotlib():
     before = dict(mpl.rcParams)
     plots.image_grid(torch.rand(3, 4), (2, 2))
     assert dict(mpl.rcParams) == before
+
+
+def test_the_manifold_of_another_prior_goes_by_its_quantiles():
+    """Of N(0, I) drawn, the grid is the exact one within sampling error; of a Gamma, it stays where z is positive."""
+    normal = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(plots.latent_grid(7, normal), plots.latent_grid(7), rtol=0, atol=0.03)
+    assert (plots.latent_grid(7, normal.exp()) > 0).all()

@@ -110,6 +110,19 @@ def test_without_a_compiler_training_is_eager_after_one_log_line(caplog, monkeyp
     falls_back(caplog, "cannot be recorded")
 
 
+def test_weights_frozen_between_runs_stay_as_they_are():
+    """The loss does not show it: a recording would go on filling their gradients."""
+    trainer = make(engine="captured", batch_size=20)
+    trainer.engine.compiled = False
+    list(trainer.run(100))
+    trainer.guide.requires_grad_(False).train(False)
+    before, decoder = weights(trainer), trainer.model.likelihood.network[0].weight.clone()
+    list(trainer.run(100))
+    after = weights(trainer)
+    assert_equal({k: v for k, v in before.items() if k[0] == "1"}, {k: v for k, v in after.items() if k[0] == "1"})
+    assert not torch.equal(decoder, trainer.model.likelihood.network[0].weight)
+
+
 def test_a_pair_that_changes_by_itself_is_not_trained_on_a_frozen_copy(caplog):
     """Noise from elsewhere than torch would be one number for ever."""
     caplog.set_level(logging.INFO)

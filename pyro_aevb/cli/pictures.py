@@ -15,6 +15,7 @@ from pyro_aevb.cli import train
 from pyro_aevb.cli.parser import Parser
 from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.errors import InputError
+from pyro_aevb.priors import StandardNormal
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = ["plot", "plot_options", "plot_parser", "sample", "sample_options", "sample_parser"]
@@ -121,8 +122,17 @@ def _figures(loaded: Loaded, count: int, side: int, seed: int) -> dict[str, Call
         "latent_space": lambda: _latent_space(loaded),
     }
     if loaded.config.latent_dim == 2:
-        figures["manifold"] = lambda: plots.manifold(_means(loaded, plots.latent_grid(side)), shape, title)
+        figures["manifold"] = lambda: plots.manifold(_means(loaded, _manifold_latents(loaded, side)), shape, title)
     return figures
+
+
+@torch.no_grad()
+def _manifold_latents(loaded: Loaded, side: int) -> Tensor:
+    prior = loaded.pair.model.prior
+    if isinstance(prior, StandardNormal):
+        return plots.latent_grid(side)
+    with seeded(derive(0, "evaluation"), loaded.device):
+        return plots.latent_grid(side, prior().sample((10_000,)))
 
 
 @torch.no_grad()

@@ -258,8 +258,7 @@ class EllipticalLaplace(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         k = value.shape[-1]
-        scale = self.scale_tril.expand(*value.shape[:-1], -1, -1)
-        whitened = torch.linalg.solve_triangular(scale, (value - self.loc).unsqueeze(-1), upper=False)
+        whitened = torch.linalg.solve_triangular(self.scale_tril, (value - self.loc).unsqueeze(-1), upper=False)
         log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = math.lgamma(k / 2) - math.log(2) - k / 2 * math.log(math.pi) - math.lgamma(k)
         return constant - whitened.squeeze(-1).norm(dim=-1) - log_det

@@ -35,7 +35,7 @@ class ScoreFunction(MultiSample):
         elbo_arguments: As for :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``leave_one_out`` has one sample only, ``mean`` one datum only; with a baseline, if a latent lies
+        InputError: If ``leave_one_out`` has one sample only; with a baseline, if a latent lies
             outside the one data plate.
 
     References:
@@ -79,8 +79,8 @@ class ScoreFunction(MultiSample):
     def _baseline(self, weight: Tensor) -> Tensor:
         dim = 0 if self.baseline == "leave_one_out" else 1
         others = weight.shape[dim] - 1
-        if others == 0:
-            raise InputError("baseline='mean' needs minibatches of at least two data")
+        if others == 0:  # a last minibatch of one datum: no baseline is unbiased too
+            return torch.zeros_like(weight)
         return (weight.sum(dim, keepdim=True) - weight) / others
 
     def _get_trace(

@@ -49,6 +49,8 @@ class _LocationScale(Likelihood):
         if scale in ("pixel", "shared"):
             self.log_variance = nn.Parameter(torch.zeros(data_dim if scale == "pixel" else 1))
         elif isinstance(scale, (int, float)):
+            if scale < min_scale:
+                raise InputError(f"scale {scale} lies below min_scale {min_scale}: lower that too")
             self.register_buffer("log_variance", torch.full((1,), 2 * math.log(positive("scale", scale))))
         elif scale != "network":
             raise InputError(f"unknown scale {scale!r}: give network, pixel, shared, or a number")

@@ -7,6 +7,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
@@ -19,6 +20,7 @@ from pyro_aevb.traces.sites import (
     pair_trace,
     sample_sites,
     site_kls,
+    subsamples,
     without_gradient,
 )
 
@@ -74,8 +76,12 @@ def log_densities(
     Raises:
         InputError: If a site lies outside the data plate, or inside further plates, or sites are scaled differently.
     """
-    latents, log_guide = sample_guide(guide, args, num_particles, constant)
-    return _joint(model, args, latents, num_particles, log_guide)
+    particles = _particles(guide, num_particles)
+    # Outside of the plate: inside, one draw would be made before the plate asks for many.
+    drawing = without_gradient(particles) if constant else particles
+    trace = poutine.trace(drawing).get_trace(*args)
+    log_guide = _total(latent_sites(trace), num_particles)
+    return _joint(model, args, _latents(trace), subsamples(trace), num_particles, log_guide)
 
 
 def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1) -> PathDensities:
@@ -84,13 +90,15 @@ def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particle
     Raises:
         InputError: As there; and if the guide cannot tell the density of a value that it has not just drawn.
     """
-    sites = latent_sites(poutine.trace(_particles(guide, num_particles)).get_trace(*args))
-    latents = {site["name"]: site["value"] for site in sites}
+    trace = poutine.trace(_particles(guide, num_particles)).get_trace(*args)
+    sites, latents, rows = latent_sites(trace), _latents(trace), subsamples(trace)
     leaves = {name: value.detach().requires_grad_() for name, value in latents.items()}
     if len(sites) == 1:  # else a latent's distribution may depend on another latent: run the guide again at the leaves
         moved: list[Site] = [{**site, "value": leaves[site["name"]]} for site in sites]
     else:
-        again = poutine.trace(poutine.condition(_particles(guide, num_particles), data=leaves)).get_trace(*args)
+        again = poutine.trace(poutine.condition(_particles(guide, num_particles), data={**leaves, **rows})).get_trace(
+            *args
+        )
         moved = [again.nodes[name] for name in leaves]
     try:
         log_guide = _total(moved, num_particles)
@@ -99,40 +107,41 @@ def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particle
             f"{describe(sites[0]['fn'])} cannot tell the density of a given value ({error}), which this estimator "
             "needs: use SGVB or IWAE, or a guide that can be inverted"
         ) from error
-    densities = _joint(model, args, leaves, num_particles, log_guide)
+    densities = _joint(model, args, leaves, rows, num_particles, log_guide)
     return PathDensities(list(latents.values()), list(leaves.values()), densities)
 
 
-def sample_guide(
-    guide: Pair, args: tuple[Any, ...], num_particles: int | None, constant: bool = False
-) -> tuple[Latents, Tensor]:
+def sample_guide(guide: Pair, args: tuple[Any, ...], num_particles: int) -> tuple[Latents, Tensor]:
     """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
-    particles = _particles(guide, num_particles)
-    # Outside of the plate: inside, one draw would be made before the plate asks for many.
-    drawing = without_gradient(particles) if constant else particles
-    sites = latent_sites(poutine.trace(drawing).get_trace(*args))
-    latents = {site["name"]: site["value"] for site in sites}
-    return latents, _total(sites, num_particles)
+    trace = poutine.trace(_particles(guide, num_particles)).get_trace(*args)
+    return _latents(trace), _total(latent_sites(trace), num_particles)
+
+
+def _latents(trace: Trace) -> Latents:
+    return {site["name"]: site["value"] for site in latent_sites(trace)}
 
 
 def log_joint(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> tuple[Tensor, Tensor]:
     """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
-    sites = _conditioned(model, args, latents, num_particles)
+    sites = _conditioned(model, args, latents, {}, num_particles)
     likelihood = _total((site for site in sites if site["name"] not in latents), num_particles)
     return likelihood, _total((site for site in sites if site["name"] in latents), num_particles)
 
 
 def _joint(
-    model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None, log_guide: Tensor
+    model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, num_particles: int | None, log_guide: Tensor
 ) -> LogDensities:
-    sites = _conditioned(model, args, latents, num_particles)
+    sites = _conditioned(model, args, latents, rows, num_particles)
     observed = [site for site in sites if site["name"] not in latents]
     prior = _total((site for site in sites if site["name"] in latents), num_particles)
     return LogDensities(_total(observed, num_particles), prior, log_guide, _one_scale(sites))
 
 
-def _conditioned(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> list[Site]:
-    conditioned = poutine.condition(_particles(model, num_particles), data=latents)
+def _conditioned(
+    model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, num_particles: int | None
+) -> list[Site]:
+    """The model's sites at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
+    conditioned = poutine.condition(_particles(model, num_particles), data={**latents, **rows})
     sites = sample_sites(poutine.trace(conditioned).get_trace(*args))
     if missing := [site["name"] for site in sites if not site["is_observed"]]:
         raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")

@@ -31,6 +31,7 @@ __all__ = [
     "sample_sites",
     "score_function_sum",
     "site_kls",
+    "subsamples",
     "without_gradient",
 ]
 
@@ -62,7 +63,18 @@ def latent_sites(trace: Trace) -> list[Site]:
 
 
 def sample_sites(trace: Trace) -> list[Site]:
-    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    return [site for site in trace.nodes.values() if _is_sample(site)]
+
+
+def _is_sample(site: Site) -> bool:
+    deterministic = site["type"] == "sample" and site["infer"].get("_deterministic")  # pyro.deterministic's sites
+    return site["type"] == "sample" and not site_is_subsample(site) and not deterministic
+
+
+def subsamples(trace: Trace) -> Latents:
+    """What the plates of a trace chose, by plate."""
+    nodes: dict[str, Site] = dict(trace.nodes)
+    return {n: site["value"] for n, site in nodes.items() if site["type"] == "sample" and site_is_subsample(site)}
 
 
 class _WithoutGradient(Messenger):
