@@ -1,5 +1,5 @@
 # make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests;
-# make bench: what a training step costs, about 20 minutes.
+# make bench: what a training step costs, about 25 minutes.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

@@ -7,7 +7,6 @@ the pair from the same start, for equal numbers of data and for equal seconds. R
 """
 
 import argparse
-import csv
 import json
 import time
 from functools import partial
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from results import provenance, write_csv
 
 import pyro_aevb as aevb
 from pyro_aevb import comparison, estimators
@@ -151,17 +152,11 @@ def draw_few_latents(rows: list[dict]) -> Figure:
             points = [(r["at"], r["value"]) for r in rows if (r["what"], r["estimator"]) == (what, name)]
             axes.loglog(*zip(*points, strict=True), "o-", ms=4, label=name)
         axes.set(xlabel=x, ylabel=y)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Columns by name."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def draw_stages(rows: list[dict]) -> Figure:
@@ -216,5 +211,4 @@ if __name__ == "__main__":
         trainings = measure_training(mnist, TRAIN_SAMPLES, TRAIN_SECONDS)
         minutes = round((time.perf_counter() - started) / 60, 1)
         few_latents = measure_few_latents(mnist, 500_000, (1, 5, 25, 125), 200)
-        versions = {"torch": torch.__version__, "seed": 0, "minutes": minutes, "device": "cpu"}
-        keep(gradients, trainings, few_latents, versions)
+        keep(gradients, trainings, few_latents, provenance(seed=0, minutes=minutes))

@@ -11,12 +11,10 @@ import argparse
 import contextlib
 import io
 import json
-import platform
 import shutil
-import subprocess
 from pathlib import Path
 
-import torch
+from results import provenance
 
 from pyro_aevb.checkpoints import Run
 from pyro_aevb.cli import main
@@ -63,11 +61,7 @@ def run(point: str, samples: int, runs: Path) -> dict:
         "paper": dict(zip(("1e+06", "1e+07"), PAPER[point], strict=True)),
         "final": {key: numbers[key] for key in ("bound", "log_likelihood", "kl", "active_units")},
         "minutes": round(sum(seconds_of_sessions(metrics)) / 60, 1),
-        "seed": 0,
-        "device": f"{torch.get_num_threads()} threads of {platform.machine()}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit(),
+        **provenance(seed=0),
     }
 
 
@@ -88,11 +82,6 @@ def call(arguments: list[str]) -> str:
         if code := main(arguments):
             raise SystemExit(code)
     return printed.getvalue()
-
-
-def commit() -> str:
-    """The revision these numbers were measured at."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
 def keep(result: dict, path: Path) -> None:

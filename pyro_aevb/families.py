@@ -50,6 +50,7 @@ class DistributionFamily:
     def __init__(self, distribution: str | type, dim: int, fixed: Mapping[str, float] | None = None) -> None:
         self.cls, self.dim = _find(distribution), dim
         self.fixed = {name: torch.as_tensor(value) for name, value in (fixed or {}).items()}
+        self._moved: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         accepted = {*inspect.signature(self.cls).parameters, *self._declared()}
         if unknown := sorted(self.fixed.keys() - accepted):
             raise InputError(f"{self.name} has no parameter {unknown[0]!r}: it has {', '.join(self._declared())}")
@@ -79,7 +80,7 @@ class DistributionFamily:
         values: dict[str, Tensor] = {}
         for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
             values[name] = self._constrained(name, part.reshape(part.shape[:-1] + shape), values)
-        fixed = {name: self._like(value, unconstrained) for name, value in self.fixed.items()}
+        fixed = self._fixed_like(unconstrained)
         made = self.cls(**values, **fixed)
         if made.event_shape:
             return made.expand(unconstrained.shape[:-1])
@@ -138,7 +139,7 @@ class DistributionFamily:
     def _between(self, name: str, value: Tensor, before: Mapping[str, Tensor]) -> Tensor:
         """A parameter whose constraint depends on others: by convention they increase in the order declared."""
         names = list(self._declared())
-        fixed = {n: self._like(fixed, value) for n, fixed in self.fixed.items()}
+        fixed = self._fixed_like(value)
         below = [known[n] for n in names[: names.index(name)] for known in (before, fixed) if n in known]
         above = [fixed[n] for n in names[names.index(name) :] if n in fixed]
         value = value.clamp(-BOUND, BOUND) if below or above else value.clamp(-LOCATION, LOCATION)
@@ -146,9 +147,12 @@ class DistributionFamily:
             return below[-1] + (above[0] - below[-1]) * value.sigmoid()
         return below[-1] + value.exp() if below else above[0] - value.exp() if above else value
 
-    @staticmethod
-    def _like(value: Tensor, other: Tensor) -> Tensor:
-        return value.to(other.device, other.dtype)
+    def _fixed_like(self, other: Tensor) -> dict[str, Tensor]:
+        """What is given, moved to a device once: a copy from the processor cannot be part of a CUDA graph."""
+        key = (other.device, other.dtype)
+        if key not in self._moved:
+            self._moved[key] = {name: value.to(*key) for name, value in self.fixed.items()}
+        return self._moved[key]
 
 
 def _is_dependent(constraint: Any) -> bool:

@@ -7,7 +7,7 @@ error of a product, and a lossy path is taken only where ``precision`` asks for 
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,13 @@ class Settings:
             yield
         finally:
             _enter(*before)
+
+
+@contextmanager
+def current_device(device: torch.device) -> Iterator[None]:
+    """Make a GPU the current one for a block: graphs are captured on the current one, whatever their tensors' is."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
 
 
 def find_device(name: str | torch.device = "auto") -> torch.device:

@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import integrate, stats
 from torch import tensor
+from torch.distributions import kl_divergence
 
 from pyro_aevb.distributions import ContinuousBernoulli, DiscretizedLogistic, EllipticalLaplace, GridCategorical
 from pyro_aevb.errors import InputError
@@ -234,3 +236,19 @@ def test_wild_outputs_stay_in_the_constraints(name):
             for key, constraint in getattr(inner, "arg_constraints", {}).items():
                 if not torch.distributions.constraints.is_dependent(constraint):
                     assert constraint.check(getattr(inner, key)).all(), key
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_kl_of_correlated_against_independent_normals(low_rank):
+    generator = torch.Generator().manual_seed(0)
+    loc, mean, factor = (torch.randn(5, *s, dtype=D, generator=generator) for s in ((3,), (3,), (3, 2)))
+    scale, diagonal = (torch.rand(5, 3, dtype=D, generator=generator) + 0.5 for _ in range(2))
+    q = dist.LowRankMultivariateNormal(loc, factor, diagonal)
+    if not low_rank:
+        q = dist.MultivariateNormal(loc, q.covariance_matrix)
+    exact = kl_divergence(
+        dist.MultivariateNormal(loc, q.covariance_matrix), dist.MultivariateNormal(mean, torch.diag_embed(scale**2))
+    )
+    torch.testing.assert_close(kl_divergence(q, dist.Normal(mean, scale).to_event(1)), exact, rtol=1e-12, atol=0)
+    with pytest.raises(NotImplementedError):
+        kl_divergence(q, dist.Laplace(mean, scale).to_event(1))

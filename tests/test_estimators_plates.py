@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 import pyro_aevb as aevb
-from pyro_aevb import estimators
+from pyro_aevb import estimators, traces
 from pyro_aevb.estimators import SGVB, ScoreFunction, SGVBAnalyticKL
 from tests.pairs import LinearGaussian, gradients
 
@@ -133,6 +133,14 @@ def test_beta_weighs_the_gradient_and_never_the_value(family):
     for name, one in found[1.0][1].items():
         kl = one - found[1e-12][1][name]
         torch.testing.assert_close(found[3.0][1][name], found[1e-12][1][name] + 3 * kl, rtol=1e-8, atol=1e-8)
+    pair.guide.zero_grad()
+    scale = traces.log_densities(pair.model, pair.guide, (pair.x,)).scale
+    (scale * traces.per_datum_kl(pair.model, pair.guide, (pair.x,)).sum()).backward()
+    for name, exact in gradients(pair.guide).items():
+        sampled = found[1.0][1]["1" + name[1:]] - found[1e-12][1]["1" + name[1:]]
+        assert sampled.norm() > 0.1 * exact.norm() > 0
+        if family is SGVBAnalyticKL:
+            torch.testing.assert_close(sampled, exact, rtol=1e-8, atol=1e-8)
 
 
 def test_warm_up_follows_the_data_seen_and_is_reported():

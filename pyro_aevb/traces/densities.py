@@ -193,6 +193,7 @@ def _particles(function: Pair, num_particles: int | None) -> Pair:
     plated = pyro.plate("particles", num_particles, dim=-2)(function)
 
     def run(*args: Any) -> Any:
+        """Under the plate of particles."""
         try:
             return plated(*args)
         except ValueError as error:

@@ -171,6 +171,7 @@ def score_function_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
 
 
 def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Tensor]]:
+    """Each latent's guide site and its closed-form KL, unscaled; raises ``InputError`` where none is registered."""
     for site in latent_sites(model_trace):
         guide_site = guide_trace.nodes[site["name"]]
         yield guide_site, _site_kl(site, guide_site)
@@ -188,6 +189,7 @@ def _site_kl(model_site: Site, guide_site: Site) -> Tensor:
 
 
 def describe(distribution: Any) -> str:
+    """A distribution in words, without the wrappers around it."""
     base = distribution
     while hasattr(base, "base_dist"):
         base = base.base_dist

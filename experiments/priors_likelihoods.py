@@ -1,0 +1,242 @@
+"""Every prior and every suitable likelihood on MNIST and Frey Face: ``python experiments/priors_likelihoods.py``.
+
+One network (D-200-10, diagonal Gaussian guide), one budget (5e5 samples, Adam, estimator A), one seed; the evidence of
+the first 1000 test images by importance sampling. Priors are compared under one likelihood: Bernoulli on MNIST,
+binarised at each visit, a Gaussian on Frey Face. Likelihoods are compared under N(0, I), in one unit: the
+log-probability of an image of 256 grey levels, in nats. A mass function over levels or counts has it at once; a density
+has it on dequantised pixels, (level + u) / 256 with u uniform, less log 256 a pixel; one over 16 levels less log 16.
+
+About 40 minutes on two cores. Each case is kept as it ends; begun again, the script goes on with the next.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread, imsave
+from results import provenance, write_csv
+from torch import Tensor, nn
+
+import pyro_aevb as aevb
+from pyro_aevb import likelihoods, priors
+from pyro_aevb.evidence import importance_weights
+
+FOLDER = Path(__file__).parent / "priors_likelihoods"
+HIDDEN, LATENT_DIM, BATCH, SAMPLES, SEED = 200, 10, 100, 500_000, 0
+IMAGES, DRAWS, SHOWN = 1000, 500, 12
+
+PRIORS: dict[str, Callable[..., priors.Prior]] = {
+    "StandardNormal": priors.StandardNormal,
+    "LearnedNormal": priors.LearnedNormal,
+    "Laplace": priors.Laplace,
+    "StudentT": priors.StudentT,
+    "Family(Logistic)": partial(priors.Family, distribution="Logistic"),
+    "GaussianMixture(50)": partial(priors.GaussianMixture, components=50),
+    "VampPrior(50)": partial(priors.VampPrior, components=50),
+    "Flow(coupling)": priors.Flow,
+    "Flow(spline)": partial(priors.Flow, kind="spline"),
+}
+LIKELIHOODS: dict[str, tuple[str, Callable[..., likelihoods.Likelihood]]] = {  # and which form of the data it is of
+    "Gaussian(network)": ("density", likelihoods.Gaussian),
+    "Gaussian(pixel)": ("density", partial(likelihoods.Gaussian, scale="pixel")),
+    "Gaussian(shared)": ("density", partial(likelihoods.Gaussian, scale="shared")),
+    "Gaussian(0.1)": ("density", partial(likelihoods.Gaussian, scale=0.1)),
+    "Laplace(network)": ("density", likelihoods.Laplace),
+    "ContinuousBernoulli": ("density", likelihoods.ContinuousBernoulli),
+    "Beta": ("density", likelihoods.Beta),
+    "Family(Logistic)": ("density", partial(likelihoods.Family, distribution="Logistic")),
+    "Categorical(16)": ("16 levels", partial(likelihoods.Categorical, steps=15)),
+    "DiscretizedLogistic(1)": ("256 levels", likelihoods.DiscretizedLogistic),
+    "DiscretizedLogistic(5)": ("256 levels", partial(likelihoods.DiscretizedLogistic, components=5)),
+    "Poisson": ("counts", likelihoods.Poisson),
+    "NegativeBinomial": ("counts", likelihoods.NegativeBinomial),
+}
+
+
+class Form(NamedTuple):
+    """The same images in the form that a family of likelihoods is of."""
+
+    train: Tensor
+    test: Tensor
+    unit: float
+    """Its values divided by this lie in [0, 1]."""
+    nats_per_pixel: float
+    """What a log-probability in this form exceeds that of 256 levels by."""
+
+
+class Divided(nn.Module):
+    """Values in [0, 1] for a network, whatever the data's unit."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.unit
+
+
+def forms(data: aevb.data.DataSet) -> dict[str, Form]:
+    """Each form of an image set of 256 levels."""
+    steps = 256 if data.name == "frey_face" else 255
+    levels = [(x * steps).round() for x in (data.train, data.test)]
+    generator = torch.Generator().manual_seed(SEED)
+    noisy = [(x + torch.rand(x.shape, generator=generator)) / 256 for x in levels]
+    return {
+        "density": Form(*noisy, 1.0, math.log(256)),
+        "256 levels": Form(*(x / 255 for x in levels), 1.0, 0.0),
+        "16 levels": Form(*((x / 16).floor() / 15 for x in levels), 1.0, math.log(16)),
+        "counts": Form(*levels, 255.0, 0.0),
+    }
+
+
+def make_guide(data_dim: int, unit: float) -> aevb.guides.Guide:
+    """The one guide."""
+
+    def network(in_dim: int, out_dim: int) -> nn.Module:
+        return nn.Sequential(Divided(unit), aevb.nn.MLP(in_dim, out_dim, HIDDEN))
+
+    return aevb.guides.DiagonalNormal(data_dim, LATENT_DIM, network=network)
+
+
+def run_case(
+    train: Tensor | aevb.data.DynamicBinarization, test: Tensor, unit: float, prior: Callable, likelihood: Callable
+) -> tuple[dict, Tensor, Tensor]:
+    """Train and evaluate a pair: numbers, per-datum evidence, means of p(x|z) with z from the prior, in [0, 1]."""
+    started, dim, size = time.perf_counter(), test.shape[1], len(train)
+    with aevb.seeded(SEED):
+        q = make_guide(dim, unit)
+        p = prior(LATENT_DIM, guide=q) if getattr(prior, "func", None) is priors.VampPrior else prior(LATENT_DIM)
+        model = aevb.GenerativeModel(p, likelihood(LATENT_DIM, dim, hidden=HIDDEN), size)
+    guide = aevb.RecognitionModel(q, size)
+    optimizer = partial(torch.optim.Adam, lr=1e-3)
+    trainer = aevb.Trainer(model, guide, train, None, optimizer, BATCH, SEED, "eager", device="cpu")
+    list(trainer.run(SAMPLES))
+    minutes = (time.perf_counter() - started) / 60
+    test = test[:IMAGES]
+    bound = aevb.evidence.bound(model, guide, test, 10).bound
+    weights = importance_weights(model, guide, test, DRAWS)
+    with torch.no_grad(), aevb.seeded(SEED):
+        samples = model.likelihood(model.prior().expand((SHOWN,)).sample()).mean / unit
+    numbers = {
+        "bound": bound.mean().item(),
+        "evidence": weights.log_likelihood.mean().item(),
+        "monte_carlo_se": (weights.standard_error**2).sum().sqrt().item() / len(test),
+        "minutes": round(minutes, 2),
+    }
+    return numbers, weights.log_likelihood, samples.clamp(0, 1)
+
+
+def cases() -> list[tuple[str, str]]:
+    """(what is compared, its name), the references first."""
+    return [("prior", name) for name in PRIORS] + [("likelihood", name) for name in LIKELIHOODS]
+
+
+def measure(data_name: str, what: str, name: str) -> tuple[dict, Tensor, Tensor, tuple[int, ...]]:
+    """One case's row, evidence per datum, and pictures."""
+    data = aevb.data.load(data_name)
+    if what == "prior" and data_name == "mnist":
+        binary = aevb.data.load(data_name, binarize="dynamic")
+        train, test, unit, excess = binary.train, binary.test, 1.0, 0.0
+        likelihood: Callable = likelihoods.Bernoulli
+    else:
+        kind, likelihood = LIKELIHOODS[name if what == "likelihood" else "Gaussian(network)"]
+        train, test, unit, excess = forms(data)[kind]
+    prior = PRIORS[name if what == "prior" else "StandardNormal"]
+    numbers, values, pictures = run_case(train, test, unit, prior, likelihood)
+    shift = excess * data.dim
+    for key in ("bound", "evidence"):
+        numbers[key] -= shift
+    return {"data": data_name, "what": what, "name": name, **numbers}, values - shift, pictures, data.shape
+
+
+def run(names: list[str], folder: Path) -> list[dict]:
+    """All cases that are not there yet; rows of all."""
+    for data_name in names:
+        for what, name in cases():
+            stem = folder / "cases" / f"{data_name}-{what}-{name}"
+            if not stem.with_name(f"{stem.name}.json").exists():
+                row, values, pictures, shape = measure(data_name, what, name)
+                keep_case(stem, row, values, pictures, shape)
+                print(row, flush=True)
+    return [json.loads(path.read_text()) for path in sorted((folder / "cases").glob("*.json"))]
+
+
+def keep_case(stem: Path, row: dict, values: Tensor, pictures: Tensor, shape: tuple[int, ...]) -> None:
+    """Pictures first: the JSON says that a case is whole."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    strip = torch.cat(list(pictures.view(-1, *shape)), dim=1).numpy()
+    imsave(stem.with_name(f"{stem.name}.png"), strip, cmap="gray", vmin=0, vmax=1)
+    record = {**row, "values": [round(v, 3) for v in values.tolist()]}
+    stem.with_name(f"{stem.name}.json").write_text(json.dumps(record) + "\n")
+
+
+def table(rows: list[dict], folder: Path) -> list[dict]:
+    """Evidence with its standard error over data, and the paired difference from the reference with its own."""
+    known = {(r["data"], r["what"], r["name"]): r for r in rows}
+    out = []
+    for data_name in dict.fromkeys(row["data"] for row in rows):
+        for what, name in cases():
+            if (data_name, what, name) not in known:
+                continue
+            row = known[data_name, what, name]
+            reference = known[data_name, what, "StandardNormal" if what == "prior" else "Gaussian(network)"]
+            values, base = (torch.tensor(r["values"], dtype=torch.float64) for r in (row, reference))
+            root = math.sqrt(len(values))
+            out.append(
+                {
+                    **{key: row[key] for key in ("data", "what", "name", "bound", "evidence")},
+                    "se": values.std().item() / root,
+                    "difference": (values - base).mean().item(),
+                    "difference_se": (values - base).std().item() / root,
+                    "monte_carlo_se": row["monte_carlo_se"],
+                    "minutes": row["minutes"],
+                }
+            )
+    write_csv(folder / "evidence.csv", out)
+    return out
+
+
+def plot(rows: list[dict], folder: Path, what: str) -> Figure:
+    """For each data set a column: samples of each case, its name and evidence beside."""
+    names = list(dict.fromkeys(r["data"] for r in rows))
+    chosen = [[r for r in rows if (r["data"], r["what"]) == (name, what)] for name in names]
+    figure = Figure(figsize=(6.4 * len(names), 0.62 * max(map(len, chosen)) + 0.5), layout="constrained")
+    panels = figure.subplots(max(map(len, chosen)), len(names), squeeze=False)
+    for column, (data_name, some) in enumerate(zip(names, chosen, strict=True)):
+        for line, row in enumerate(some):
+            axes = panels[line][column]
+            axes.imshow(imread(folder / "cases" / f"{data_name}-{what}-{row['name']}.png"))
+            axes.set_title(
+                f"{data_name}, {row['name']}: {row['evidence']:.1f} ± {row['se']:.1f}", fontsize=7, loc="left", pad=2
+            )
+            axes.axis("off")
+    figure.suptitle(
+        "log p(x) on test, nats an image (± s.e. over images); means of p(x|z), z from the prior", fontsize=8
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="300 samples of each case, nothing kept")
+    if parser.parse_args().smoke:
+        import tempfile
+
+        SAMPLES, IMAGES, DRAWS = 300, 20, 3
+        with tempfile.TemporaryDirectory() as temporary:
+            found = table(run(["frey_face"], Path(temporary)), Path(temporary))
+            plot(found, Path(temporary), "likelihood").savefig(Path(temporary) / "samples.png")
+        print(len(found), "cases measured")
+    else:
+        found = table(run(["mnist", "frey_face"], FOLDER), FOLDER)
+        for compared in ("prior", "likelihood"):
+            plot(found, FOLDER, compared).savefig(FOLDER / f"{compared}s.png", dpi=130)
+        settings = {"samples": SAMPLES, "images": IMAGES, "draws": DRAWS, "seed": SEED}
+        (FOLDER / "settings.json").write_text(json.dumps(provenance(**settings), indent=1) + "\n")
