@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Pair", "evaluating", "modules_of"]
+__all__ = ["Pair", "evaluating", "modules_of", "trained_parameters"]
 
 Pair = Callable[..., Any]
 
@@ -43,6 +43,20 @@ def _reachable(function: Any) -> Iterator[tuple[str, nn.Module]]:
         for name, value in {**variables.globals, **variables.nonlocals}.items():
             if isinstance(value, nn.Module):
                 yield f".{name}", value
+
+
+def trained_parameters(model: Pair, guide: Pair, met: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What to train, by stable names: all that Pyro met, and all of a model or guide that is a module.
+
+    The latter need not show Pyro its parameters; and of one that is not contiguous Pyro's store keeps a copy, so that
+    ``SVI`` would not train it.
+    """
+    in_modules = {f"{m}.{n}": p for m, mod in modules_of(model, guide).items() for n, p in mod.named_parameters()}
+    parts = [part for part in (model, guide) if isinstance(part, nn.Module)]
+    wanted = {id(p) for p in met.values()} | {id(p) for m in parts for p in m.parameters() if p.requires_grad}
+    named: dict[str, Tensor] = {name: p for name, p in in_modules.items() if id(p) in wanted}
+    known = {id(p) for p in named.values()}
+    return named | {name: p for name, p in met.items() if id(p) not in known}
 
 
 @contextmanager

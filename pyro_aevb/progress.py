@@ -17,6 +17,8 @@ class Progress(NamedTuple):
     """Mean of the estimator's bound over the minibatches since the last report, nats per datum."""
     beta: float | None = None
     """Weight of the KL in the last step's gradient, of an estimator that anneals it; never in ``bound``."""
+    log_joint: float | None = None
+    """Mean of log p(x, z) at the chains of a :class:`~pyro_aevb.MonteCarloEM`, which knows no bound."""
 
 
 class Gathered:

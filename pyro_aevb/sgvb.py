@@ -1,4 +1,4 @@
-r"""Equations (6), (7), (10) and Algorithm 1 by hand, in plain PyTorch: the deliberate second derivation.
+r"""Equations (6), (7), (10), (21) to (24) and Algorithm 1 by hand, in plain PyTorch: the deliberate second derivation.
 
 Nothing here imports Pyro. The rest of the package is tested against it, and it is what speed is compared with.
 All log densities are in nats, per datum, summed over the last dimension. An encoder maps x ``(M, D)`` to
@@ -8,6 +8,7 @@ by side.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ __all__ = [
     "bernoulli_log_likelihood",
     "estimator_a",
     "estimator_b",
+    "full_bayes_a",
+    "full_bayes_b",
     "gaussian_kl",
     "gaussian_log_density",
     "gaussian_log_likelihood",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 Network = Callable[[Tensor], Tensor]
+WeightedNetwork = Callable[[Tensor, Tensor], Tensor]
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 Estimator = Callable[[Tensor, Tensor, Network, Network, LogLikelihood], Tensor]
 
@@ -80,6 +84,63 @@ def estimator_b(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, lo
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     z = reparameterise(mean, log_variance, noise)
     return log_likelihood(x, decoder(z)) - gaussian_kl(mean, log_variance)
+
+
+def full_bayes_a(
+    x: Tensor,
+    noise: Tensor,
+    weights_noise: Tensor,
+    encoder: Network,
+    decoder: WeightedNetwork,
+    log_likelihood: LogLikelihood,
+    weights: Tensor,
+    size: int,
+) -> Tensor:
+    r"""(22) with one sample, a standard normal prior and a Gaussian posterior over the decoder's weights.
+
+    .. math:: \frac1M \sum_{i=1}^M N \big(\log p(x_i \mid z_i, \theta) + \log p(z_i) - \log q(z_i \mid x_i)\big)
+              + \log p(\theta) - \log q(\theta)
+
+    Arguments:
+        x: A minibatch, ``(M, D)``.
+        noise: For the latents, ``(M, K)``.
+        weights_noise: For the weights, ``(P,)``.
+        encoder: As above.
+        decoder: From weights ``(P,)`` and z ``(M, K)`` to outputs.
+        log_likelihood: As above.
+        weights: Mean and log variance of the weights side by side, ``(2P,)``.
+        size: Number of data N.
+
+    Returns:
+        The estimate of the bound on log p(X) of all data, a scalar, in nats.
+    """
+    mean, log_variance = weights.chunk(2)
+    theta = reparameterise(mean, log_variance, weights_noise)
+    bounds = estimator_a(x, noise, encoder, partial(decoder, theta), log_likelihood)
+    log_prior = gaussian_log_density(theta, torch.zeros_like(theta), torch.zeros_like(theta))
+    return size * bounds.mean() + log_prior - gaussian_log_density(theta, mean, log_variance)
+
+
+def full_bayes_b(
+    x: Tensor,
+    noise: Tensor,
+    weights_noise: Tensor,
+    encoder: Network,
+    decoder: WeightedNetwork,
+    log_likelihood: LogLikelihood,
+    weights: Tensor,
+    size: int,
+) -> Tensor:
+    r"""(24) with one sample: as :func:`full_bayes_a`, with both KLs in closed form.
+
+    .. math:: \frac1M \sum_{i=1}^M N \Big(\tfrac12 \sum_j (1 + \log\sigma_{z,j}^2 - \mu_{z,j}^2 - \sigma_{z,j}^2)
+              + \log p(x_i \mid z_i, \theta)\Big)
+              + \tfrac12 \sum_j (1 + \log\sigma_{\theta,j}^2 - \mu_{\theta,j}^2 - \sigma_{\theta,j}^2)
+    """
+    mean, log_variance = weights.chunk(2)
+    theta = reparameterise(mean, log_variance, weights_noise)
+    bounds = estimator_b(x, noise, encoder, partial(decoder, theta), log_likelihood)
+    return size * bounds.mean() - gaussian_kl(mean, log_variance)
 
 
 def algorithm_1(

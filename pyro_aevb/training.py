@@ -20,7 +20,7 @@ from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, fir
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, current_device, find_device, find_settings, largest_product
-from pyro_aevb.pairs import Pair, modules_of
+from pyro_aevb.pairs import Pair, modules_of, trained_parameters
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
 
@@ -50,7 +50,8 @@ class Trainer:
         optimizer: A callable that makes a ``torch.optim`` optimizer of parameters, an optimizer, or one of
             ``pyro.optim`` for ``engine="svi"``. By default the paper's: Adagrad with step size 0.02, and as
             ``weight_decay`` the prior N(0, I) on all weights, so that training maximises
-            :math:`\frac NM \sum_i \mathcal L(x_i) + \log p(\theta, \phi)`.
+            :math:`\frac NM \sum_i \mathcal L(x_i) + \log p(\theta, \phi)`; without it for a pair with global latents,
+            whose prior is in the model.
         batch_size: Data per step, the paper's M; the last of an epoch may be smaller.
         seed: Seed of order, binarisation and noise, each its own stream.
         engine: ``captured``, the step recorded as a graph and compiled; ``eager``, the same step without; ``svi``,
@@ -258,21 +259,14 @@ class Trainer:
             run = traces.first_run(
                 first_loss(self.estimator), self.model, self.guide, self.batches[0], self.batches.check_supports
             )
-        self._scale = run.scale
-        self.parameters = self._name_parameters(run.parameters)
-
-    def _name_parameters(self, met: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What to train, by stable names: all that Pyro met, and all of a model or guide that is a module.
-
-        The latter need not show Pyro its parameters; and of one that is not contiguous Pyro's store keeps a copy, so
-        that ``SVI`` would not train it.
-        """
-        in_modules = {f"{m}.{n}": p for m, module in self._modules().items() for n, p in module.named_parameters()}
-        parts = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
-        wanted = {id(p) for p in met.values()} | {id(p) for m in parts for p in m.parameters() if p.requires_grad}
-        named = {name: p for name, p in in_modules.items() if id(p) in wanted}
-        known = {id(p) for p in named.values()}
-        return named | {name: p for name, p in met.items() if id(p) not in known}
+        self._scale, self._global_latents = run.scale, run.global_latents
+        self.parameters = trained_parameters(self.model, self.guide, run.parameters)
+        whole = abs(self._scale * self.batches.batch_size - self.batches.size) < 1e-6 * self.batches.size
+        if self._global_latents and not whole:
+            raise InputError(
+                f"site {self._global_latents[0]!r} is one for all data, so its terms count once, but the plate of the "
+                f"data does not know how many there are: give model and guide size={self.batches.size}"
+            )
 
     def _make_engine(self, name: EngineName, optimizer: OptimizerLike | None) -> tuple[Engine, bool]:
         """The engine, and whether it may still become the captured one."""
@@ -280,7 +274,8 @@ class Trainer:
             raise InputError(f"unknown engine {name!r}: give one of auto, captured, eager, svi")
         if optimizer is None:
             # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
-            prior = self._scale * self.batches.batch_size / self.batches.size
+            # Where weights are latents of the model they have a prior there, and their guide's parameters have none.
+            prior = 0 if self._global_latents else self._scale * self.batches.batch_size / self.batches.size
             optimizer = partial(torch.optim.Adagrad, lr=0.02, weight_decay=prior)
         parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches
         if name == "svi" or (name == "auto" and isinstance(optimizer, PyroOptim)):

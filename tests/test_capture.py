@@ -143,7 +143,7 @@ PAIRS = {
 ANY_PLATES = {"SGVB", "SGVBAnalyticKL", "ScoreFunction", "SGVB(2)"}
 REFUSED = {("flow", "SGVBAnalyticKL")}  # no closed-form KL
 # Pyro inverts an autoregressive flow by an index read from a tensor: these run eagerly.
-REFUSED |= {("flow", e) for e in ("ScoreFunction", "VIMCO", "StickingTheLanding", "DoublyReparameterized")}
+REFUSED |= {("flow", e) for e in ("ScoreFunction", "VIMCO", "StickingTheLanding", "DoublyReparameterized", "WakeSleep")}
 REFUSED |= {("global latent", e) for e in estimators.__all__ if e not in ANY_PLATES}  # no weights per datum
 STYLES = ["Bernoulli", *(pair for pair in PAIRS if pair not in likelihoods.__all__)]
 CASES = [(p, e) for p in STYLES for e in (*estimators.__all__, "SGVB(2)") if (p, e) not in REFUSED]

@@ -208,6 +208,35 @@ def test_the_numbers_of_evaluate_by_their_definition(cli):
     assert Run("run").metrics()[-1]["test_se"] == pytest.approx(numbers["bound"]["se"], rel=1e-4)
 
 
+def test_evidence_by_several_methods_side_by_side(cli, tmp_path):
+    """They agree within their error bars; kept results are used again; a wrong name is refused."""
+    assert cli("train", "--data=digits", "--latent_dim=2", "--hidden=20", "--samples=30000", "--out=run")[0] == 0
+    words = (
+        "--evidence=importance,appendix_d,ais",
+        "--steps=30",
+        "--chains=8",
+        "--draws=40",
+        "--count=20",
+        "--keep=kept",
+    )
+    numbers = json.loads(cli("evaluate", "run", *words, "--json")[1])
+    for name in ("appendix_d", "ais"):
+        gap = numbers[name]["mean"] - numbers["evidence"]["mean"]
+        assert abs(gap) < 5 * numbers[name]["monte_carlo_se"] + 0.05
+    assert numbers["ais"]["acceptance"] > 0.5
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["ais.pt", "appendix_d.pt", "importance.pt"]
+    assert json.loads(cli("evaluate", "run", *words, "--json")[1]) == numbers
+    printed = cli("evaluate", "run", *words)[1]
+    assert "appendix D, 40 + 40 draws" in printed
+    assert "annealed, 30 steps, 8 chains" in printed
+    double = json.loads(cli("evaluate", "run", *words[:-1], "--float64=true", "--json")[1])
+    assert double["ais"]["mean"] == pytest.approx(numbers["ais"]["mean"], abs=0.2)
+    code, _, errors = cli("evaluate", "run", *words, "--seed=1")
+    assert (code, "other data, weights or settings" in errors) == (2, True)
+    code, _, errors = cli("evaluate", "run", "--evidence=harmonic")
+    assert (code, "'harmonic'" in errors) == (2, True)
+
+
 def test_best_is_the_state_with_the_best_training_bound(cli, tmp_path):
     """After the step size has been ruined, last.pt moves on and best.pt stays."""
     train(cli, "--optimizer=Adam", "--optimizer.lr=0.01", "--samples=2000")

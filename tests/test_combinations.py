@@ -36,6 +36,7 @@ ESTIMATORS = [
     ("DoublyReparameterized", {"num_particles": 2}),
     ("Renyi", {"num_particles": 2}),
     ("VIMCO", {"num_particles": 2}),
+    ("WakeSleep", {}),
 ]
 
 # The one table of which (guide, prior) pairs have a closed-form KL; estimator B refuses any other.
@@ -66,7 +67,7 @@ def support(part):
 def goes_with(prior, likelihood, guide, estimator):
     if support(prior) != support(guide):
         return False
-    if support(guide) == "Bernoulli" and estimator[0] not in ("ScoreFunction", "VIMCO"):
+    if support(guide) == "Bernoulli" and estimator[0] not in ("ScoreFunction", "VIMCO", "WakeSleep"):
         return False
     if estimator[0] == "SGVBAnalyticKL" and (label(guide), label(prior)) not in CLOSED_FORM:
         return False

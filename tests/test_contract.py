@@ -23,6 +23,7 @@ RECIPES = {
     ("estimators", "DoublyReparameterized"): [{"num_particles": 3}, {"num_particles": 3, "vectorize_particles": False}],
     ("estimators", "Renyi"): [{}, {"num_particles": 3, "alpha": -1.0}],
     ("estimators", "VIMCO"): [{}, {"num_particles": 4}],
+    ("estimators", "WakeSleep"): [{}, {"num_particles": 3}],
     ("nn", "MLP"): [{}],
     ("nn", "ConvolutionalEncoder"): [{"shape": (2, 3)}],
     ("nn", "ConvolutionalDecoder"): [{"shape": (1, 3)}],

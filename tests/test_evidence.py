@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+import pyro_aevb as aevb
 from pyro_aevb import InputError, evidence, traces
+from pyro_aevb.seeds import derive, seeded
 from tests.pairs import LinearGaussian, binary, hand_written_pair, paper_pair
 
 
@@ -84,7 +86,7 @@ def test_chunks_change_nothing():
 
 def test_one_chunk_equals_the_definition():
     pair = LinearGaussian(shift=0.3)
-    with evidence.seeded(evidence.derive(0, "evaluation", 0)), torch.no_grad():
+    with seeded(derive(0, "evaluation", 0)), torch.no_grad():
         weights = traces.log_densities(pair.model, pair.guide, (pair.x,), 50).log_weight
     expected = weights.exp().mean(0).log()
     torch.testing.assert_close(evidence.importance_sampling(pair.model, pair.guide, pair.x, 50), expected)
@@ -173,3 +175,81 @@ def test_bernoulli_with_zero_weights():
         torch.nn.init.zeros_(p)
     bound = evidence.bound(model, guide, binary()).bound
     torch.testing.assert_close(bound, torch.full_like(bound, -6 * math.log(2)))
+
+
+@pytest.mark.parametrize("k", [0.3, 0.7, 1.0])
+def test_khat_is_the_index_of_the_tail(k):
+    """Weights u^-k have a generalized Pareto tail of index k; the fit of a tail of 200 has s.d. (1 + k) / sqrt(200)."""
+    from pyro_aevb.evidence.importance import _khat
+
+    uniform = torch.rand(5000, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert _khat(-k * uniform.log()).mean().item() == pytest.approx(k, abs=0.06)
+
+
+def test_khat_of_equal_of_few_and_of_bounded_weights():
+    pair = LinearGaussian()
+    assert evidence.importance_weights(pair.model, pair.guide, pair.x, 10).khat.isnan().all()
+    wide = LinearGaussian(widen=1.3)
+    sums = evidence.importance_weights(wide.model, wide.guide, wide.x, 2000)
+    assert sums.khat.max() < 0.5
+    assert ((sums.effective_samples > 1) & (sums.effective_samples < 2000)).all()
+    narrow = LinearGaussian(widen=0.5)
+    assert (evidence.importance_weights(narrow.model, narrow.guide, narrow.x, 2000).khat > 0.7).double().mean() > 0.5
+
+
+def test_stopped_and_gone_on_equals_whole(tmp_path, monkeypatch):
+    """Blocks of 10 data; the first attempt is stopped after the second block."""
+    from pyro_aevb.evidence import blocks, importance
+
+    monkeypatch.setattr(blocks, "DATA_BLOCK", 10)
+    pair, kept = LinearGaussian(shift=0.3), tmp_path / "evidence.pt"
+    whole = evidence.importance_weights(pair.model, pair.guide, pair.x, 100)
+
+    finished = []
+
+    def stop(count):
+        finished.append(count)
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept, progress=stop)
+    drawn = []
+    draw = importance._log_weights
+    monkeypatch.setattr(importance, "_log_weights", lambda *a: drawn.append(a[2][0]) or draw(*a))
+    again = evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept)
+    assert torch.equal(torch.cat(drawn), pair.x[20:])
+    assert all(torch.equal(a, b) for a, b in zip(whole[:3], again[:3], strict=True))
+    for changed in ({"num_samples": 99}, {"seed": 1}):
+        with pytest.raises(InputError, match="other data, weights or settings"):
+            evidence.importance_weights(pair.model, pair.guide, pair.x, **{"num_samples": 100, "keep": kept, **changed})
+    kept.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="damaged"):
+        evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept)
+
+
+def test_without_a_guide_importance_sampling_says_what_serves():
+    pair = LinearGaussian()
+    with pytest.raises(InputError, match="annealed_importance_sampling"):
+        evidence.importance_weights(pair.model, None, pair.x, 10)
+
+
+def test_linear_gaussian_is_exact_and_refuses_the_rest():
+    pair = LinearGaussian(latent_dim=2, data_dim=7)
+    torch.testing.assert_close(evidence.linear_gaussian(pair.model, pair.x), pair.log_evidence, rtol=1e-12, atol=1e-12)
+    for family, said in (("Bernoulli", "no Gaussian"), ("Gaussian", "not linear")):
+        model, _ = paper_pair(family)
+        with pytest.raises(InputError, match=said):
+            evidence.linear_gaussian(model, binary())
+
+
+def test_a_flow_that_ignores_the_data_has_no_active_units():
+    """It tells no mean: an average of draws, whose own variance is not activity."""
+    with aevb.seeded(0):
+        guide = aevb.guides.Flow(6, 3, hidden=7).double()
+    with torch.no_grad():
+        for parameter in guide.network.parameters():
+            parameter.zero_()
+    pair = aevb.RecognitionModel(guide)
+    assert evidence.active_units(pair, binary(200)) == 0
+    assert evidence.activity(pair, binary(200)).abs().max() < 0.01

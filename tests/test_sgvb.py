@@ -52,6 +52,41 @@ def test_estimator_a_at_the_posterior_is_the_evidence():
     torch.testing.assert_close(ours, pair.log_evidence, rtol=1e-10, atol=1e-10)
 
 
+def test_full_bayes_at_the_exact_posterior_is_the_log_evidence():
+    """x_i ~ N(theta, sigma^2 I) and a latent without effect: the weights' posterior and log p(X) are known.
+
+    (22) is log p(X) for every noise. (24) is so in mean; it is quadratic in the noise, so that the noises 1 and -1 have
+    its mean.
+    """
+    generator, log_variance = torch.Generator().manual_seed(0), np.log(0.7)
+    x = 1 + torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    covariance = torch.ones(8, 8, dtype=torch.float64) + 0.7 * torch.eye(8, dtype=torch.float64)
+    zero = torch.zeros(8, dtype=torch.float64)
+    expected = torch.distributions.MultivariateNormal(zero, covariance).log_prob(x.T).sum()
+    precision = 8 / 0.7 + 1
+    weights = torch.cat([x.sum(0) / 0.7 / precision, torch.full((3,), -np.log(precision), dtype=torch.float64)])
+
+    def decoder(theta, z):
+        return torch.cat([theta.expand(len(z), 3), torch.full((len(z), 3), log_variance, dtype=z.dtype)], dim=-1)
+
+    def bound(estimator, rows, weights_noise):
+        noise = torch.randn(len(rows), 2, generator=generator, dtype=torch.float64)
+        return estimator(
+            x[rows], noise, weights_noise, lambda x: x.new_zeros(len(x), 4), decoder, sgvb.gaussian_log_likelihood,
+            weights, 8,
+        )  # fmt: skip
+
+    everything = torch.arange(8)
+    for _ in range(3):
+        noise = torch.randn(3, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(bound(sgvb.full_bayes_a, everything, noise), expected, rtol=1e-12, atol=1e-12)
+        minibatches = [bound(sgvb.full_bayes_a, rows, noise) for rows in everything.split(2)]
+        torch.testing.assert_close(torch.stack(minibatches).mean(), expected, rtol=1e-12, atol=1e-12)
+    one = torch.ones(3, dtype=torch.float64)
+    both = [bound(sgvb.full_bayes_b, everything, sign * one) for sign in (1, -1)]
+    torch.testing.assert_close(torch.stack(both).mean(), expected, rtol=1e-12, atol=1e-12)
+
+
 def train(steps, seed=0):
     torch.manual_seed(0)
     encoder, decoder = nn.MLP(6, 4, 8), nn.MLP(2, 6, 8)

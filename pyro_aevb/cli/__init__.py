@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pyro_aevb.cli import compare, evaluate, listing, pictures, train
+from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
 from pyro_aevb.errors import InputError, NonFiniteLossError
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
         compare.compare,
         "gradients of several estimators on a saved run: bias, variance, signal-to-noise, time",
     ),
+    "diagnose": (diagnose.diagnose, "KL by latent dimension, aggregate posterior, gaps, collapse of a saved run"),
     "sample": (pictures.sample, "draw from a saved run's model"),
     "plot": (pictures.plot, "draw all figures of a saved run"),
     "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),

@@ -2,7 +2,8 @@
 
 import json as json_format
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -21,22 +22,34 @@ def options(
     run: str,
     split: Literal["test", "train"] = "test",
     checkpoint: Literal["last", "best"] = "last",
+    evidence: str = "importance",
     num_samples: int = 1000,
     chunk_size: int = 50,
+    draws: int = 50,
+    steps: int = 500,
+    chains: int = 8,
     count: int | None = None,
+    keep: str | None = None,
+    float64: bool = False,
     seed: int = 0,
     device: str = "auto",
     data_root: str | None = None,
 ) -> None:
-    """Evaluate a saved run: the bound and its parts, the importance-sampled log-likelihood, active units.
+    """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
     Args:
         run: A folder that train made.
         split: Which data.
         checkpoint: Which state.
-        num_samples: Importance samples per datum; 0 leaves the log-likelihood out.
+        evidence: Of ``importance``, ``appendix_d``, ``ais``, separated by commas: how log p(x) is estimated.
+        num_samples: Importance samples per datum; 0 leaves log p(x) out.
         chunk_size: Importance samples at once; changes memory, not numbers.
+        draws: Posterior draws that appendix D fits its density to, and as many again.
+        steps: Distributions on the way from guide to posterior, in ais.
+        chains: Chains per datum, in ais.
         count: Only the first so many data.
+        keep: Folder for results of finished data, so that the same command goes on where it was stopped.
+        float64: Compute in double precision.
         seed: Seed of the draws.
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
@@ -51,42 +64,103 @@ def parser() -> Parser:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Run ``pyro-aevb evaluate``."""
+    """Run ``pyro-aevb evaluate``.
+
+    Raises:
+        InputError: If an option does not fit.
+    """
     config = parser().parse(arguments)
     if config.num_samples < 0 or (config.count is not None and config.count < 1):
         raise InputError("--num_samples must be at least 0 and --count at least 1")
+    methods = _methods(config)
     loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
     x = loaded.data.evaluation(config.split)[: config.count]
-    numbers = measure(loaded, x, config.num_samples, config.chunk_size, config.seed)
+    if config.float64:
+        loaded.pair.model.double(), loaded.pair.guide.double()
+        x = x.double()
+    numbers = measure(loaded, x, methods, config)
     if config.json:
         print(json_format.dumps({**_header(loaded, config, x), **numbers}, indent=2))
     else:
         print(_table(loaded, config, x, numbers))
-    if warning := loaded.pair.model.likelihood.warning(_latents(loaded, x)):
+    said = [loaded.pair.model.likelihood.warning(_latents(loaded, x)), _untrustworthy(numbers, len(x))]
+    for warning in filter(None, said):
         print(f"pyro-aevb: warning: {warning}", file=sys.stderr)
 
 
-def measure(loaded: Loaded, x: Tensor, num_samples: int, chunk_size: int, seed: int) -> dict[str, Any]:
+Method = Callable[..., Any]
+
+
+def _methods(config: Any) -> dict[str, Method]:
+    """How log p(x) is estimated, by name, from model, guide, data, seed, progress and keep."""
+
+    def importance(model: Any, guide: Any, x: Tensor, **more: Any) -> evidence.WeightSums:
+        return evidence.importance_weights(model, guide, x, config.num_samples, chunk_size=config.chunk_size, **more)
+
+    def appendix_d(model: Any, guide: Any, x: Tensor, **more: Any) -> evidence.PosteriorDensity:
+        return evidence.appendix_d(model, x, config.draws, guide=guide, **more)
+
+    def ais(model: Any, guide: Any, x: Tensor, **more: Any) -> evidence.AnnealedWeights:
+        return evidence.annealed_importance_sampling(model, guide, x, steps=config.steps, chains=config.chains, **more)
+
+    known: dict[str, Method] = {"importance": importance, "appendix_d": appendix_d, "ais": ais}
+    wanted = [name.strip() for name in config.evidence.split(",")] if config.num_samples else []
+    if unknown := [name for name in wanted if name not in known]:
+        raise InputError(f"unknown --evidence {unknown[0]!r}: give some of {', '.join(known)}, separated by commas")
+    return {name: known[name] for name in wanted}
+
+
+def measure(loaded: Loaded, x: Tensor, methods: dict[str, Method], config: Any) -> dict[str, Any]:
     """The numbers that ``evaluate`` prints, means and standard errors over data, in nats per datum."""
     model, guide = loaded.pair.model, loaded.pair.guide
-    parts = evidence.bound(model, guide, x, seed=seed)
+    parts = evidence.bound(model, guide, x, seed=config.seed)
     numbers: dict[str, Any] = {
         "bound": _mean(parts.bound),
         "log_likelihood": _mean(parts.log_likelihood),
         "kl": _mean(parts.kl),
     }
-    if num_samples:
-        with tqdm(total=len(x), unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
-            weights = evidence.importance_weights(
-                model, guide, x, num_samples, chunk_size=chunk_size, seed=seed, progress=bar.update
-            )
-        monte_carlo = (weights.standard_error**2).sum().sqrt().item() / len(x)
-        numbers["evidence"] = _mean(weights.log_likelihood) | {"monte_carlo_se": monte_carlo}
+    for name, method in methods.items():
+        keep = _keep(config, name)
+        with tqdm(total=len(x), desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
+            found = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
+        numbers["evidence" if name == "importance" else name] = _evidence(found, len(x))
     numbers["active_units"] = evidence.active_units(guide, x) if len(x) > 1 else None
     return numbers
 
 
-def _mean(values: Tensor) -> dict[str, float | None]:
+def _keep(config: Any, method: str) -> Path | None:
+    if config.keep is None:
+        return None
+    Path(config.keep).mkdir(parents=True, exist_ok=True)
+    return Path(config.keep) / f"{method}.pt"
+
+
+def _evidence(found: Any, count: int) -> dict[str, Any]:
+    """Mean over data and its errors; where the method has them, signs of distrust: how many data have each."""
+    numbers: dict[str, Any] = _mean(found.log_likelihood)
+    numbers["monte_carlo_se"] = (found.standard_error**2).sum().sqrt().item() / count
+    if hasattr(found, "khat"):
+        numbers["khat_above_0.7"] = int((found.khat > 0.7).sum())
+        numbers["effective_samples"] = found.effective_samples.median().item()
+    if hasattr(found, "acceptance"):
+        numbers["acceptance"] = found.acceptance.mean().item()
+    if hasattr(found, "rhat"):
+        numbers["rhat_above_1.1"] = int((found.rhat > 1.1).sum())
+        numbers["kernel_densities"] = int(found.kernel.sum())
+    return numbers
+
+
+def _untrustworthy(numbers: dict[str, Any], count: int) -> str | None:
+    heavy = numbers.get("evidence", {}).get("khat_above_0.7", 0)
+    if heavy * 20 < count:
+        return None
+    return (
+        f"the importance weights of {heavy} of {count} data have a tail too heavy for their error bars (Pareto k-hat "
+        "above 0.7): take more samples, or compare --evidence importance,ais"
+    )
+
+
+def _mean(values: Tensor) -> dict[str, Any]:
     values = values.double()
     spread = values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
     return {"mean": values.mean().item(), "se": spread}
@@ -120,6 +194,8 @@ def _table(loaded: Loaded, config: Any, x: Tensor, numbers: dict[str, Any]) -> s
         "log_likelihood": "  E_q log p(x|z)",
         "kl": "  KL(q(z|x) || p(z))",
         "evidence": f"log p(x), {config.num_samples} importance samples",
+        "appendix_d": f"log p(x), appendix D, {config.draws} + {config.draws} draws",
+        "ais": f"log p(x), annealed, {config.steps} steps, {config.chains} chains",
     }
     lines = [
         f"{loaded.title}, {config.checkpoint}.pt",

@@ -26,7 +26,7 @@ from pyro_aevb.training import AUTO_CAPTURE_STEPS, Trainer
 
 __all__ = ["options", "parser", "train"]
 
-RESUMABLE = {"samples", "device", "data_root", "resume"}
+RESUMABLE = {"samples", "device", "data_root", "evaluate_every", "save_every", "resume"}
 
 
 def options(

@@ -11,6 +11,7 @@ from pyro_aevb.estimators.base import Estimator as Estimator
 from pyro_aevb.estimators.importance import IWAE, DoublyReparameterized, Renyi, StickingTheLanding
 from pyro_aevb.estimators.pathwise import SGVB, SGVBAnalyticKL
 from pyro_aevb.estimators.score import VIMCO, ScoreFunction
+from pyro_aevb.estimators.wake_sleep import WakeSleep
 
 __all__ = [
     "IWAE",
@@ -21,4 +22,5 @@ __all__ = [
     "SGVBAnalyticKL",
     "ScoreFunction",
     "StickingTheLanding",
+    "WakeSleep",
 ]

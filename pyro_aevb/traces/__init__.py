@@ -14,7 +14,10 @@ from pyro_aevb.traces.densities import (
     per_datum_kl,
     sample_guide,
 )
+from pyro_aevb.traces.dreams import Dream, dream, dream_log_guide
 from pyro_aevb.traces.first import FirstRun, first_run
+from pyro_aevb.traces.latents import LatentSpace, distributions, latent_space
+from pyro_aevb.traces.lifted import given_weights
 from pyro_aevb.traces.sites import (
     analytic_kl,
     check_reparameterised,
@@ -28,14 +31,21 @@ from pyro_aevb.traces.sites import (
 )
 
 __all__ = [
+    "Dream",
     "FirstRun",
+    "LatentSpace",
     "LogDensities",
     "PathDensities",
     "analytic_kl",
     "check_reparameterised",
+    "distributions",
+    "dream",
+    "dream_log_guide",
     "first_run",
+    "given_weights",
     "guide_means",
     "latent_sites",
+    "latent_space",
     "log_densities",
     "log_joint",
     "log_likelihood_sum",

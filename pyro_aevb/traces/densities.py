@@ -29,10 +29,13 @@ __all__ = [
     "PathDensities",
     "guide_means",
     "log_densities",
+    "log_guide_at",
     "log_joint",
+    "particles_of",
     "path_densities",
     "per_datum_kl",
     "sample_guide",
+    "sites_per_datum",
 ]
 
 
@@ -76,11 +79,11 @@ def log_densities(
     Raises:
         InputError: If a site lies outside the data plate, or inside further plates, or sites are scaled differently.
     """
-    particles = _particles(guide, num_particles)
+    particles = particles_of(guide, num_particles)
     # Outside of the plate: inside, one draw would be made before the plate asks for many.
     drawing = without_gradient(particles) if constant else particles
     trace = poutine.trace(drawing).get_trace(*args)
-    log_guide = _total(latent_sites(trace), num_particles)
+    log_guide = _total(latent_sites(trace), num_particles, args)
     return _joint(model, args, _latents(trace), subsamples(trace), num_particles, log_guide)
 
 
@@ -90,31 +93,25 @@ def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particle
     Raises:
         InputError: As there; and if the guide cannot tell the density of a value that it has not just drawn.
     """
-    trace = poutine.trace(_particles(guide, num_particles)).get_trace(*args)
+    trace = poutine.trace(particles_of(guide, num_particles)).get_trace(*args)
     sites, latents, rows = latent_sites(trace), _latents(trace), subsamples(trace)
     leaves = {name: value.detach().requires_grad_() for name, value in latents.items()}
     if len(sites) == 1:  # else a latent's distribution may depend on another latent: run the guide again at the leaves
         moved: list[Site] = [{**site, "value": leaves[site["name"]]} for site in sites]
     else:
-        again = poutine.trace(poutine.condition(_particles(guide, num_particles), data={**leaves, **rows})).get_trace(
+        again = poutine.trace(poutine.condition(particles_of(guide, num_particles), data={**leaves, **rows})).get_trace(
             *args
         )
         moved = [again.nodes[name] for name in leaves]
-    try:
-        log_guide = _total(moved, num_particles)
-    except (KeyError, NotImplementedError) as error:
-        raise InputError(
-            f"{describe(sites[0]['fn'])} cannot tell the density of a given value ({error}), which this estimator "
-            "needs: use SGVB or IWAE, or a guide that can be inverted"
-        ) from error
+    log_guide = _of_given(moved, num_particles, args)
     densities = _joint(model, args, leaves, rows, num_particles, log_guide)
     return PathDensities(list(latents.values()), list(leaves.values()), densities)
 
 
 def sample_guide(guide: Pair, args: tuple[Any, ...], num_particles: int) -> tuple[Latents, Tensor]:
     """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
-    trace = poutine.trace(_particles(guide, num_particles)).get_trace(*args)
-    return _latents(trace), _total(latent_sites(trace), num_particles)
+    trace = poutine.trace(particles_of(guide, num_particles)).get_trace(*args)
+    return _latents(trace), _total(latent_sites(trace), num_particles, args)
 
 
 def _latents(trace: Trace) -> Latents:
@@ -124,8 +121,29 @@ def _latents(trace: Trace) -> Latents:
 def log_joint(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> tuple[Tensor, Tensor]:
     """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
     sites = _conditioned(model, args, latents, {}, num_particles)
-    likelihood = _total((site for site in sites if site["name"] not in latents), num_particles)
-    return likelihood, _total((site for site in sites if site["name"] in latents), num_particles)
+    likelihood = _total((site for site in sites if site["name"] not in latents), num_particles, args)
+    return likelihood, _total((site for site in sites if site["name"] in latents), num_particles, args)
+
+
+def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int) -> Tensor:
+    """log q(z|x) at given latents, ``(S, B)``.
+
+    Raises:
+        InputError: If the guide cannot tell the density of a value that it has not just drawn.
+    """
+    trace = poutine.trace(poutine.condition(particles_of(guide, num_particles), data=latents)).get_trace(*args)
+    sites: list[Site] = [trace.nodes[name] for name in latents]
+    return _of_given(sites, num_particles, args)
+
+
+def _of_given(sites: list[Site], num_particles: int | None, args: tuple[Any, ...]) -> Tensor:
+    try:
+        return _total(sites, num_particles, args)
+    except (KeyError, NotImplementedError) as error:
+        raise InputError(
+            f"{describe(sites[0]['fn'])} cannot tell the density of a given value ({error}), which is needed here: use "
+            "SGVB or IWAE, or a guide that can be inverted"
+        ) from error
 
 
 def _joint(
@@ -133,15 +151,15 @@ def _joint(
 ) -> LogDensities:
     sites = _conditioned(model, args, latents, rows, num_particles)
     observed = [site for site in sites if site["name"] not in latents]
-    prior = _total((site for site in sites if site["name"] in latents), num_particles)
-    return LogDensities(_total(observed, num_particles), prior, log_guide, _one_scale(sites))
+    prior = _total((site for site in sites if site["name"] in latents), num_particles, args)
+    return LogDensities(_total(observed, num_particles, args), prior, log_guide, _one_scale(sites))
 
 
 def _conditioned(
     model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, num_particles: int | None
 ) -> list[Site]:
     """The model's sites at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
-    conditioned = poutine.condition(_particles(model, num_particles), data={**latents, **rows})
+    conditioned = poutine.condition(particles_of(model, num_particles), data={**latents, **rows})
     sites = sample_sites(poutine.trace(conditioned).get_trace(*args))
     if missing := [site["name"] for site in sites if not site["is_observed"]]:
         raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
@@ -174,20 +192,23 @@ def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | No
     return scale_and_mask(kl, mask=site["mask"]).expand(len(args[0]))
 
 
-def guide_means(guide: Pair, args: tuple[Any, ...]) -> list[Tensor]:
-    """Mean of each of the guide's latent sites, ``(B, ...)``; the draw itself where the distribution tells no mean."""
+def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tuple[Tensor, Tensor]:
+    """Mean of q(z|x), ``(B, K)``, all latent sites side by side, and the variance that each has by chance.
+
+    Where a distribution tells no mean, the average of draws stands for it; else the variance is zero.
+    """
     sites = latent_sites(poutine.trace(guide).get_trace(*args))
-    return [_mean(site) for site in sites]
-
-
-def _mean(site: Site) -> Tensor:
     try:
-        return site["fn"].mean
+        means = torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)
+        return means, torch.zeros_like(means)
     except NotImplementedError:
-        return site["value"]
+        latents, _ = sample_guide(guide, args, num_draws)
+        draws = torch.cat([latents[s["name"]].reshape(num_draws, len(args[0]), -1) for s in sites], dim=-1)  # (S, B, K)
+        return draws.mean(0), draws.var(0) / num_draws
 
 
-def _particles(function: Pair, num_particles: int | None) -> Pair:
+def particles_of(function: Pair, num_particles: int | None) -> Pair:
+    """The same Pyro function in a plate of particles at ``dim=-2``."""
     if num_particles is None:
         return function
     plated = pyro.plate("particles", num_particles, dim=-2)(function)
@@ -206,16 +227,26 @@ def _particles(function: Pair, num_particles: int | None) -> Pair:
     return run
 
 
-def _total(sites: Iterable[Site], num_particles: int | None) -> Tensor:
-    """Sum over sites, ``(S, B)``."""
+def _total(sites: Iterable[Site], num_particles: int | None, args: tuple[Any, ...]) -> Tensor:
+    """Sum over sites, ``(S, B)``; zeros where there are none."""
     terms = [_per_datum(site, num_particles or 1) for site in sites]
-    return sum(terms, torch.zeros(()))
+    return sum(terms[1:], terms[0]) if terms else _zeros(num_particles or 1, args)
+
+
+def _zeros(num_particles: int, args: tuple[Any, ...]) -> Tensor:
+    return torch.zeros(num_particles, len(args[0]), device=args[0].device)
 
 
 def _per_datum(site: Site, num_particles: int) -> Tensor:
     size = _check_plates(site)
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, mask=site["mask"]).expand(num_particles, size)  # (S, B)
+
+
+def sites_per_datum(sites: Iterable[Site]) -> None:
+    """Refuse sites outside the one data plate, by name."""
+    for site in sites:
+        _check_plates(site)
 
 
 def _check_plates(site: Site) -> int:

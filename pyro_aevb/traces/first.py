@@ -37,6 +37,8 @@ class FirstRun(NamedTuple):
     """Every parameter site's unconstrained leaf, by its name in the store."""
     scale: float
     """The observed data's scale, N/M under a subsampling plate."""
+    global_latents: list[str]
+    """Latent sites outside every plate: the same for all data, as Appendix F's weights are."""
 
 
 def first_run(
@@ -66,4 +68,5 @@ def first_run(
         raise InputError(f"the first run of model and guide failed: {error}") from error
     sites_of_parameters: dict[str, Site] = dict(params.trace.nodes)
     leaves = {name: site["value"].unconstrained() for name, site in sites_of_parameters.items()}
-    return FirstRun(value, leaves, float(sites[0]["scale"]) if sites else 1.0)
+    shared = [s["name"] for s in latent_sites(guide_trace) if not any(f.vectorized for f in s["cond_indep_stack"])]
+    return FirstRun(value, leaves, float(sites[0]["scale"]) if sites else 1.0, shared)

@@ -1,0 +1,228 @@
+"""The paper's Figure 2: the bound as training goes on, AEVB and wake-sleep: ``python experiments/figure2.py``.
+
+MNIST with 3, 5, 10, 20 and 200 latents, 500 hidden units, grey pixels in a Bernoulli; Frey Face with 2, 5, 10 and 20
+latents, 200 hidden units, a Gaussian whose mean passes a sigmoid. Encoder and decoder have one hidden layer of tanh
+units. Adagrad, minibatches of 100, one sample each, the prior N(0, I) on all weights. The step size is that of 0.01,
+0.02 and 0.1 with the highest training bound over the second half of the first 1e5 samples, chosen for each curve.
+
+Where the paper leaves a choice open, or ours is another: initial weights are PyTorch's own, not N(0, 0.01); minibatches
+are drawn without replacement; Adagrad steps from the first minibatch on; AEVB is estimator B.
+
+Results are in ``experiments/figure2/``: ``curves.csv``, ``table.csv``, ``settings.json``, ``figure2.png``; runs are
+kept in ``runs/figure2/`` and gone on with. About an hour to 1e7 samples on two cores.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from results import provenance, write_csv
+from training_runs import all_of, train, training_bound
+
+FOLDER = Path(__file__).parent / "figure2"
+PAPER = Path(__file__).parent / "paper_curves" / "figure2.csv"
+
+LATENT_DIMS = {"mnist": (3, 5, 10, 20, 200), "frey_face": (2, 5, 10, 20)}
+ALL_DIMS = (2, 3, 5, 10, 20, 200)
+OPTIONS = {
+    "mnist": ["--likelihood=Bernoulli", "--likelihood.relaxed=true", "--binarize=none", "--hidden=500"],
+    "frey_face": ["--likelihood=Gaussian", "--likelihood.sigmoid_mean=true", "--binarize=none", "--hidden=200"],
+}
+METHODS = {"AEVB": "SGVBAnalyticKL", "WS": "WakeSleep"}
+WORDS = {"AEVB": "AEVB", "WS": "wake-sleep", "mnist": "MNIST", "frey_face": "Frey Face"}
+STEP_SIZES = (0.01, 0.02, 0.1)
+FIRST = 100_000  # samples after which the step size is chosen
+MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is read; evaluated ten times up to each
+
+
+def options_of(data: str, latent_dim: int, method: str, step_size: float, seed: int) -> list[str]:
+    """The command line's."""
+    return [
+        f"--data={data}",
+        *OPTIONS[data],
+        f"--latent_dim={latent_dim}",
+        f"--estimator={METHODS[method]}",
+        f"--optimizer.lr={step_size}",
+        f"--seed={seed}",
+    ]
+
+
+def run_curve(runs: Path, data: str, latent_dim: int, method: str, seed: int, samples: int, device: str) -> dict:
+    """One curve: choose its step size, train, and read its metrics."""
+    started, name = time.perf_counter(), f"{data}-{latent_dim}-{method}-{seed}"
+    first = min(FIRST, samples)
+    tried = {
+        rate: training_bound(
+            train(
+                runs / "step_sizes" / f"{name}-{rate}",
+                [*options_of(data, latent_dim, method, rate, seed), "--engine=eager", f"--device={device}"],
+                first,
+                first,
+            ),
+            since=first // 2 if samples > first else 0,
+        )
+        for rate in STEP_SIZES
+    }
+    rate = max(tried, key=lambda r: tried[r])
+    engine = "captured" if samples > FIRST else "eager"
+    options = [*options_of(data, latent_dim, method, rate, seed), f"--engine={engine}", f"--device={device}"]
+    stops = [stop for stop in MILESTONES if stop < samples] + [samples]
+    for stop in stops:
+        metrics = train(runs / name, options, stop, max(1, stop // 10))
+    minutes = (time.perf_counter() - started) / 60
+    print(f"{name}: step size {rate}, {last_test(metrics)}, {minutes:.1f} minutes", flush=True)
+    return {"data": data, "latent_dim": latent_dim, "method": method, "seed": seed, "rate": rate, "metrics": metrics}
+
+
+def last_test(metrics: list[dict]) -> str:
+    """In words."""
+    last = [m for m in metrics if "test_bound" in m][-1]
+    return f"test bound {last['test_bound']:.2f} ± {last['test_se']:.2f} after {last['samples_seen']:,} samples"
+
+
+def run(runs: Path, samples: int, seeds: int, device: str, jobs: int, only: list[str]) -> list[dict]:
+    """All curves, small ones last."""
+    cases = [
+        (runs, data, latent_dim, method, seed, samples, device)
+        for seed in range(seeds)
+        for data, dims in LATENT_DIMS.items()
+        for latent_dim in sorted(dims, reverse=True)
+        for method in METHODS
+        if not only or data in only
+    ]
+    return all_of(run_curve, cases, jobs)
+
+
+# ---------------------------------------------------------------- results
+
+
+def points(curve: dict) -> list[dict]:
+    """Rows of ``curves.csv``: training bounds thinned to about 100, all test bounds."""
+    key = {k: curve[k] for k in ("data", "latent_dim", "method", "seed", "rate")}
+    training = [m for m in curve["metrics"] if "bound" in m]
+    kept = {round(1.12**i) for i in range(200)}
+    rows = [
+        {**key, "split": "train", "samples": m["samples_seen"], "bound": m["bound"], "se": ""}
+        for i, m in enumerate(training)
+        if i + 1 in kept or m is training[-1]
+    ]
+    return rows + [
+        {**key, "split": "test", "samples": m["samples_seen"], "bound": m["test_bound"], "se": m["test_se"]}
+        for m in curve["metrics"]
+        if "test_bound" in m
+    ]
+
+
+def theirs(data: str, latent_dim: int, method: str, split: str) -> list[tuple[float, float]]:
+    """The paper's curve: samples and bound."""
+    with PAPER.open() as file:
+        wanted = (data, str(latent_dim), f"{method}_{split}")
+        rows = [r for r in csv.DictReader(file) if (r["data"], r["latent_dim"], r["curve"]) == wanted]
+    return sorted((float(r["samples"]), float(r["bound"])) for r in rows)
+
+
+def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> list[tuple[float, float]]:
+    """Our curves of all seeds: samples and bound."""
+    wanted = (data, str(latent_dim), method, split)
+    some = [r for r in rows if (r["data"], str(r["latent_dim"]), r["method"], r["split"]) == wanted]
+    return sorted((float(r["samples"]), float(r["bound"])) for r in some)
+
+
+def paper_at(data: str, latent_dim: int, method: str, samples: float) -> float | None:
+    """The paper's test bound at so many samples, between its nearest points."""
+    found = theirs(data, latent_dim, method, "test")
+    below, above = ([p for p in found if p[0] <= samples], [p for p in found if p[0] >= samples])
+    if not below or not above:
+        return None
+    (a, low), (b, high) = below[-1], above[0]
+    return low if a == b else low + (high - low) * (samples - a) / (b - a)
+
+
+def table(rows: list[dict]) -> list[dict]:
+    """At each milestone: curve, paper, ours (mean over seeds), difference."""
+    out = []
+    for data, latent_dim, method, samples in itertools.product(LATENT_DIMS, ALL_DIMS, METHODS, MILESTONES):
+        found = ours(rows, data, latent_dim, method, "test")
+        near = [bound for seen, bound in found if abs(seen - samples) <= 0.01 * samples]
+        paper = paper_at(data, latent_dim, method, samples)
+        if near and paper is not None:
+            mean = sum(near) / len(near)
+            row = {"data": data, "latent_dim": latent_dim, "method": method, "samples": samples}
+            row |= {"paper": round(paper, 2), "ours": round(mean, 2), "difference": round(mean - paper, 2)}
+            out.append({**row, "seeds": len(near)})
+    return out
+
+
+def plot(rows: list[dict]) -> Figure:
+    """As the paper has it, its own curves behind ours."""
+    figure = Figure(figsize=(16, 6), layout="constrained")
+    panels = figure.subplots(2, 5)
+    for line, (data, dims) in enumerate(LATENT_DIMS.items()):
+        for column, latent_dim in enumerate(dims):
+            draw_panel(panels[line][column], rows, data, latent_dim)
+    panels[1][4].axis("off")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    panels[1][4].legend(handles, labels, loc="center", fontsize="small", frameon=False)
+    return figure
+
+
+def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> None:
+    """One data set and number of latents."""
+    for method, color in zip(METHODS, ("C3", "C2"), strict=True):
+        for split, style in (("train", "--"), ("test", "-")):
+            name = f"{WORDS[method]}, {split}"
+            paper, own = theirs(data, latent_dim, method, split), ours(rows, data, latent_dim, method, split)
+            axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22, label=f"{name}, paper")
+            if own:
+                axes.plot(*zip(*own, strict=True), style, color=color, lw=1.2, label=f"{name}, ours")
+    axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(1e5, 1.2e8))
+    axes.set_ylim(*((-165, -95) if data == "mnist" else (0, 1650)))
+    axes.set(xlabel="training samples seen", ylabel="bound, nats per datum")
+    axes.grid(alpha=0.3)
+
+
+def keep(curves: list[dict], settings: dict, folder: Path) -> None:
+    """CSV, JSON and the figure; curves of another call with other data sets stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [row for curve in curves for row in points(curve)]
+    new = {(r["data"], str(r["latent_dim"]), r["method"], str(r["seed"])) for r in rows}
+    path = folder / "curves.csv"
+    if path.exists():
+        with path.open() as file:
+            old = list(csv.DictReader(file))
+        rows = [r for r in old if (r["data"], r["latent_dim"], r["method"], r["seed"]) not in new] + rows
+    write_csv(path, rows)
+    if found := table(rows):
+        write_csv(folder / "table.csv", found)
+    plot(rows).savefig(folder / "figure2.png", dpi=90)
+    (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("only", nargs="*", help="mnist, frey_face; both by default")
+    parser.add_argument("--samples", type=float, default=1e7)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "figure2", help="where runs are kept")
+    parser.add_argument("--smoke", action="store_true", help="1000 samples of each small curve, nothing kept")
+    chosen = parser.parse_args()
+    begun = time.perf_counter()
+    if chosen.smoke:
+        import tempfile
+
+        LATENT_DIMS, STEP_SIZES = {"frey_face": (2,)}, (0.01,)
+        with tempfile.TemporaryDirectory() as temporary:
+            found = run(Path(temporary), 1000, 1, "cpu", 2, [])
+            write_csv(Path(temporary) / "curves.csv", [row for curve in found for row in points(curve)])
+        print(len(found), "curves drawn")
+    else:
+        found = run(chosen.runs, int(chosen.samples), chosen.seeds, chosen.device, chosen.jobs, chosen.only)
+        minutes = round((time.perf_counter() - begun) / 60, 1)
+        keep(found, provenance(samples=chosen.samples, seeds=chosen.seeds, minutes=minutes, jobs=chosen.jobs), FOLDER)

@@ -1,0 +1,202 @@
+"""What the posterior over weights says: of the whole data set, of new data; and plain models drawn from it."""
+
+import copy
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import evidence, traces
+from pyro_aevb.bayesian.functions import At, WeightedFunction, Weights
+from pyro_aevb.bayesian.pair import BayesianGuide, BayesianModel
+from pyro_aevb.errors import InputError
+from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.pairs import Pair
+from pyro_aevb.seeds import derive, seeded
+
+__all__ = [
+    "MarginalLikelihoodBound",
+    "draw_model",
+    "marginal_likelihood_bound",
+    "posterior_predictive",
+    "predictive_log_likelihood",
+]
+
+
+@torch.no_grad()
+def _draw_weights(guide: BayesianGuide, seed: int, index: int = 0) -> Weights:
+    device = next(guide.posterior.parameters()).device
+    with seeded(derive(seed, "theta", index), device):
+        return {site: q.sample() for site, q in guide.posterior().items()}
+
+
+def _draw_pairs(
+    model: BayesianModel, guide: BayesianGuide, count: int, seed: int
+) -> Iterator[tuple[Weights, At, At, int]]:
+    """Weights from q(theta), the pair at them, and a seed for the noise of the rest."""
+    if count < 1:
+        raise InputError(f"the number of draws of the weights must be at least 1, not {count}")
+    for i in range(count):
+        weights = _draw_weights(guide, seed, i)
+        yield weights, At(model.function, weights), At(guide.function, weights), derive(seed, "evaluation", i)
+
+
+@torch.no_grad()
+def draw_model(model: BayesianModel, guide: BayesianGuide, *, seed: int = 0, mean: bool = False) -> Pair:
+    r"""The plain model at one draw of its weights, :math:`\theta \sim q(\theta)`: for everything that takes a model.
+
+    Arguments:
+        model: The model, of :func:`bayesian`.
+        guide: Its guide.
+        seed: Seed of the draw; the caller's random state is left alone.
+        mean: Take the mean of q(theta) instead.
+
+    Returns:
+        A copy of the model that :func:`bayesian` was given, with these weights, to be used with the guide that it was
+        given. Of a function that only names its modules there can be no copy: a function that runs it with them.
+    """
+    weights = {s: q.mean for s, q in guide.posterior().items()} if mean else _draw_weights(guide, seed)
+    drawn = copy.deepcopy(model.function.original[0])
+    lifted = WeightedFunction(drawn, {})
+    if any(part is own for part in lifted.parts for own in model.function.parts):
+        return At(model.function, {site: value.clone() for site, value in weights.items()})
+    for site, place in model.function.places.items():
+        lifted.get_parameter(place).copy_(weights[site])
+    return drawn
+
+
+class MarginalLikelihoodBound(NamedTuple):
+    """A bound on log p(X) of a whole data set, by draws of the weights."""
+
+    draws: Tensor
+    r"""Of each draw, :math:`\sum_i \mathcal L(x_i; \theta_s) + \log p(\theta_s) - \log q(\theta_s)`, ``(S,)``, nats."""
+    num_data: int
+
+    @property
+    def bound(self) -> Tensor:
+        """The bound, a scalar, in nats for the whole data set."""
+        return self.draws.mean()
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Its Monte Carlo standard error."""
+        return self.draws.std() / math.sqrt(len(self.draws))
+
+    @property
+    def per_datum(self) -> Tensor:
+        """The bound in nats per datum."""
+        return self.bound / self.num_data
+
+
+@torch.no_grad()
+def marginal_likelihood_bound(
+    model: BayesianModel, guide: BayesianGuide, x: Data, num_samples: int = 10, *, seed: int = 0
+) -> MarginalLikelihoodBound:
+    r"""The lower bound on log p(X) of a whole data set, the weights integrated out.
+
+    .. math:: \log p(X) \ge \mathbb{E}_{q(\theta)}\Big[\sum_{i=1}^N \mathcal{L}(x_i; \theta)\Big]
+              - \mathrm{KL}(q(\theta) \,\|\, p(\theta)) \tag{20}
+
+    Every term is averaged over the same draws: at the exact posterior all draws are log p(X).
+
+    Arguments:
+        model: The model, of :func:`bayesian`.
+        guide: Its guide.
+        x: All the data, ``(N, ...)``, or a tuple of what model and guide take.
+        num_samples: Draws S of the weights, at least 2; the latents are drawn once for each.
+        seed: Seed of the draws; the caller's random state is left alone.
+
+    Returns:
+        The draws, whose mean is the bound, in nats for the whole data set.
+
+    Raises:
+        InputError: If there are fewer than two draws, or q(theta) is a point mass, whose KL is infinite.
+    """
+    if num_samples < 2:
+        raise InputError(f"a standard error needs num_samples of at least 2, not {num_samples}")
+    if guide.posterior.is_point_mass:
+        raise InputError(
+            "a point mass over the weights has an infinite KL and bounds nothing: give draw_model's model to evidence"
+        )
+    draws = []
+    for weights, at, local, noise in _draw_pairs(model, guide, num_samples, seed):
+        bounds = map_blocks(partial(_bounds, at, local), at, local, x, noise)[0]
+        prior, posterior = model.prior(), guide.posterior()
+        ratios = [prior[site].log_prob(value) - posterior[site].log_prob(value) for site, value in weights.items()]
+        draws.append(bounds.sum() + torch.stack(ratios).sum())
+    return MarginalLikelihoodBound(torch.stack(draws), len(x[0] if isinstance(x, tuple) else x))
+
+
+def _bounds(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """Equation (6) with one draw, ``(B,)``."""
+    return (traces.log_densities(model, guide, args, num_particles=None).log_weight[0],)
+
+
+def predictive_log_likelihood(
+    model: BayesianModel,
+    guide: BayesianGuide,
+    x: Data,
+    num_weights: int = 10,
+    num_samples: int = 1000,
+    *,
+    chunk_size: int = 50,
+    seed: int = 0,
+) -> Tensor:
+    r"""log p(x | X) of each new datum, ``(B,)``, in nats: the weights averaged out.
+
+    .. math:: \log \mathbb{E}_{q(\theta)}[p(x \mid \theta)]
+              \approx \log \frac1R \sum_{r=1}^R \hat p(x \mid \theta_r), \quad \theta_r \sim q(\theta)
+
+    Arguments:
+        model: The model, of :func:`bayesian`.
+        guide: Its guide.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        num_weights: Draws R of the weights.
+        num_samples: Draws of the latents per datum and draw of the weights, for
+            :func:`~pyro_aevb.evidence.importance_sampling`.
+        chunk_size: As there.
+        seed: Seed of the draws; the caller's random state is left alone.
+
+    Raises:
+        InputError: If a count is not positive, or the pair has further global latents.
+    """
+    log_likelihoods = [
+        evidence.importance_sampling(at, local, x, num_samples, chunk_size=chunk_size, seed=noise)
+        for _, at, local, noise in _draw_pairs(model, guide, num_weights, seed)
+    ]
+    return torch.stack(log_likelihoods).logsumexp(0) - math.log(num_weights)
+
+
+@torch.no_grad()
+def posterior_predictive(
+    model: BayesianModel, guide: BayesianGuide, x: Data, num_samples: int = 1, *, seed: int = 0
+) -> Tensor:
+    r"""New data, each with weights of its own: :math:`\theta \sim q(\theta), z \sim p(z), x \sim p(x \mid z, \theta)`.
+
+    Arguments:
+        model: The model, of :func:`bayesian`.
+        guide: Its guide.
+        x: An example of its data, ``(1, ...)`` or more, or a tuple of what model and guide take. The model runs on the
+            first datum; what it observes of that is drawn anew, arguments that it does not observe stay.
+        num_samples: Number S of new data.
+        seed: Seed of the draws; the caller's random state is left alone.
+
+    Returns:
+        The first argument's new values, ``(S, D)``.
+
+    Raises:
+        InputError: If ``num_samples`` is not positive, or what the model observes is no argument.
+    """
+    first = tuple(part[:1] for part in (x if isinstance(x, tuple) else (x,)))
+    drawn = [
+        map_blocks(partial(_new_data, at), at, at, first, noise)[0]
+        for _, at, _, noise in _draw_pairs(model, guide, num_samples, seed)
+    ]
+    return torch.cat(drawn)
+
+
+def _new_data(model: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (traces.dream(model, args).args[0],)

@@ -1,0 +1,232 @@
+"""``pyro-aevb diagnose``: what a saved run's pair makes of its latents, and what its bound misses."""
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from pyro_aevb import diagnostics, evidence
+from pyro_aevb.checkpoints import replaced
+from pyro_aevb.cli import train
+from pyro_aevb.cli.parser import Parser
+from pyro_aevb.cli.runs import Loaded, load_run
+from pyro_aevb.diagnostics import Diagnostics, Mean, mean_of
+from pyro_aevb.diagnostics_plot import draw_diagnostics
+from pyro_aevb.errors import InputError
+
+__all__ = ["diagnose", "numbers", "options", "parser", "table", "write"]
+
+
+def options(
+    run: str,
+    count: int = 1000,
+    gap_count: int = 100,
+    ais_steps: int = 200,
+    split: Literal["test", "train"] = "test",
+    checkpoint: Literal["last", "best"] = "last",
+    seed: int = 0,
+    device: str = "auto",
+    data_root: str | None = None,
+    out: str | None = None,
+) -> None:
+    """Diagnose a saved run: KL by latent dimension, the aggregate posterior, gaps of the bound, signs of collapse.
+
+    Args:
+        run: A folder that train made.
+        count: The first so many data.
+        gap_count: The gaps are of the first so many of them; 0 leaves the gaps out.
+        ais_steps: Steps of annealed importance sampling, which log p(x) for the gaps comes from.
+        split: Which data.
+        checkpoint: Which state.
+        seed: Seed of the draws.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        data_root: Folder of data sets, where it is not the one that the run was trained from.
+        out: Folder of diagnostics.json and diagnostics.png; by default the run's folder and its figures.
+    """
+
+
+def parser() -> Parser:
+    """The parser of ``pyro-aevb diagnose``."""
+    made = Parser.of(options, "pyro-aevb diagnose")
+    made.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    return made
+
+
+def diagnose(arguments: Sequence[str]) -> None:
+    """Run ``pyro-aevb diagnose``.
+
+    Raises:
+        InputError: If an option does not fit.
+    """
+    config = parser().parse(arguments)
+    if config.count < 2 or config.ais_steps < 1:
+        raise InputError("--count must be at least 2 and --ais_steps at least 1")
+    if config.gap_count < 0 or config.gap_count == 1:
+        raise InputError("--gap_count must be 0, or at least 2 for a standard error")
+    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    x = loaded.data.evaluation(config.split)[: config.count]
+    gap_count = min(config.gap_count, len(x))
+    with tqdm(total=2 * gap_count, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
+        annealed = partial(
+            evidence.annealed_importance_sampling, steps=config.ais_steps, seed=config.seed, progress=bar.update
+        )
+        found = diagnostics.diagnose(
+            loaded.pair.model,
+            loaded.pair.guide,
+            x,
+            gap_count=gap_count,
+            log_evidence=annealed,
+            seed=config.seed,
+            progress=bar.update,
+        )
+    told = {**_header(loaded, config, len(x)), **numbers(found)}
+    print(json_format.dumps(told, indent=2) if config.json else table(told, loaded.title))
+    written = write(told, found, loaded, config.out)
+    if not config.json:
+        print("\n".join(map(str, written)))
+
+
+def write(told: dict[str, Any], found: Diagnostics, loaded: Loaded, out: str | None) -> list[Path]:
+    """``diagnostics.json`` and ``diagnostics.png``, which replace those of an earlier call; returns their paths."""
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    folder = Path(out) if out else loaded.run.path
+    picture = folder / "diagnostics.png" if out else loaded.run.figure("diagnostics")
+    with replaced(folder / "diagnostics.json") as file:
+        file.write((json_format.dumps(told, indent=2) + "\n").encode())
+    with replaced(picture) as file:
+        draw_diagnostics(found, loaded.title).savefig(file, dpi=110, format="png")
+    return [folder / "diagnostics.json", picture]
+
+
+def numbers(found: Diagnostics) -> dict[str, Any]:
+    """Everything in plain numbers, means with standard errors over data, nats per datum."""
+    kl, aggregate = found.kl, found.aggregate
+    return {
+        "kl": mean_of(kl.total)._asdict(),
+        "active_units": int(kl.active.sum()),
+        "mutual_information": _told(aggregate.mutual_information),
+        "mutual_information_ceiling": aggregate.ceiling,
+        "marginal_kl": _told(aggregate.marginal_kl),
+        "decoder_use": _told(found.decoder_use),
+        "gaps": _gaps(found),
+        "dimensions": [_dimension(found, k) for k in range(len(kl.active))],
+        "notes": found.notes,
+        "warnings": found.warnings,
+    }
+
+
+def _told(values: Any) -> dict[str, float] | None:
+    return None if values is None else mean_of(values)._asdict()
+
+
+def _gaps(found: Diagnostics) -> dict[str, Any] | None:
+    gaps = found.gaps
+    if gaps is None:
+        return None
+    size = len(gaps.bound)
+    parts = {
+        "bound": (gaps.bound, gaps.bound_error),
+        "optimised_bound": (gaps.optimised_bound, gaps.optimised_bound_error),
+        "log_likelihood": (gaps.log_likelihood, gaps.log_likelihood_error),
+        "amortisation": (gaps.amortisation, gaps.amortisation_error),
+        "approximation": (gaps.approximation, gaps.approximation_error),
+    }
+    told = {
+        name: {**mean_of(values)._asdict(), "monte_carlo_se": (errors**2).sum().sqrt().item() / size}
+        for name, (values, errors) in parts.items()
+    }
+    return {"count": size, "converged": gaps.converged, **told}
+
+
+def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
+    kl, aggregate = found.kl, found.aggregate
+    q, p = aggregate.draws[:, k].double(), aggregate.prior_draws[:, k].double()
+    return {
+        "dimension": k,
+        "kl": None if kl.per_dimension is None else mean_of(kl.per_dimension[:, k])._asdict(),
+        "activity": kl.activity[k].item(),
+        "active": bool(kl.active[k]),
+        "aggregate_mean": q.mean().item(),
+        "aggregate_variance": q.var().item(),
+        "prior_mean": p.mean().item(),
+        "prior_variance": p.var().item(),
+        "distance": aggregate.distances[k].item(),
+    }
+
+
+def _header(loaded: Loaded, config: Any, count: int) -> dict[str, Any]:
+    return {
+        "run": str(loaded.run.path),
+        "checkpoint": config.checkpoint,
+        "samples_seen": loaded.samples_seen,
+        "data": loaded.data.name,
+        "split": config.split,
+        "count": count,
+        "binarize": loaded.data.binarize,
+        "latent_dim": loaded.config.latent_dim,
+        "seed": config.seed,
+        "unit": "nats per datum",
+    }
+
+
+def table(told: dict[str, Any], title: str) -> str:
+    """Aligned lines for a reader, of what :func:`numbers` made and a header."""
+    lines = [
+        f"{title}, {told['checkpoint']}.pt",
+        f"{told['count']:,} {told['split']} data; nats per datum",
+        f"{'':<42}{'mean':>10}{'s.e.':>9}",
+        _row("KL(q(z|x) || p(z))", told["kl"]),
+        _row("  mutual information I(x; z)", told["mutual_information"], _ceiling(told)),
+        _row("  KL(q(z) || p(z))", told["marginal_kl"]),
+        _row("log p(x|z) less that with others' z", told["decoder_use"]),
+        *_gap_rows(told["gaps"]),
+        f"active units: {told['active_units']} of {told['latent_dim']}",
+        "",
+        *_dimension_rows(told["dimensions"]),
+    ]
+    lines += ["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else []
+    lines += ["", *(f"warning: {warning}" for warning in told["warnings"] or ["none"])]
+    return "\n".join(lines)
+
+
+def _ceiling(told: dict[str, Any]) -> str:
+    return f"at most log N = {told['mutual_information_ceiling']:.2f}"
+
+
+def _gap_rows(gaps: dict[str, Any] | None) -> list[str]:
+    if gaps is None:
+        return []
+    names = {
+        "bound": "bound",
+        "amortisation": "  + amortisation gap",
+        "optimised_bound": "bound, q optimised for each datum",
+        "approximation": "  + approximation gap",
+        "log_likelihood": "log p(x), annealed importance sampling",
+    }
+    rows = [_row(label, gaps[key], f"Monte Carlo ± {gaps[key]['monte_carlo_se']:.3f}") for key, label in names.items()]
+    return [f"the first {gaps['count']} of them:", *rows]
+
+
+def _row(label: str, number: dict[str, float] | None, extra: str = "") -> str:
+    if number is None:
+        return f"{label:<42}{'not known':>10}"
+    value = Mean(number["mean"], number["se"])
+    return f"{label:<42}{value.mean:>10.2f}{value.se:>9.2f}" + (f"   ({extra})" if extra else "")
+
+
+def _dimension_rows(dimensions: list[dict[str, Any]]) -> list[str]:
+    """A line for each dimension, that with the largest KL first."""
+    rows = sorted(dimensions, key=lambda d: -(d["kl"] or {"mean": d["activity"]})["mean"])
+    lines = [f"{'dimension':>9}{'KL':>9}{'s.e.':>7}{'active':>8}{'mean of q(z)':>14}{'variance':>10}{'distance':>10}"]
+    for d in rows:
+        kl = f"{d['kl']['mean']:>9.3f}{d['kl']['se']:>7.3f}" if d["kl"] else f"{'-':>9}{'-':>7}"
+        lines.append(
+            f"{d['dimension']:>9}{kl}{'yes' if d['active'] else 'no':>8}{d['aggregate_mean']:>14.3f}"
+            f"{d['aggregate_variance']:>10.3f}{d['distance']:>10.3f}"
+        )
+    return lines

@@ -1,0 +1,219 @@
+"""All diagnostics of a trained pair at once, and in words what is wrong with it."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import traces
+from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
+from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
+from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
+from pyro_aevb.errors import InputError
+from pyro_aevb.evidence.blocks import DATA_BLOCK, Data, map_blocks
+from pyro_aevb.pairs import Pair, evaluating
+from pyro_aevb.seeds import generator
+
+__all__ = ["Diagnostics", "Mean", "decoder_use", "diagnose", "mean_of"]
+
+NO_NATS = 0.1
+"""Nats per datum, below which a latent or a decoder does nothing."""
+
+FAR = 0.1
+"""Kolmogorov-Smirnov distance, above which a dimension of the aggregate posterior is far from the prior's."""
+
+LARGE_MARGINAL_KL = 1.0
+"""Nats of KL(q(z) || p(z)), above which samples from the prior are not those that the decoder was trained on."""
+
+LARGE_GAP = (2.0, 0.2)
+"""A gap is large above so many nats, and above such a share of KL(q(z|x) || p(z))."""
+
+
+class Mean(NamedTuple):
+    """A mean over data in nats per datum, and its standard error."""
+
+    mean: float
+    se: float
+
+
+class Diagnostics(NamedTuple):
+    """What :func:`diagnose` found."""
+
+    kl: LatentKL
+    aggregate: AggregatePosterior
+    decoder_use: Tensor
+    """See :func:`decoder_use`, ``(B,)``."""
+    gaps: Gaps | None
+    """Of the first ``gap_count`` data; ``None`` where there is none, a note says why."""
+    notes: list[str]
+    """What a reader must know about the numbers."""
+    warnings: list[str]
+    """What is wrong with the pair."""
+
+
+def mean_of(values: Tensor) -> Mean:
+    """Mean and standard error of numbers per datum, ``(B,)``, B at least 2."""
+    values = values.double()
+    return Mean(values.mean().item(), values.std().item() / len(values) ** 0.5)
+
+
+@torch.no_grad()
+def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, seed: int = 0) -> Tensor:
+    r"""What a datum's own latent tells the decoder, against the latent of another datum, ``(B,)``, in nats.
+
+    .. math:: \mathbb E_{q(z|x_i)}[\log p(x_i \mid z)] - \mathbb E_{q(z|x_{\pi(i)})}[\log p(x_i \mid z)]
+
+    with a random permutation that leaves no datum in its place. It is 0 for a decoder that ignores z.
+
+    Arguments:
+        model: The model, any Pyro function with one latent site.
+        guide: Its guide.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        num_samples: Draws per datum.
+        seed: Seed of draws and permutation; the caller's random state is left alone.
+
+    Raises:
+        InputError: If there are fewer than 2 data, or not one latent vector for each datum.
+    """
+    z, own = map_blocks(partial(_own_latents, model, guide, num_samples), model, guide, x, seed)
+    if len(z) < 2:
+        raise InputError("diagnostics compare data with one another: give at least 2")
+    order = torch.randperm(len(z), generator=generator(seed, "permutation")).to(z.device)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)  # one cycle: no datum keeps its own
+    data = x if isinstance(x, tuple) else (x,)
+    (strange,) = map_blocks(partial(_log_likelihood_at, model, guide), model, guide, (*data, z[other]), seed)
+    return own - strange
+
+
+def _own_latents(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    name = latent_of(model, guide, args).name
+    latents, _ = traces.sample_guide(guide, args, num_samples)
+    log_likelihood, _ = traces.log_joint(model, args, latents, num_samples)
+    return latents[name].transpose(0, 1), log_likelihood.mean(0)  # (B, S, K), (B,)
+
+
+def _log_likelihood_at(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    *data, z = args
+    name = latent_of(model, guide, tuple(data)).name
+    log_likelihood, _ = traces.log_joint(model, tuple(data), {name: z.transpose(0, 1)}, z.shape[1])
+    return (log_likelihood.mean(0),)
+
+
+def diagnose(
+    model: Pair,
+    guide: Pair,
+    x: Data,
+    *,
+    num_samples: int = 10,
+    gap_count: int = 100,
+    log_evidence: Evidence | None = None,
+    seed: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> Diagnostics:
+    """All diagnostics of a trained pair.
+
+    Arguments:
+        model: The model, any Pyro function with one latent site.
+        guide: Its guide.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        num_samples: Draws per datum of the aggregate posterior.
+        gap_count: The gaps are of the first so many data; 0 leaves them out.
+        log_evidence: What estimates log p(x) for them; by default annealed importance sampling.
+        seed: Seed of all draws; the caller's random state is left alone.
+        progress: Called with the number of data whose q is optimised after each block of data.
+
+    Raises:
+        InputError: If there are fewer than 2 data, not one latent vector for each datum, or ``gap_count`` is 1 or
+            negative.
+    """
+    if gap_count < 0 or gap_count == 1:
+        raise InputError(f"gap_count must be 0, or at least 2 for a standard error, not {gap_count}")
+    kl = latent_kl(model, guide, x, seed=seed)
+    aggregate = aggregate_posterior(model, guide, x, num_samples, seed=seed)
+    use = decoder_use(model, guide, x, num_samples, seed=seed)
+    notes = [note for note in (kl.note, aggregate.note) if note]
+    gaps = None
+    if gap_count:
+        first = tuple(d[:gap_count] for d in x) if isinstance(x, tuple) else x[:gap_count]
+        try:
+            gaps = inference_gaps(model, guide, first, log_evidence=log_evidence, seed=seed, progress=progress)
+        except InputError as error:
+            notes.append(f"no gaps: {error}")
+    found = [*_collapse(kl, use), *_far_from_prior(kl, aggregate), *_gap_warnings(kl, gaps)]
+    return Diagnostics(kl, aggregate, use, gaps, notes, found + _of_likelihood(model, guide, aggregate, num_samples))
+
+
+def _collapse(kl: LatentKL, use: Tensor) -> Iterator[str]:
+    active, dims = int(kl.active.sum()), len(kl.active)
+    total, told = mean_of(kl.total), mean_of(use)
+    if active == 0:
+        yield f"posterior collapse: none of {dims} latent dimensions is active, q(z|x) is the same for all data"
+    elif 2 * active < dims:
+        yield f"only {active} of {dims} latent dimensions are active: the others do nothing"
+    if total.mean < NO_NATS:
+        yield f"posterior collapse: KL(q(z|x) || p(z)) is {total.mean:.3f} nats, the guide tells nothing of x"
+    if told.mean < NO_NATS:
+        yield (
+            f"posterior collapse: the decoder ignores z: with the z of other data log p(x|z) is only {told.mean:.3f} "
+            f"± {told.se:.3f} nats lower"
+        )
+
+
+def _far_from_prior(kl: LatentKL, aggregate: AggregatePosterior) -> Iterator[str]:
+    if aggregate.at_ceiling:
+        yield (
+            f"the mutual information is within 1 nat of its ceiling log N = {aggregate.ceiling:.2f}: it is a lower "
+            "bound only, and KL(q(z) || p(z)) an upper bound; give more data"
+        )
+    elif aggregate.marginal_kl is not None and (far := mean_of(aggregate.marginal_kl)).mean > LARGE_MARGINAL_KL:
+        yield (
+            f"the aggregate posterior is far from the prior: KL(q(z) || p(z)) is {far.mean:.2f} ± {far.se:.2f} nats; "
+            "samples from the prior are not like what the decoder was trained on"
+        )
+    noise = 1.63 / aggregate.size**0.5  # what one in a hundred Kolmogorov-Smirnov distances of N data exceeds
+    dims = (aggregate.distances > FAR + noise).nonzero().flatten().tolist()
+    if dims:
+        worst = int(aggregate.distances.argmax())
+        yield (
+            f"the aggregate posterior is far from the prior in {len(dims)} of {len(aggregate.distances)} dimensions, "
+            f"most in dimension {worst} (Kolmogorov-Smirnov distance {aggregate.distances[worst]:.2f})"
+        )
+
+
+def _gap_warnings(kl: LatentKL, gaps: Gaps | None) -> Iterator[str]:
+    if gaps is None:
+        return
+    large = max(LARGE_GAP[0], LARGE_GAP[1] * mean_of(kl.total).mean)
+    approximation, amortisation = mean_of(gaps.approximation), mean_of(gaps.amortisation)
+    if amortisation.mean > large:
+        yield (
+            f"the amortisation gap is large, {amortisation.mean:.2f} nats: the guide's network is too small or not "
+            "trained enough for these data"
+        )
+    if approximation.mean > large:
+        yield (
+            f"the approximation gap is large, {approximation.mean:.2f} nats: the guide's family is far from the "
+            "posterior; a more flexible one would gain"
+        )
+    if not gaps.converged:
+        yield (
+            f"the optimisation of q has not converged: its last round still won {gaps.last_improvement.mean():.2f} "
+            "nats; the amortisation gap is larger than told"
+        )
+    error = (gaps.approximation_error**2).sum().sqrt().item() / len(gaps.bound)
+    if approximation.mean < -max(4 * error, gaps.tolerance):
+        yield "log p(x) is below the optimised bound, which cannot be: estimate it with more steps or samples"
+
+
+@torch.no_grad()
+def _of_likelihood(model: Pair, guide: Pair, aggregate: AggregatePosterior, num_samples: int) -> list[str]:
+    """What the likelihood itself has to say, scales on a floor say."""
+    likelihood: Any = getattr(model, "likelihood", None)
+    if not hasattr(likelihood, "warning"):
+        return []
+    with evaluating(model, guide):
+        found = likelihood.warning(aggregate.draws[: DATA_BLOCK * num_samples])
+    return [found] if found else []

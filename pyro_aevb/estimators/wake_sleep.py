@@ -1,0 +1,85 @@
+"""The paper's baseline: two objectives, one for each half of the pair."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import traces
+from pyro_aevb.errors import InputError
+from pyro_aevb.estimators.base import MultiSample, Pair, with_value
+
+__all__ = ["WakeSleep"]
+
+Phase = Literal["both", "wake", "sleep"]
+
+
+class WakeSleep(MultiSample):
+    r"""The wake-sleep algorithm: the model learns from data, the guide from the model's dreams; any latents.
+
+    .. math:: \nabla_\theta \approx \frac1S \sum_s \nabla_\theta \log p_\theta(x, z_s), \quad z_s \sim q_\phi(z \mid x)
+              \qquad \text{(wake)}
+
+    .. math:: \nabla_\phi \approx \nabla_\phi \log q_\phi(\tilde z \mid \tilde x), \quad
+              \tilde z, \tilde x \sim p_\theta(z)\, p_\theta(x \mid z) \qquad \text{(sleep)}
+
+    Wake ascends the bound. Sleep descends :math:`\mathrm{KL}(p(z \mid x) \,\|\, q(z \mid x))` over dreamt data, the
+    other way round than the bound's, so that the two share no objective. No gradient crosses from one phase to the
+    other's parameters; parameters that model and guide share get both, as those of a
+    :class:`~pyro_aevb.priors.VampPrior`'s guide do through log p(z). The value is the bound at the wake samples, (6).
+
+    The dreams are as many as the minibatch, M, and scaled as it is, by N/M. They are drawn from the model's own
+    distributions: those of a relaxed Bernoulli are binary though its data may be grey. Each observed site must observe
+    one of the arguments as it is; arguments that no site observes stay as they are. A later site of the model must read
+    an observed value from what ``pyro.sample`` returned, since the argument is not the dream. Networks with a state,
+    such as batch normalisation's running means, see the dreams too.
+
+    Oracle: both exact gradients of a linear-Gaussian pair.
+
+    Arguments:
+        num_particles: Number of wake samples S per datum.
+        phase: ``wake`` for the model's gradient alone, ``sleep`` for the guide's alone. The value is the same.
+        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+
+    Raises:
+        InputError: If ``phase`` is none; if a latent lies outside the one data plate; if an observed site observes what
+            is no argument, or cannot be sampled; if the guide cannot tell the density of a given value (planar flows)
+            or samples a site that the model does not.
+
+    References:
+        | The wake-sleep algorithm for unsupervised neural networks (Hinton et al., 1995), the paper's section 5
+        | https://doi.org/10.1126/science.7761831
+    """
+
+    def __init__(self, num_particles: int = 1, *, phase: Phase = "both", **elbo_arguments: Any) -> None:
+        super().__init__(num_particles, **elbo_arguments)
+        if phase not in ("both", "wake", "sleep"):
+            raise InputError(f"unknown phase {phase!r}: give one of both, wake, sleep")
+        self._phase: Phase = phase
+
+    @property
+    def phase(self) -> Phase:
+        """Fixed: the value is the same in all, so that a recorded step could not notice a change."""
+        return self._phase
+
+    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+        """-(N/M) sum of mean log-weights."""
+        densities = self.densities(model, _constant(guide), args)
+        joint = densities.log_likelihood + densities.log_prior  # (S, B)
+        wake = -densities.scale * (joint - densities.log_guide.detach()).mean(0).sum()
+        if self.phase == "wake" or not torch.is_grad_enabled():
+            return wake
+        sleep = -traces.dream_log_guide(model, guide, args)
+        # Each with its own value: their sum's would round off the bound where dreams are far less likely than data.
+        return (wake if self.phase == "both" else wake.detach()) + with_value(sleep, torch.zeros_like(sleep))
+
+
+def _constant(guide: Pair) -> Pair:
+    """The guide without gradients: its samples are constants and nothing is kept to differentiate it by."""
+
+    def run(*args: Any) -> Any:
+        """Without gradients."""
+        with torch.no_grad():
+            return guide(*args)
+
+    return run

@@ -1,0 +1,217 @@
+r"""log p(x) by annealed importance sampling, and from both sides by bidirectional Monte Carlo.
+
+Distributions :math:`f_t(z) = f_0(z)^{1-\beta_t}\, p(x, z)^{\beta_t}` lead from one that can be sampled, the prior or
+the guide, to the posterior. A chain begins at :math:`z_1 \sim f_0` and is moved by Hamiltonian Monte Carlo, which
+leaves :math:`f_t` as it is; its weight estimates p(x) without bias, and its logarithm log p(x) from below:
+
+.. math:: \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \big[\log p(x, z_t) - \log f_0(z_t)\big],
+          \qquad \mathbb E[w] = p(x)
+
+From an exact draw of the posterior, which is at hand for data dreamt by the model itself, the same chain backwards
+estimates 1/p(x) without bias, and log p(x) from above.
+
+References:
+    | Annealed importance sampling (Neal, 2001); On the quantitative analysis of decoder-based generative models
+    | (Wu et al., 2017), https://arxiv.org/abs/1611.04273
+    | Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015)
+    | https://arxiv.org/abs/1511.02543
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import hmc, traces
+from pyro_aevb.errors import InputError, positive
+from pyro_aevb.evidence.blocks import Data, Progress, map_blocks
+from pyro_aevb.pairs import Pair
+from pyro_aevb.traces import LatentSpace
+
+__all__ = ["AnnealedWeights", "Bracket", "annealed_importance_sampling", "bidirectional"]
+
+Start = Literal["guide", "prior"]
+
+TARGET = 0.8  # acceptance of the transitions
+FIRST_STEP_SIZE = 0.1
+
+
+class AnnealedWeights(NamedTuple):
+    """Annealed importance sampling's estimate for each datum, ``(B,)`` each."""
+
+    log_likelihood: Tensor
+    """log of the mean weight over chains, in nats: in expectation a lower bound; of backward chains, an upper one"""
+    standard_error: Tensor
+    """Its Monte Carlo standard error, to first order"""
+    acceptance: Tensor
+    """Mean acceptance of the transitions"""
+
+
+class Bracket(NamedTuple):
+    """log p(x) from both sides, for data that the model has dreamt."""
+
+    data: tuple[Tensor, ...]
+    """What was dreamt, in the form of the model's arguments"""
+    lower: AnnealedWeights
+    """Forwards"""
+    upper: AnnealedWeights
+    """Backwards, from the latents that the data were dreamt with"""
+
+
+class _Path:
+    """The distributions between, for one block of data."""
+
+    def __init__(
+        self, model: Pair, guide: Pair | None, args: tuple[Tensor, ...], start: Start, steps: int, leapfrog_steps: int
+    ) -> None:
+        self.model, self.guide, self.args, self.start = model, guide, args, start
+        self.space: LatentSpace = traces.latent_space(model, args)
+        self.betas = torch.sigmoid(torch.linspace(-4, 4, steps + 1))  # denser at both ends, as Wu et al. have it
+        self.betas = (self.betas - self.betas[0]) / (self.betas[-1] - self.betas[0])
+        self.leapfrog_steps = leapfrog_steps
+        self.step_sizes: list[Tensor] = []
+
+    def draw(self, chains: int) -> Tensor:
+        """From f_0, ``(C, B, K)``."""
+        return self.space.draw(self.guide if self.start == "guide" and self.guide else self.model, self.args, chains)
+
+    def parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log f_0(u) and log p(x, u) - log f_0(u), ``(C, B)`` each."""
+        likelihood, prior = self.space.log_joint(self.model, self.args, u)
+        if self.start == "prior":
+            return prior, likelihood
+        first = self.space.log_guide(self.guide, self.args, u)  # type: ignore[arg-type]  # checked by the caller
+        return first, likelihood + prior - first
+
+    def transition(self, u: Tensor, t: int, step_size: Tensor) -> tuple[Tensor, hmc.Info]:
+        """One, which leaves f_t as it is."""
+        beta = float(self.betas[t])
+
+        def log_density(v: Tensor) -> Tensor:
+            first, more = self.parts(v)
+            return first + beta * more
+
+        state, info = hmc.step(log_density, hmc.init(log_density, u), step_size, self.leapfrog_steps)
+        return state.position, info
+
+    def find_step_sizes(self, chains: int = 2) -> None:
+        """Adapt them in a run of its own, so that in the runs that count no transition depends on the past."""
+        u = self.draw(chains)
+        size = torch.full(u.shape[1:2], FIRST_STEP_SIZE).to(u)
+        for t in range(1, len(self.betas) - 1):
+            self.step_sizes.append(size)
+            u, info = self.transition(u, t, size)
+            size = hmc.adapted(size, info.acceptance, TARGET, rate=0.3)
+
+    def weights(self, u: Tensor, backward: bool = False) -> AnnealedWeights:
+        """From chains that begin at u, ``(C, B, K)``."""
+        log_weight, acceptance = u.new_zeros(u.shape[:-1]), u.new_zeros(u.shape[:-1])
+        for t in self._times(backward):
+            log_weight += (self.betas[t] - self.betas[t - 1]).to(u) * self.parts(u)[1]
+            after = t - 1 if backward else t
+            if 0 < after < len(self.betas) - 1:
+                u, info = self.transition(u, after, self.step_sizes[after - 1])
+                acceptance += info.acceptance / max(1, len(self.betas) - 2)
+        return self._summed(-log_weight if backward else log_weight, acceptance, backward)
+
+    def _times(self, backward: bool) -> Iterator[int]:
+        times = range(1, len(self.betas))
+        return iter(reversed(times) if backward else times)
+
+    @staticmethod
+    def _summed(log_weight: Tensor, acceptance: Tensor, backward: bool) -> AnnealedWeights:
+        count = len(log_weight)
+        log_mean = log_weight.logsumexp(0) - math.log(count)  # over chains, never over steps
+        spread = (log_weight - log_mean).exp().std(0) if count > 1 else torch.full_like(log_mean, math.nan)
+        return AnnealedWeights(-log_mean if backward else log_mean, spread / math.sqrt(count), acceptance.mean(0))
+
+
+@torch.no_grad()
+def annealed_importance_sampling(
+    model: Pair,
+    guide: Pair | None,
+    x: Data,
+    *,
+    steps: int = 500,
+    chains: int = 8,
+    leapfrog_steps: int = 5,
+    start: Start = "guide",
+    seed: int = 0,
+    progress: Progress | None = None,
+    keep: str | Path | None = None,
+) -> AnnealedWeights:
+    """log p(x) of each datum, in expectation a lower bound, ``(B,)``, in nats.
+
+    Arguments:
+        model: The model, any Pyro function with continuous latents.
+        guide: Its guide; may be ``None`` with ``start="prior"``.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        steps: Number T of distributions on the way.
+        chains: Chains of each datum: the mean is over these.
+        leapfrog_steps: In each transition.
+        start: Where chains begin: at draws from the ``guide``, nearer, or from the ``prior``.
+        seed: Seed of all draws; the caller's random state is left alone.
+        progress: Called with the number of data finished after each block of data.
+        keep: File that finished blocks are kept in: called again, it goes on where it was stopped.
+
+    Raises:
+        InputError: If a count is not positive, there is no guide to start from, or a latent is discrete or global.
+    """
+    _check(steps, chains, leapfrog_steps, start, guide)
+
+    def of_block(args: tuple[Tensor, ...]) -> AnnealedWeights:
+        path = _Path(model, guide, args, start, steps, leapfrog_steps)
+        path.find_step_sizes()
+        return path.weights(path.draw(chains))
+
+    settings = f"ais {steps} {chains} {leapfrog_steps} {start}"
+    return AnnealedWeights(*map_blocks(of_block, model, guide or model, x, seed, progress, keep, settings))
+
+
+@torch.no_grad()
+def bidirectional(
+    model: Pair,
+    guide: Pair | None,
+    x: Data,
+    *,
+    steps: int = 500,
+    chains: int = 8,
+    leapfrog_steps: int = 5,
+    start: Start = "guide",
+    seed: int = 0,
+    progress: Progress | None = None,
+    keep: str | Path | None = None,
+) -> Bracket:
+    """log p(x) from below and from above, for as many data as ``x`` has, dreamt by the model.
+
+    Only for dreams is a draw from the posterior at hand, from which the backward chains begin: the latents that they
+    were dreamt with. The gap between both sides tells what the same settings are worth on data like these.
+
+    Arguments, errors: as for :func:`annealed_importance_sampling`; ``x`` gives number, shape and type.
+    """
+    _check(steps, chains, leapfrog_steps, start, guide)
+
+    def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        dream = traces.dream(model, args)
+        path = _Path(model, guide, dream.args, start, steps, leapfrog_steps)
+        path.find_step_sizes()
+        lower = path.weights(path.draw(chains))
+        exact = path.space.vector({name: value.unsqueeze(0) for name, value in dream.latents.items()})  # (1, B, K)
+        upper = path.weights(exact.expand(chains, -1, -1), backward=True)
+        return *lower, *upper, *dream.args
+
+    settings = f"bidirectional {steps} {chains} {leapfrog_steps} {start}"
+    found = map_blocks(of_block, model, guide or model, x, seed, progress, keep, settings)
+    return Bracket(tuple(found[6:]), AnnealedWeights(*found[:3]), AnnealedWeights(*found[3:6]))
+
+
+def _check(steps: int, chains: int, leapfrog_steps: int, start: Start, guide: Pair | None) -> None:
+    for name, count in {"steps": steps, "chains": chains, "leapfrog_steps": leapfrog_steps}.items():
+        positive(name, count)
+    if start not in ("guide", "prior"):
+        raise InputError(f"unknown start {start!r}: give guide or prior")
+    if start == "guide" and guide is None:
+        raise InputError("there is no guide to start from: give start='prior'")

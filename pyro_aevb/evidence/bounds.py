@@ -1,0 +1,94 @@
+"""The evidence lower bound in its parts, and what the guide makes of its latents."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import traces
+from pyro_aevb.errors import InputError
+from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.pairs import Pair
+
+__all__ = ["BoundParts", "active_units", "activity", "bound", "posterior_means"]
+
+
+class BoundParts(NamedTuple):
+    """The two terms of the bound, ``(B,)`` each, in nats."""
+
+    log_likelihood: Tensor
+    """E_q[log p(x|z)]"""
+    kl: Tensor
+    """KL(q(z|x) || p(z))"""
+
+    @property
+    def bound(self) -> Tensor:
+        """E_q[log p(x|z)] - KL(q(z|x) || p(z)), ``(B,)``."""
+        return self.log_likelihood - self.kl
+
+
+@torch.no_grad()
+def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int = 0) -> BoundParts:
+    r"""The evidence lower bound of each datum, in its parts.
+
+    .. math:: \mathcal L(x) = \mathbb E_{q(z|x)}[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z)) \tag{3}
+
+    The first term is averaged over ``num_samples`` draws. The second is exact where a closed form is registered, and
+    averaged over the same draws where not.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        num_samples: Draws per datum.
+        seed: Seed of the draws; the caller's random state is left alone.
+
+    Returns:
+        The two parts, ``(B,)`` each, in nats; ``.bound`` is their difference.
+
+    Raises:
+        InputError: If ``num_samples`` is not positive, or the pair has sites outside the data plate.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples must be at least 1, not {num_samples}")
+    return BoundParts(*map_blocks(partial(_bound_of_block, model, guide, num_samples), model, guide, x, seed))
+
+
+def _bound_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    densities = traces.log_densities(model, guide, args, num_samples)
+    kl = traces.per_datum_kl(model, guide, args)
+    if kl is None:
+        kl = (densities.log_guide - densities.log_prior).mean(0)
+    return densities.log_likelihood.mean(0), kl
+
+
+@torch.no_grad()
+def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
+    """Mean of q(z|x), ``(B, K)``, all latent sites side by side; an average of draws where no mean is known."""
+    return map_blocks(partial(traces.guide_means, guide), guide, guide, x, seed)[0]
+
+
+@torch.no_grad()
+def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
+    r"""Variance over data of each latent's posterior mean, ``(K,)``: :math:`\mathrm{Var}_x(\mathbb E_q[z_k])`.
+
+    What an average of draws varies by chance, where no mean is known, is taken off.
+
+    Raises:
+        InputError: If there are fewer than 2 data.
+    """
+    means, noise = map_blocks(partial(traces.guide_means, guide), guide, guide, x, seed)
+    if len(means) < 2:
+        raise InputError("activity compares data with one another: give at least 2")
+    return means.var(0) - noise.mean(0)
+
+
+def active_units(guide: Pair, x: Data, threshold: float = 0.01) -> int:
+    r"""Number of latent dimensions whose posterior mean varies over the data: :func:`activity` above 0.01.
+
+    References:
+        | Importance Weighted Autoencoders, section 5.1 (Burda et al., 2016)
+        | https://arxiv.org/abs/1509.00519
+    """
+    return int((activity(guide, x) > threshold).sum())

@@ -1,0 +1,78 @@
+"""log p(x) exactly, where prior and likelihood are Gaussian and the mean is linear: probabilistic PCA."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from pyro_aevb import traces
+from pyro_aevb.errors import InputError
+from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.pairs import Pair
+
+__all__ = ["linear_gaussian"]
+
+PROBES = 3
+
+
+def linear_gaussian(model: Pair, x: Data) -> Tensor:
+    r"""The exact log p(x) of each datum, ``(B,)``, in nats, of a linear-Gaussian model.
+
+    .. math:: z \sim N(m, S), \quad x \sim N(Wz + b, \Psi) \quad\Rightarrow\quad
+              x \sim N(Wm + b, W S W^\top + \Psi)
+
+    That the model is one is checked at random latents, not proved.
+
+    Arguments:
+        model: The model, one latent vector and one observed vector for each datum.
+        x: Data, ``(B, D)``, or a tuple of what the model takes.
+
+    Raises:
+        InputError: If the model is not linear and Gaussian: says in what.
+
+    References:
+        | Probabilistic principal component analysis (Tipping & Bishop, 1999)
+        | https://doi.org/10.1111/1467-9868.00196
+    """
+    return map_blocks(lambda args: (_of_block(model, args),), model, model, x, seed=0)[0]
+
+
+@torch.no_grad()
+def _of_block(model: Pair, args: tuple[Tensor, ...]) -> Tensor:
+    priors, likelihoods = traces.distributions(model, args)
+    if len(priors) != 1 or len(likelihoods) != 1:
+        raise InputError(
+            f"the model has {len(priors)} latent and {len(likelihoods)} observed sites, not one of each: no closed "
+            "form of log p(x) is known"
+        )
+    (name, prior), (seen, (_, x)) = next(iter(priors.items())), next(iter(likelihoods.items()))
+    (mean,), (covariance,) = _moments(prior, "prior")  # (B, K), (B, K, K)
+    dim = mean.shape[-1]
+    probes = torch.cat([mean.new_zeros(1, dim), torch.eye(dim).to(mean), torch.randn(PROBES, dim).to(mean)])  # (P, K)
+    at_probes = traces.distributions(model, args, {name: probes.unsqueeze(1).expand(-1, len(x), -1)})[1][seen][0]
+    means, noise = _moments(at_probes, "likelihood")  # (P, B, D), (P, B, D, D)
+    offset, weight = means[0], (means[1 : 1 + dim] - means[0]).permute(1, 2, 0)  # (B, D), (B, D, K)
+    _check_linear(means, torch.einsum("bdk,pk->pbd", weight, probes) + offset, noise)
+    location = (weight @ mean.unsqueeze(-1)).squeeze(-1) + offset  # (B, D)
+    total = weight @ covariance @ weight.transpose(1, 2) + noise[0]  # (B, D, D)
+    return MultivariateNormal(location, total, validate_args=False).log_prob(x)
+
+
+def _check_linear(means: Tensor, linear: Tensor, noise: Tensor) -> None:
+    if not torch.allclose(linear, means, rtol=1e-4, atol=1e-4 * float(means.abs().max())):
+        raise InputError("the likelihood's mean is not linear in the latent: no closed form of log p(x) is known")
+    if not torch.allclose(noise, noise[:1].expand_as(noise), rtol=1e-4):
+        raise InputError("the likelihood's scale depends on the latent: no closed form of log p(x) is known")
+
+
+def _moments(distribution: Any, what: str) -> tuple[Tensor, Tensor]:
+    """Mean, ``(..., D)``, and covariance, ``(..., D, D)``, of a Gaussian."""
+    base = distribution
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    if not isinstance(base, (torch.distributions.Normal, MultivariateNormal)) or len(distribution.event_shape) != 1:
+        raise InputError(f"the {what} is no Gaussian over vectors: no closed form of log p(x) is known")
+    if isinstance(base, MultivariateNormal):
+        return base.mean, base.covariance_matrix
+    return base.mean, torch.diag_embed(base.variance)

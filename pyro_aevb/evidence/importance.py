@@ -1,0 +1,140 @@
+"""log p(x) by importance sampling with the guide."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_aevb import traces
+from pyro_aevb.errors import InputError
+from pyro_aevb.evidence.blocks import SAMPLE_BLOCK, Data, Progress, map_blocks
+from pyro_aevb.pairs import Pair
+
+__all__ = ["WeightSums", "importance_sampling", "importance_weights"]
+
+
+FEWEST_FOR_A_TAIL = 25  # a fifth of the samples is the tail, and a tail has at least 5
+
+
+class WeightSums(NamedTuple):
+    """What importance sampling keeps of the weights w = p(x, z) / q(z|x): log sums, and their tail, ``(B,)`` each.
+
+    References:
+        | Pareto smoothed importance sampling (Vehtari et al., 2024)
+        | https://arxiv.org/abs/1507.02646
+    """
+
+    log_sum: Tensor
+    """log sum_s w_s"""
+    log_sum_squares: Tensor
+    """log sum_s w_s^2"""
+    khat: Tensor
+    """Pareto k-hat of the largest weights: above 0.7 neither the estimate nor its standard error is to be trusted."""
+    num_samples: int
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        r"""Estimate of log p(x), ``(B,)``: :math:`\log \frac1S \sum_s w_s`, in expectation a lower bound."""
+        return self.log_sum - math.log(self.num_samples)
+
+    @property
+    def standard_error(self) -> Tensor:
+        r"""Its Monte Carlo standard error, ``(B,)``, to first order: :math:`\sqrt{\sum w^2 / (\sum w)^2 - 1/S}`."""
+        return ((self.log_sum_squares - 2 * self.log_sum).exp() - 1 / self.num_samples).clamp(min=0).sqrt()
+
+    @property
+    def effective_samples(self) -> Tensor:
+        r"""Effective sample size :math:`(\sum w)^2 / \sum w^2`, ``(B,)``, between 1 and S."""
+        return (2 * self.log_sum - self.log_sum_squares).exp()
+
+
+def importance_sampling(
+    model: Pair, guide: Pair, x: Data, num_samples: int = 5000, *, chunk_size: int = 50, seed: int = 0
+) -> Tensor:
+    r"""log p(x) of each datum by importance sampling with the guide, ``(B,)``, in nats.
+
+    .. math:: \log p(x) \approx \log \frac1S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
+
+    Arguments, errors: as for :func:`importance_weights`, which also tells the standard error.
+    """
+    return importance_weights(model, guide, x, num_samples, chunk_size=chunk_size, seed=seed).log_likelihood
+
+
+@torch.no_grad()
+def importance_weights(
+    model: Pair,
+    guide: Pair,
+    x: Data,
+    num_samples: int = 5000,
+    *,
+    chunk_size: int = 50,
+    seed: int = 0,
+    progress: Progress | None = None,
+    keep: str | Path | None = None,
+) -> WeightSums:
+    """Sums of the importance weights of each datum: exactly ``num_samples`` draws for each.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        num_samples: Draws S per datum.
+        chunk_size: Draws for which the model is run at once, for each of 100 data; changes memory, not numbers.
+        seed: Seed of the draws; the caller's random state is left alone.
+        progress: Called with the number of data finished after each block of data.
+        keep: File that finished blocks are kept in: called again, it goes on where it was stopped.
+
+    Raises:
+        InputError: If a count is not positive, there is no guide, the pair has sites outside the data plate, or
+            ``keep`` is a file of another computation.
+    """
+    if guide is None:
+        raise InputError(
+            "importance sampling draws from a guide, and there is none: use annealed_importance_sampling or appendix_d"
+        )
+    if min(num_samples, chunk_size) < 1:
+        raise InputError(f"num_samples and chunk_size must be at least 1, not {num_samples} and {chunk_size}")
+
+    def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        weights = torch.cat(list(_log_weights(model, guide, args, num_samples, chunk_size)))  # (S, B)
+        return weights.logsumexp(0), (2 * weights).logsumexp(0), _khat(weights)
+
+    settings = f"importance num_samples={num_samples}"
+    log_sum, log_sum_squares, khat = map_blocks(sums_of_block, model, guide, x, seed, progress, keep, settings)
+    return WeightSums(log_sum, log_sum_squares, khat, num_samples)
+
+
+def _khat(log_weight: Tensor) -> Tensor:
+    """Of each datum's weights, ``(S, B)`` to ``(B,)``: NaN where they are too few, -inf where all are equal."""
+    if len(log_weight) < FEWEST_FOR_A_TAIL:
+        return torch.full_like(log_weight[0], math.nan)
+    columns = log_weight.double().cpu().numpy().T
+    return torch.tensor([_khat_of_one(column) for column in columns], dtype=log_weight.dtype, device=log_weight.device)
+
+
+def _khat_of_one(log_weight: np.ndarray[Any, Any]) -> float:
+    from arviz_stats.base import array_stats  # a second to import, so only where it is used
+
+    if not np.isfinite(log_weight).all():
+        return math.nan
+    try:
+        with np.errstate(all="ignore"):
+            return float(array_stats.psislw(-log_weight)[1])  # it takes log-likelihoods, whose inverses are weights
+    except ValueError:  # the largest weights are all the same
+        return -math.inf
+
+
+def _log_weights(
+    model: Pair, guide: Pair, args: tuple[Tensor, ...], num_samples: int, chunk_size: int
+) -> Iterator[Tensor]:
+    for start in range(0, num_samples, SAMPLE_BLOCK):
+        count = min(SAMPLE_BLOCK, num_samples - start)
+        latents, log_guide = traces.sample_guide(guide, args, count)
+        for rows in torch.arange(count).split(chunk_size):
+            chosen = {name: value[rows] for name, value in latents.items()}
+            log_likelihood, log_prior = traces.log_joint(model, args, chosen, len(rows))
+            yield log_likelihood + log_prior - log_guide[rows]  # (chunk, B)

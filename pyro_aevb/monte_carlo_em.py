@@ -1,0 +1,227 @@
+"""Monte Carlo EM, the paper's baseline without a guide (appendix E)."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_aevb import hmc, traces
+from pyro_aevb.batches import Batches, Data
+from pyro_aevb.engines import MakeOptimizer, make_optimizer
+from pyro_aevb.errors import InputError, NonFiniteLossError, positive
+from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
+from pyro_aevb.pairs import modules_of
+from pyro_aevb.progress import Gathered, Progress
+from pyro_aevb.seeds import GlobalNoise, derive, seeded
+
+__all__ = ["MonteCarloEM"]
+
+STATE_FORMAT = "pyro_aevb Monte Carlo EM state 1"
+FIRST_STEP_SIZE = 0.1
+
+
+class MonteCarloEM:
+    r"""Expectation maximisation with one persistent Markov chain for each datum in place of a guide.
+
+    For each minibatch, the E-step moves its chains by one transition of Hamiltonian Monte Carlo towards
+    :math:`p(z \mid x)`; the M-step takes a few steps up the gradient of
+
+    .. math:: \frac NM \sum_{i=1}^M \log p_\theta(x_i, z_i) + \log p(\theta)
+
+    with the chains' latents held fixed. The leapfrog step size is one for all data and follows the wanted acceptance.
+    It reports :math:`\log p(x, z)` at the chains, which is no bound of log p(x): ``Progress.bound`` is NaN.
+
+    Arguments:
+        model: The model, any Pyro function with continuous latents in one data plate and weights in modules.
+        data: As for :class:`~pyro_aevb.Trainer`.
+        optimizer: As there, of ``torch.optim``; by default the paper's: Adagrad with step size 0.02 and the prior
+            N(0, I) on all weights.
+        batch_size: Data per E-step, the paper's M.
+        seed: Seed of order, binarisation, first positions and noise.
+        leapfrog_steps: In each transition.
+        target_acceptance: That the leapfrog step size adapts to.
+        updates: Steps of the optimizer after each transition.
+        device: As for :class:`~pyro_aevb.Trainer`.
+        report_every: Data between reports.
+
+    Raises:
+        InputError: If the data do not fit the model, a latent is discrete or global, or the model has no weights.
+
+    References:
+        | Auto-Encoding Variational Bayes, appendix E (Kingma & Welling, 2013)
+        | https://arxiv.org/abs/1312.6114
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        data: Data,
+        optimizer: MakeOptimizer | torch.optim.Optimizer | None = None,
+        batch_size: int = 100,
+        seed: int = 0,
+        *,
+        leapfrog_steps: int = 10,
+        target_acceptance: float = 0.9,
+        updates: int = 5,
+        device: str | torch.device = "auto",
+        report_every: int = 10_000,
+    ) -> None:
+        self.model, self.seed = model, seed
+        self.leapfrog_steps, self.updates = positive("leapfrog_steps", leapfrog_steps), positive("updates", updates)
+        self.report_every, self.target_acceptance = positive("report_every", report_every), target_acceptance
+        self.device = find_device(device)
+        self.batches = Batches(data, batch_size, seed, self.device)
+        self._modules = modules_of(model, model)
+        for module in self._modules.values():
+            module.to(self.device)
+        self.parameters: list[Tensor] = [p for m in self._modules.values() for p in m.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise InputError("the model has no weights in modules, so there is nothing to train")
+        self.step, self._gathered = 0, Gathered()
+        self._store: Any = {"params": {}, "constraints": {}}
+        self._noise = GlobalNoise(derive(seed, "noise"), self.device)
+        self.chains = self._begin()  # (N, K)
+        self.step_size = torch.tensor(FIRST_STEP_SIZE, device=self.device, dtype=self.chains.dtype)
+        self.acceptance = torch.full_like(self.step_size, math.nan)
+        # The weight of the prior N(0, I) on all weights in the units of this loss.
+        default = partial(torch.optim.Adagrad, lr=0.02, weight_decay=1.0)
+        self.optimizer = make_optimizer(default if optimizer is None else optimizer, self.parameters)
+        self.settings = find_settings(largest_product(self.parameters, batch_size), self.device, "float32")
+
+    @property
+    def samples_seen(self) -> int:
+        """Training data visited so far, one for each datum in an E-step."""
+        return self.batches.samples_seen(self.step)
+
+    def run(self, samples: int) -> Iterator[Progress]:
+        """Train on this many more data, at least; the last minibatch is finished.
+
+        Yields:
+            :class:`~pyro_aevb.Progress` whenever another ``report_every`` data have been seen, and at the end.
+
+        Raises:
+            NonFiniteLossError: If log p(x, z) was NaN or infinite.
+        """
+        target = self.samples_seen + samples
+        while self.samples_seen < target:
+            report = (self.samples_seen // self.report_every + 1) * self.report_every
+            with self._running():
+                while self.samples_seen < min(report, target):
+                    self._take_step()
+            if found := self._gathered.first_non_finite():
+                raise NonFiniteLossError(
+                    f"log p(x, z) became {found[1]} at step {self.step - found[0]}: take a smaller step size"
+                )
+            gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
+            yield Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
+
+    # ------------------------------------------------------------ one step
+
+    def _take_step(self) -> None:
+        rows, key = self.batches.visit(self.step)
+        args = self.batches.take(rows, key)
+        with torch.no_grad():
+            self._move_chains(rows, args)
+            latents, _ = self.space.latents(self.chains[rows].unsqueeze(0))
+        for update in range(self.updates):
+            likelihood, prior = traces.log_joint(self.model, args, latents, 1)
+            loss = -self.batches.size / len(rows) * (likelihood + prior).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if update == 0:
+                self._gathered.add(loss.detach(), self.batches.size, len(rows))
+            self.optimizer.step()
+        self.step += 1
+
+    def _move_chains(self, rows: Tensor, args: tuple[Tensor, ...]) -> None:
+        def log_density(u: Tensor) -> Tensor:
+            likelihood, prior = self.space.log_joint(self.model, args, u)
+            return likelihood + prior
+
+        u = self.chains[rows].unsqueeze(0)  # (1, M, K)
+        state = hmc.State(u, *hmc.with_gradient(log_density, u))
+        state, info = hmc.step(log_density, state, hmc.jittered(self.step_size), self.leapfrog_steps)
+        self.chains[rows] = state.position[0]
+        self.acceptance = info.acceptance.mean()
+        self.step_size = hmc.adapted(self.step_size, info.acceptance, self.target_acceptance)
+
+    def _begin(self) -> Tensor:
+        """Check the model on the first minibatch with all of Pyro's checks on, and draw each chain's first position."""
+        with self._in_store(), seeded(derive(self.seed, "weights"), self.device), torch.no_grad():
+            args = self.batches[0]
+            try:
+                with pyro.validation_enabled(True):
+                    self.space = traces.latent_space(self.model, args)
+                    observed = traces.distributions(self.model, args)[1].values()
+            except InputError:
+                raise
+            except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+                raise InputError(f"the first run of the model failed: {error}") from error
+            supports = {i: fn.support for fn, value in observed for i, a in enumerate(args) if value is a}
+            self.batches.check_supports(supports)
+            first = torch.arange(self.batches.size, device=self.device).split(self.batches.batch_size)
+            key = self.batches.visit(0)[1]
+            return torch.cat([self.space.draw(self.model, self.batches.take(rows, key), 1)[0] for rows in first])
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to continue bit for bit: tensors, numbers and text."""
+        return {
+            "format": STATE_FORMAT,
+            "identity": self._identity(),
+            "step": self.step,
+            "modules": {name: copy.deepcopy(module.state_dict()) for name, module in self._modules.items()},
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "chains": self.chains.clone(),
+            "step_size": self.step_size.clone(),
+            "noise": dict(self._noise.states),
+            "gathered": self._gathered.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            InputError: If it is no state of a Monte Carlo EM, or of another model, data, seed or batch size.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise InputError("this is not a state of MonteCarloEM: give what its state_dict made")
+        for key, value in self._identity().items():
+            if state["identity"].get(key) != value:
+                raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
+        try:
+            for name, module in self._modules.items():
+                module.load_state_dict(state["modules"][name])
+            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the saved run has another model or optimizer ({reason})") from error
+        self.step, self.chains = state["step"], state["chains"].to(self.device).clone()
+        self.step_size = state["step_size"].to(self.device).clone()
+        self._noise.states = {key: value.cpu().clone() for key, value in state["noise"].items()}
+        self._gathered.load_state_dict(state["gathered"], self.device)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"data": self.batches.fingerprint, "seed": self.seed, "batch_size": self.batches.batch_size}
+
+    @contextmanager
+    def _in_store(self) -> Iterator[None]:
+        with pyro.get_param_store().scope(self._store):
+            yield
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(self._in_store())
+            stack.enter_context(self._noise.swapped_in())
+            stack.enter_context(self.settings.applied())
+            stack.enter_context(current_device(self.device))
+            stack.enter_context(pyro.validation_enabled(False))
+            yield
