@@ -24,6 +24,10 @@ def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
     exec(PYTHON[1], names)
     assert float(capsys.readouterr().out) == pytest.approx(float(printed[1]), abs=1)
 
+    exec(PYTHON[6], names)  # full variational Bayes, from where the first example ended
+    assert -80 < float(capsys.readouterr().out) < float(printed[1])
+    assert names["images"].shape == (16, 64)
+
 
 def test_add_your_own(tmp_path, monkeypatch, capsys):
     """Exactly that text: four parts, each in a file of its own outside the package, of ten lines or so."""
