@@ -14,14 +14,17 @@ References:
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, positive
+from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.traces import LatentSpace
 
 __all__ = [
@@ -37,7 +40,6 @@ __all__ = [
     "with_gradient",
 ]
 
-Pair = Callable[..., Any]
 LogDensity = Callable[[Tensor], Tensor]
 Adaptation = Literal["global", "datum"]
 
@@ -134,7 +136,8 @@ def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_step
     momentum = torch.randn_like(state.position)
     proposed, end = leapfrog(log_density, state, momentum, step_size, leapfrog_steps)
     gain = proposed.log_density - _kinetic(end) - state.log_density + _kinetic(momentum)  # (C, B)
-    acceptance = gain.clamp(max=0).exp().nan_to_num(nan=0.0)  # an end that is not finite is never accepted
+    gain = torch.where(proposed.log_density.isfinite(), gain.nan_to_num(nan=-math.inf), -math.inf)
+    acceptance = gain.clamp(max=0).exp()  # an end that is not finite is never accepted
     accepted = torch.rand_like(acceptance) < acceptance
     chosen = [
         torch.where(accepted if new.dim() == accepted.dim() else accepted.unsqueeze(-1), new, old)
@@ -235,16 +238,23 @@ def sample_posterior(
     counts = {"num_samples": num_samples, "chains": chains, "leapfrog_steps": leapfrog_steps}
     for name, count in counts.items():
         positive(name, count)
+    if burn_in < 0:
+        raise InputError(f"burn_in must be at least 0, not {burn_in}")
     if not 0 < target_acceptance < 1:
         raise InputError(f"target_acceptance must lie between 0 and 1, not {target_acceptance}")
     if adaptation not in ("global", "datum"):
         raise InputError(f"unknown adaptation {adaptation!r}: give global or datum")
-    space = traces.latent_space(model, args)
-    log_density = partial(_log_joint, model, args, space)
-    with torch.no_grad():
+    log_density = partial(_log_joint, model, args)
+    with torch.no_grad(), evaluating(model, guide or model), ExitStack() as stack:
+        space = traces.latent_space(model, args)
+        log_density = partial(log_density, space)
+        if guide is not None:
+            traces.check_guide(model, guide, args)
         state = init(log_density, space.draw(guide or model, args, chains))
         shape = () if adaptation == "global" else state.position.shape[1:2]
         start = torch.full(shape, positive("step_size", step_size)).to(state.position)
+        # Far ends of diverging paths are rejected, not refused; at the beginning everything was checked.
+        stack.enter_context(pyro.validation_enabled(False))
         state, size = _burn_in(log_density, state, start, burn_in, leapfrog_steps, target_acceptance)
         return _kept(log_density, state, size, num_samples, leapfrog_steps, space)
 

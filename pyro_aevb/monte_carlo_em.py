@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.params import module_from_param_with_module_name
 from torch import Tensor
 
 from pyro_aevb import hmc, traces
@@ -16,7 +17,7 @@ from pyro_aevb.batches import Batches, Data
 from pyro_aevb.engines import MakeOptimizer, make_optimizer
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
-from pyro_aevb.pairs import modules_of
+from pyro_aevb.pairs import evaluating, modules_of
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
 
@@ -80,7 +81,8 @@ class MonteCarloEM:
         self._modules = modules_of(model, model)
         for module in self._modules.values():
             module.to(self.device)
-        self.parameters: list[Tensor] = [p for m in self._modules.values() for p in m.parameters() if p.requires_grad]
+        found = (p for m in self._modules.values() for p in m.parameters() if p.requires_grad)
+        self.parameters: list[Tensor] = list({id(p): p for p in found}.values())  # of a module within another, once
         if not self.parameters:
             raise InputError("the model has no weights in modules, so there is nothing to train")
         self.step, self._gathered = 0, Gathered()
@@ -118,6 +120,7 @@ class MonteCarloEM:
                 raise NonFiniteLossError(
                     f"log p(x, z) became {found[1]} at step {self.step - found[0]}: take a smaller step size"
                 )
+            self._check_space()
             gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
             yield Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
 
@@ -126,7 +129,7 @@ class MonteCarloEM:
     def _take_step(self) -> None:
         rows, key = self.batches.visit(self.step)
         args = self.batches.take(rows, key)
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model, self.model):
             self._move_chains(rows, args)
             latents, _ = self.space.latents(self.chains[rows].unsqueeze(0))
         for update in range(self.updates):
@@ -163,11 +166,38 @@ class MonteCarloEM:
                 raise
             except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
                 raise InputError(f"the first run of the model failed: {error}") from error
+            self._check_trained(args)
             supports = {i: fn.support for fn, value in observed for i, a in enumerate(args) if value is a}
             self.batches.check_supports(supports)
+            self._probe = self._one_probe()
             first = torch.arange(self.batches.size, device=self.device).split(self.batches.batch_size)
             key = self.batches.visit(0)[1]
             return torch.cat([self.space.draw(self.model, self.batches.take(rows, key), 1)[0] for rows in first])
+
+    def _check_trained(self, args: tuple[Tensor, ...]) -> None:
+        known = {id(p) for m in self._modules.values() for p in m.parameters()}
+        met = traces.met_parameters((self.model,), args)
+        # What pyro.module registers is a module's, though the store keeps a copy of what is not contiguous.
+        own = {name: p for name, p in met.items() if module_from_param_with_module_name(name) == name}
+        if others := [name for name, p in own.items() if id(p) not in known]:
+            raise InputError(
+                f"{others[0]!r} is made by pyro.param, which MonteCarloEM does not train: make it an nn.Parameter of a "
+                "module that the model uses"
+            )
+
+    def _one_probe(self) -> Tensor:
+        """One latent vector, as the bijections onto the supports give it, the same for all data."""
+        with self._in_store(), torch.no_grad(), seeded(derive(self.seed, "weights"), self.device):
+            args = self.batches[0]
+            found = traces.latent_space(self.model, args).probe(len(args[0]))
+        values = torch.cat([value.reshape(len(args[0]), -1) for value in found.values()], -1)  # (M, K)
+        if not torch.equal(values, values[:1].expand_as(values)):
+            raise InputError("a latent's support depends on the data: MonteCarloEM needs one support for all chains")
+        return values[0]
+
+    def _check_space(self) -> None:
+        if not torch.equal(self._one_probe(), self._probe):
+            raise InputError("a latent's support moves with the weights: MonteCarloEM needs one that stays")
 
     # ------------------------------------------------------------ state
 
@@ -209,7 +239,13 @@ class MonteCarloEM:
         self._gathered.load_state_dict(state["gathered"], self.device)
 
     def _identity(self) -> dict[str, Any]:
-        return {"data": self.batches.fingerprint, "seed": self.seed, "batch_size": self.batches.batch_size}
+        return {
+            "data": self.batches.fingerprint,
+            "seed": self.seed,
+            "batch_size": self.batches.batch_size,
+            "leapfrog_steps": self.leapfrog_steps,
+            "updates": self.updates,
+        }
 
     @contextmanager
     def _in_store(self) -> Iterator[None]:

@@ -54,7 +54,11 @@ def trained_parameters(model: Pair, guide: Pair, met: dict[str, Tensor]) -> dict
     in_modules = {f"{m}.{n}": p for m, mod in modules_of(model, guide).items() for n, p in mod.named_parameters()}
     parts = [part for part in (model, guide) if isinstance(part, nn.Module)]
     wanted = {id(p) for p in met.values()} | {id(p) for m in parts for p in m.parameters() if p.requires_grad}
-    named: dict[str, Tensor] = {name: p for name, p in in_modules.items() if id(p) in wanted}
+    named: dict[str, Tensor] = {}
+    for name, parameter in in_modules.items():
+        if id(parameter) in wanted:
+            named[name] = parameter
+            wanted.remove(id(parameter))  # a module within another one found: its weights once
     known = {id(p) for p in named.values()}
     return named | {name: p for name, p in met.items() if id(p) not in known}
 

@@ -174,7 +174,7 @@ def test_a_prior_that_differs_between_data_has_no_aggregate():
     model, guide = conditional_pair(common=False)
     x = torch.randn(20, 2), torch.randn(20, 2)
     assert diagnostics.latent_kl(model, guide, x).per_dimension.shape == (20, 2)
-    with pytest.raises(InputError, match="prior of site 'z' differs between data"):
+    with pytest.raises(InputError, match="prior differs between data"):
         diagnostics.aggregate_posterior(model, guide, x)
 
 

@@ -63,7 +63,9 @@ def bayesian(
     latents = _find_latents(model, guide, modules)
     _check_unconstrained(latents)
     positive("prior_scale", prior_scale)
-    posterior = WeightPosterior(latents, positive("initial_scale", initial_scale), point_mass)
+    if positive("initial_scale", initial_scale) < SMALLEST_SCALE:
+        raise InputError(f"initial_scale must be at least e^-10, where log-scales end, not {initial_scale}")
+    posterior = WeightPosterior(latents, initial_scale, point_mass)
     return (
         BayesianModel(model, latents, prior_scale, of_guide=_parameters(guide).values(), whole=modules is None),
         BayesianGuide(guide, latents, posterior),
@@ -150,6 +152,9 @@ class BayesianModel(Lifted):
         return self.function.at(weights, args, kwargs, whole=self.whole)
 
 
+SMALLEST_SCALE = math.exp(-10)
+
+
 class WeightPosterior(nn.Module):
     r""":math:`q(\theta) = \mathcal{N}(\mu_\theta, \sigma_\theta^2 I)`, or a point mass; log-scales within [-10, 10]."""
 
@@ -166,7 +171,7 @@ class WeightPosterior(nn.Module):
         if not self.log_scale:
             return {s: dist.Delta(loc, event_dim=loc.dim()) for s, loc in zip(self.sites, self.loc, strict=True)}
         return {
-            site: dist.Normal(loc, log_scale.clamp(-10, 10).exp()).to_event(loc.dim())
+            site: dist.Normal(loc, log_scale.clamp(math.log(SMALLEST_SCALE), 10).exp()).to_event(loc.dim())
             for site, loc, log_scale in zip(self.sites, self.loc, self.log_scale, strict=True)
         }
 

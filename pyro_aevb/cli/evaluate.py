@@ -1,6 +1,7 @@
 """``pyro-aevb evaluate``: the numbers of a saved run, in nats per datum, with standard errors."""
 
 import json as json_format
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(json_format.dumps({**_header(loaded, config, x), **numbers}, indent=2))
     else:
         print(_table(loaded, config, x, numbers))
-    said = [loaded.pair.model.likelihood.warning(_latents(loaded, x)), _untrustworthy(numbers, len(x))]
+    said = [loaded.pair.model.likelihood.warning(_latents(loaded, x)), *_untrustworthy(numbers, len(x))]
     for warning in filter(None, said):
         print(f"pyro-aevb: warning: {warning}", file=sys.stderr)
 
@@ -104,10 +105,10 @@ def _methods(config: Any) -> dict[str, Method]:
         return evidence.annealed_importance_sampling(model, guide, x, steps=config.steps, chains=config.chains, **more)
 
     known: dict[str, Method] = {"importance": importance, "appendix_d": appendix_d, "ais": ais}
-    wanted = [name.strip() for name in config.evidence.split(",")] if config.num_samples else []
+    wanted = [name.strip() for name in config.evidence.split(",")]
     if unknown := [name for name in wanted if name not in known]:
         raise InputError(f"unknown --evidence {unknown[0]!r}: give some of {', '.join(known)}, separated by commas")
-    return {name: known[name] for name in wanted}
+    return {name: known[name] for name in wanted if name != "importance" or config.num_samples}
 
 
 def measure(loaded: Loaded, x: Tensor, methods: dict[str, Method], config: Any) -> dict[str, Any]:
@@ -138,26 +139,34 @@ def _keep(config: Any, method: str) -> Path | None:
 def _evidence(found: Any, count: int) -> dict[str, Any]:
     """Mean over data and its errors; where the method has them, signs of distrust: how many data have each."""
     numbers: dict[str, Any] = _mean(found.log_likelihood)
-    numbers["monte_carlo_se"] = (found.standard_error**2).sum().sqrt().item() / count
+    error = (found.standard_error**2).sum().sqrt().item() / count
+    numbers["monte_carlo_se"] = error if math.isfinite(error) else None  # one chain tells none, a stuck one neither
     if hasattr(found, "khat"):
-        numbers["khat_above_0.7"] = int((found.khat > 0.7).sum())
+        # Too few samples to see a tail are no sign of a heavy one.
+        unsafe = ~(found.khat <= 0.7) if found.num_samples >= evidence.FEWEST_FOR_A_TAIL else found.khat > 0.7
+        numbers["khat_above_0.7"] = int(unsafe.sum())
         numbers["effective_samples"] = found.effective_samples.median().item()
     if hasattr(found, "acceptance"):
         numbers["acceptance"] = found.acceptance.mean().item()
     if hasattr(found, "rhat"):
-        numbers["rhat_above_1.1"] = int((found.rhat > 1.1).sum())
+        numbers["rhat_above_1.1"] = int((~(found.rhat <= 1.1)).sum())
         numbers["kernel_densities"] = int(found.kernel.sum())
     return numbers
 
 
-def _untrustworthy(numbers: dict[str, Any], count: int) -> str | None:
-    heavy = numbers.get("evidence", {}).get("khat_above_0.7", 0)
-    if heavy * 20 < count:
-        return None
-    return (
-        f"the importance weights of {heavy} of {count} data have a tail too heavy for their error bars (Pareto k-hat "
-        "above 0.7): take more samples, or compare --evidence importance,ais"
-    )
+def _untrustworthy(numbers: dict[str, Any], count: int) -> list[str]:
+    said = []
+    if 20 * (heavy := numbers.get("evidence", {}).get("khat_above_0.7", 0)) > count:
+        said.append(
+            f"the importance weights of {heavy} of {count} data have a tail too heavy for their error bars (Pareto "
+            "k-hat above 0.7): take more samples, or compare --evidence importance,ais"
+        )
+    if 20 * (apart := numbers.get("appendix_d", {}).get("rhat_above_1.1", 0)) > count:
+        said.append(
+            f"the chains of {apart} of {count} data have not met (R-hat above 1.1, or a chain that stood still): take "
+            "more --draws, or compare --evidence appendix_d,ais"
+        )
+    return said
 
 
 def _mean(values: Tensor) -> dict[str, Any]:
@@ -203,10 +212,12 @@ def _table(loaded: Loaded, config: Any, x: Tensor, numbers: dict[str, Any]) -> s
         f"{'':<42}{'mean':>10}{'s.e.':>9}",
     ]
     lines += [_row(label, numbers[key]) for key, label in names.items() if key in numbers]
-    return "\n".join([*lines, f"active units: {numbers['active_units']} of {header['latent_dim']}"])
+    if numbers["active_units"] is not None:  # one datum has nothing to vary over
+        lines.append(f"active units: {numbers['active_units']} of {header['latent_dim']}")
+    return "\n".join(lines)
 
 
 def _row(label: str, number: dict[str, float | None]) -> str:
     error = "" if number["se"] is None else f"{number['se']:>9.2f}"
-    extra = f"   (Monte Carlo ± {number['monte_carlo_se']:.3f})" if "monte_carlo_se" in number else ""
+    extra = f"   (Monte Carlo ± {number['monte_carlo_se']:.3f})" if number.get("monte_carlo_se") is not None else ""
     return f"{label:<42}{number['mean']:>10.2f}{error}{extra}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.diagnostics.latents import Latent, latent_kl, latent_of
+from pyro_aevb.diagnostics.latents import latent_kl, latent_of
 from pyro_aevb.errors import InputError, positive
 from pyro_aevb.evidence.blocks import Data, map_blocks
 from pyro_aevb.pairs import Pair
@@ -73,7 +73,7 @@ def aggregate_posterior(
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws per datum; the density of each is computed under the guide of every datum.
+        num_samples: Draws per datum; the density of each is computed under the guide of every datum, N² S in all.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:
@@ -87,6 +87,7 @@ def aggregate_posterior(
     positive("num_samples", num_samples)
     kl = latent_kl(model, guide, x, seed=seed).total
     z, prior_draws, log_guide = map_blocks(partial(_draws_of_block, model, guide, num_samples), model, guide, x, seed)
+    _check_one_prior(model, guide, x, z[0])
     flat, flat_prior = z.flatten(0, 1), prior_draws.flatten(0, 1)  # (B * S, K)
     log_marginal = _log_marginal(model, guide, x, flat)
     information = None if log_marginal is None else (log_guide - log_marginal.view_as(log_guide)).mean(-1)
@@ -104,19 +105,23 @@ def _draws_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tens
     latent = latent_of(model, guide, args)
     draws, log_guide = traces.sample_guide(guide, args, num_samples)
     z = draws[latent.name]  # (S, B, K)
-    _check_one_prior(latent, z)
     # Expanded as a plate does it: Pyro's MixtureOfDiagNormals cannot draw many at once from a batch.
     prior_draws = latent.prior.expand(z.shape[:2]).sample()  # (S, B, K)
     return z.transpose(0, 1), prior_draws.transpose(0, 1), log_guide.T
 
 
-def _check_one_prior(latent: Latent, z: Tensor) -> None:
-    """Refuse a prior that depends on the datum: with it there is no p(z) to be compared with."""
-    log_prior = latent.prior.log_prob(z[:, :1].expand_as(z))  # (S, B), the same for all data
-    if not torch.allclose(log_prior, log_prior[:, :1].expand_as(log_prior), rtol=1e-4, atol=1e-4):
+def _check_one_prior(model: Pair, guide: Pair, x: Data, points: Tensor) -> None:
+    """Refuse a prior that depends on the datum, seen at points ``(S, K)``: there is no p(z) to be compared with."""
+
+    def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        latent = latent_of(model, guide, args)
+        return (latent.prior.log_prob(points.unsqueeze(1).expand(-1, len(args[0]), -1)).T,)  # (B, S)
+
+    (log_prior,) = map_blocks(of_block, model, guide, x, 0)
+    if not torch.allclose(log_prior, log_prior[:1].expand_as(log_prior), rtol=1e-4, atol=1e-4):
         raise InputError(
-            f"the prior of site {latent.name!r} differs between data: there is no one p(z) to compare the aggregate "
-            "posterior with; use latent_kl alone"
+            "the latent's prior differs between data: there is no one p(z) to compare the aggregate posterior with; "
+            "use latent_kl alone"
         )
 
 

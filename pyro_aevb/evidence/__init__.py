@@ -9,11 +9,12 @@ from pyro_aevb.evidence.annealed import AnnealedWeights, Bracket, annealed_impor
 from pyro_aevb.evidence.blocks import DATA_BLOCK
 from pyro_aevb.evidence.bounds import BoundParts, active_units, activity, bound, posterior_means
 from pyro_aevb.evidence.exact import linear_gaussian
-from pyro_aevb.evidence.importance import WeightSums, importance_sampling, importance_weights
+from pyro_aevb.evidence.importance import FEWEST_FOR_A_TAIL, WeightSums, importance_sampling, importance_weights
 from pyro_aevb.evidence.posterior_density import PosteriorDensity, appendix_d
 
 __all__ = [
     "DATA_BLOCK",
+    "FEWEST_FOR_A_TAIL",
     "AnnealedWeights",
     "BoundParts",
     "Bracket",

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -58,7 +59,8 @@ class Bracket(NamedTuple):
     lower: AnnealedWeights
     """Forwards"""
     upper: AnnealedWeights
-    """Backwards, from the latents that the data were dreamt with"""
+    """Backwards, from the latents that the data were dreamt with. All chains of a datum begin at the same: their
+    spread, and so the standard error, is too small while they remember it; the spread over data has it all"""
 
 
 class _Path:
@@ -68,6 +70,8 @@ class _Path:
         self, model: Pair, guide: Pair | None, args: tuple[Tensor, ...], start: Start, steps: int, leapfrog_steps: int
     ) -> None:
         self.model, self.guide, self.args, self.start = model, guide, args, start
+        if start == "guide" and guide is not None:
+            traces.check_guide(model, guide, args)
         self.space: LatentSpace = traces.latent_space(model, args)
         self.betas = torch.sigmoid(torch.linspace(-4, 4, steps + 1))  # denser at both ends, as Wu et al. have it
         self.betas = (self.betas - self.betas[0]) / (self.betas[-1] - self.betas[0])
@@ -94,7 +98,8 @@ class _Path:
             first, more = self.parts(v)
             return first + beta * more
 
-        state, info = hmc.step(log_density, hmc.init(log_density, u), step_size, self.leapfrog_steps)
+        state = hmc.State(u, *hmc.with_gradient(log_density, u))  # where p(x|z) = 0 the weight is zero: no error
+        state, info = hmc.step(log_density, state, step_size, self.leapfrog_steps)
         return state.position, info
 
     def find_step_sizes(self, chains: int = 2) -> None:
@@ -110,12 +115,19 @@ class _Path:
         """From chains that begin at u, ``(C, B, K)``."""
         log_weight, acceptance = u.new_zeros(u.shape[:-1]), u.new_zeros(u.shape[:-1])
         for t in self._times(backward):
-            log_weight += (self.betas[t] - self.betas[t - 1]).to(u) * self.parts(u)[1]
+            log_weight += (self.betas[t] - self.betas[t - 1]).to(u) * self.parts(u)[1].nan_to_num(nan=-math.inf)
             after = t - 1 if backward else t
             if 0 < after < len(self.betas) - 1:
                 u, info = self.transition(u, after, self.step_sizes[after - 1])
                 acceptance += info.acceptance / max(1, len(self.betas) - 2)
         return self._summed(-log_weight if backward else log_weight, acceptance, backward)
+
+    def both_sides(self, latents: dict[str, Tensor], chains: int) -> tuple[Tensor, ...]:
+        """Forward weights, and backward ones from exact latents."""
+        self.find_step_sizes()
+        lower = self.weights(self.draw(chains))
+        exact = self.space.vector({name: value.unsqueeze(0) for name, value in latents.items()})  # (1, B, K)
+        return *lower, *self.weights(exact.expand(chains, -1, -1), backward=True)
 
     def _times(self, backward: bool) -> Iterator[int]:
         times = range(1, len(self.betas))
@@ -164,8 +176,9 @@ def annealed_importance_sampling(
 
     def of_block(args: tuple[Tensor, ...]) -> AnnealedWeights:
         path = _Path(model, guide, args, start, steps, leapfrog_steps)
-        path.find_step_sizes()
-        return path.weights(path.draw(chains))
+        with pyro.validation_enabled(False):  # far ends of diverging paths are rejected, not refused
+            path.find_step_sizes()
+            return path.weights(path.draw(chains))
 
     settings = f"ais {steps} {chains} {leapfrog_steps} {start}"
     return AnnealedWeights(*map_blocks(of_block, model, guide or model, x, seed, progress, keep, settings))
@@ -197,11 +210,8 @@ def bidirectional(
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         dream = traces.dream(model, args)
         path = _Path(model, guide, dream.args, start, steps, leapfrog_steps)
-        path.find_step_sizes()
-        lower = path.weights(path.draw(chains))
-        exact = path.space.vector({name: value.unsqueeze(0) for name, value in dream.latents.items()})  # (1, B, K)
-        upper = path.weights(exact.expand(chains, -1, -1), backward=True)
-        return *lower, *upper, *dream.args
+        with pyro.validation_enabled(False):
+            return *path.both_sides(dream.latents, chains), *dream.args
 
     settings = f"bidirectional {steps} {chains} {leapfrog_steps} {start}"
     found = map_blocks(of_block, model, guide or model, x, seed, progress, keep, settings)

@@ -12,6 +12,7 @@ import torch
 from pyro.params import module_from_param_with_module_name
 from torch import Tensor
 
+from pyro_aevb import traces
 from pyro_aevb.checkpoints import replaced
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair, evaluating, modules_of
@@ -21,6 +22,7 @@ __all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks"]
 
 DATA_BLOCK = 100
 SAMPLE_BLOCK = 1000
+KEPT_FORMAT = "pyro_aevb kept blocks 1"
 
 Data = Tensor | tuple[Tensor, ...]
 Progress = Callable[[int], Any]
@@ -60,12 +62,18 @@ def map_blocks(
         raise InputError("there are no data to evaluate: the data set is empty")
     parameters = (p for module in modules_of(model, guide).values() for p in module.parameters())
     device = next((p.device for p in parameters), data[0].device)
-    kept = _Kept(Path(keep), _identity(model, guide, data, f"{settings} seed={seed}")) if keep else None
+    if len({len(part) for part in data}) > 1:
+        raise InputError(f"the data's tensors have different lengths: {[len(part) for part in data]}")
     results: list[tuple[Tensor, ...]] = []
     with _params_as_they_are(model, guide), evaluating(model, guide):
+        kept = None
+        if keep is not None:
+            with seeded(derive(seed, "evaluation"), device):
+                first = tuple(d[:1].to(device) for d in data)
+                kept = _Kept(Path(keep), _identity(model, guide, data, first, f"{settings} seed={seed}"))
         for i, block in enumerate(zip(*(d.split(DATA_BLOCK) for d in data), strict=True)):
             if kept is not None and i < len(kept.blocks):
-                results.append(kept.blocks[i])
+                results.append(tuple(part.to(device) for part in kept.blocks[i]))
             else:
                 with seeded(derive(seed, "evaluation", i), device):
                     results.append(tuple(function(tuple(d.to(device) for d in block))))
@@ -89,7 +97,9 @@ class _Kept:
             except Exception as error:  # torch raises whatever the damage leads to; nothing in the file has been run
                 raise InputError(f"{path} is damaged or no file of kept results: remove it") from error
             if not same:
-                raise InputError(f"{path} keeps results of other data, weights or settings: name another file")
+                raise InputError(
+                    f"{path} keeps results of other data, weights or settings: remove it, or keep them elsewhere"
+                )
             self.blocks = [tuple(block) for block in state["blocks"]]
 
     def add(self, block: tuple[Tensor, ...]) -> None:
@@ -100,11 +110,18 @@ class _Kept:
             save({"identity": self.identity, "blocks": self.blocks}, file)
 
 
-def _identity(model: Pair, guide: Pair, data: tuple[Tensor, ...], settings: str) -> str:
-    digest = hashlib.sha256(settings.encode())
-    weights = [t for m in modules_of(model, guide).values() for t in m.state_dict().values()]
-    for tensor in (*data, *weights, *pyro.get_param_store().get_state()["params"].values()):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+def _identity(model: Pair, guide: Pair, data: tuple[Tensor, ...], first: tuple[Tensor, ...], settings: str) -> str:
+    """Of data, settings, modules as they print themselves, weights, and what ``pyro.param`` gives.
+
+    A Python number that a model keeps to itself is not seen.
+    """
+    modules = modules_of(model, guide).values()
+    digest = hashlib.sha256(f"{KEPT_FORMAT} {DATA_BLOCK} {SAMPLE_BLOCK} {settings} {list(modules)}".encode())
+    weights = [t for module in modules for t in module.state_dict().values()]
+    met = traces.met_parameters((model, guide), first)
+    for tensor in (*data, *weights, *(met[name] for name in sorted(met))):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

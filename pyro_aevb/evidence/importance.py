@@ -119,7 +119,8 @@ def _khat(log_weight: Tensor) -> Tensor:
 def _khat_of_one(log_weight: np.ndarray[Any, Any]) -> float:
     from arviz_stats.base import array_stats  # a second to import, so only where it is used
 
-    if not np.isfinite(log_weight).all():
+    log_weight = log_weight[log_weight > -math.inf]  # a weight of zero is no part of the tail
+    if not np.isfinite(log_weight).all() or len(log_weight) < FEWEST_FOR_A_TAIL:
         return math.nan
     try:
         with np.errstate(all="ignore"):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_aevb import hmc
+from pyro_aevb import hmc, traces
 from pyro_aevb.errors import InputError
 from pyro_aevb.evidence.blocks import Data, Progress, map_blocks
 from pyro_aevb.pairs import Pair
@@ -35,11 +35,12 @@ class PosteriorDensity(NamedTuple):
     log_likelihood: Tensor
     """log p(x), in nats"""
     standard_error: Tensor
-    """Its Monte Carlo standard error, with the effective number of draws of an autocorrelated chain"""
+    """Its Monte Carlo standard error, with the effective number of draws of an autocorrelated chain; infinite where a
+    chain never moved"""
     acceptance: Tensor
     """Mean acceptance of the chain"""
     rhat: Tensor
-    """The largest R-hat over latents: above 1.1, say, the chains have not met"""
+    """The largest R-hat over latents: above 1.1, say, or NaN, the chains have not met"""
     kernel: Tensor
     """1 where a kernel density had the higher held-out score, 0 where a Gaussian had"""
 
@@ -60,7 +61,8 @@ def appendix_d(
     """log p(x) of each datum by appendix D, ``(B,)``, in nats.
 
     The density is a Gaussian, or a kernel density with Gaussian kernels of Scott's width, whichever gives the second
-    half of the first draws the higher score when it is fitted to their first half.
+    half of the first draws the higher score when it is fitted to their first half. Each datum has a step size of its
+    own, so that no narrow posterior is left unvisited.
 
     Arguments:
         model: The model, any Pyro function with continuous latents.
@@ -83,10 +85,17 @@ def appendix_d(
     """
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        _check_dim(traces.latent_space(model, args).dim, num_samples * chains)
         samples = hmc.sample_posterior(
-            model, args, 2 * num_samples, guide=guide, chains=chains, burn_in=burn_in, leapfrog_steps=leapfrog_steps
+            model,
+            args,
+            2 * num_samples,
+            guide=guide,
+            chains=chains,
+            burn_in=burn_in,
+            leapfrog_steps=leapfrog_steps,
+            adaptation="datum",
         )
-        _check_dim(samples.space.dim, num_samples * chains)
         return _estimate(samples, num_samples)
 
     settings = f"appendix_d {num_samples} {chains} {burn_in} {leapfrog_steps}"
@@ -96,7 +105,8 @@ def appendix_d(
 def _check_dim(dim: int, draws: int) -> None:
     if draws < 2 * (dim + 2):
         raise InputError(
-            f"{draws} draws are too few to fit a density over {dim} latents: give num_samples of at least {2 * dim + 4}"
+            f"{draws} draws are too few to fit a density over {dim} latents: give num_samples times chains of at least "
+            f"{2 * dim + 4}"
         )
     if dim > MOST_LATENTS:
         warnings.warn(
@@ -116,6 +126,9 @@ def _estimate(samples: hmc.Samples, num_samples: int) -> tuple[Tensor, ...]:
     log_ratio = log_q - samples.log_joint[num_samples:]
     log_mean = log_ratio.flatten(0, 1).logsumexp(0) - math.log(log_ratio[..., 0].numel())
     error = _relative_error((log_ratio - log_mean).exp())
+    # A chain that stood still has seen nothing of its posterior, whatever its draws agree on.
+    moved = (samples.position[1:] != samples.position[:-1]).any(-1).any(0).all(0)  # (B,)
+    error = torch.where(moved, error, math.inf)
     return -log_mean, error, samples.acceptance, samples.rhat.amax(-1).to(log_mean), kernel.to(log_mean)
 
 

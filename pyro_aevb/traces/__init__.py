@@ -15,7 +15,7 @@ from pyro_aevb.traces.densities import (
     sample_guide,
 )
 from pyro_aevb.traces.dreams import Dream, dream, dream_log_guide
-from pyro_aevb.traces.first import FirstRun, first_run
+from pyro_aevb.traces.first import FirstRun, check_guide, first_run, met_parameters
 from pyro_aevb.traces.latents import LatentSpace, distributions, latent_space
 from pyro_aevb.traces.lifted import given_weights
 from pyro_aevb.traces.sites import (
@@ -37,6 +37,7 @@ __all__ = [
     "LogDensities",
     "PathDensities",
     "analytic_kl",
+    "check_guide",
     "check_reparameterised",
     "distributions",
     "dream",
@@ -49,6 +50,7 @@ __all__ = [
     "log_densities",
     "log_joint",
     "log_likelihood_sum",
+    "met_parameters",
     "observed_sites",
     "pair_trace",
     "path_densities",

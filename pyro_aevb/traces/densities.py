@@ -110,8 +110,9 @@ def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particle
 
 def sample_guide(guide: Pair, args: tuple[Any, ...], num_particles: int) -> tuple[Latents, Tensor]:
     """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
-    trace = poutine.trace(particles_of(guide, num_particles)).get_trace(*args)
-    return _latents(trace), _total(latent_sites(trace), num_particles, args)
+    sites = latent_sites(poutine.trace(particles_of(guide, num_particles)).get_trace(*args))
+    sites_per_datum(sites, args)
+    return {site["name"]: site["value"] for site in sites}, _total(sites, num_particles, args)
 
 
 def _latents(trace: Trace) -> Latents:
@@ -121,6 +122,7 @@ def _latents(trace: Trace) -> Latents:
 def log_joint(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> tuple[Tensor, Tensor]:
     """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
     sites = _conditioned(model, args, latents, {}, num_particles)
+    sites_per_datum(sites, args)
     likelihood = _total((site for site in sites if site["name"] not in latents), num_particles, args)
     return likelihood, _total((site for site in sites if site["name"] in latents), num_particles, args)
 
@@ -132,7 +134,12 @@ def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, num_parti
         InputError: If the guide cannot tell the density of a value that it has not just drawn.
     """
     trace = poutine.trace(poutine.condition(particles_of(guide, num_particles), data=latents)).get_trace(*args)
-    sites: list[Site] = [trace.nodes[name] for name in latents]
+    sites: list[Site] = [trace.nodes[name] for name in latents if name in trace]
+    if more := latent_sites(trace):
+        raise InputError(f"the guide samples site {more[0]['name']!r}, which the model does not: add it to the model")
+    if len(sites) < len(latents):
+        missing = next(name for name in latents if name not in trace)
+        raise InputError(f"the guide does not sample the model's site {missing!r}: add it to the guide")
     return _of_given(sites, num_particles, args)
 
 
@@ -161,6 +168,11 @@ def _conditioned(
     """The model's sites at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
     conditioned = poutine.condition(particles_of(model, num_particles), data={**latents, **rows})
     sites = sample_sites(poutine.trace(conditioned).get_trace(*args))
+    if more := latents.keys() - {site["name"] for site in sites}:
+        raise InputError(
+            f"the guide samples site {min(more)!r}, which the model does not: numbers per datum would be of another "
+            "model; add it there"
+        )
     if missing := [site["name"] for site in sites if not site["is_observed"]]:
         raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
     return sites
@@ -243,10 +255,14 @@ def _per_datum(site: Site, num_particles: int) -> Tensor:
     return scale_and_mask(log_prob, mask=site["mask"]).expand(num_particles, size)  # (S, B)
 
 
-def sites_per_datum(sites: Iterable[Site]) -> None:
-    """Refuse sites outside the one data plate, by name."""
+def sites_per_datum(sites: Iterable[Site], args: tuple[Any, ...]) -> None:
+    """Refuse sites outside the one data plate, or in one that does not hold every datum, by name."""
     for site in sites:
-        _check_plates(site)
+        if (size := _check_plates(site)) != len(args[0]):
+            raise InputError(
+                f"the plate of site {site['name']!r} chooses {size} of the {len(args[0])} data: numbers per datum need "
+                "every datum, so give the plate no subsample_size"
+            )
 
 
 def _check_plates(site: Site) -> int:

@@ -13,7 +13,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.traces.sites import Pair, Site, latent_sites, observed_sites, pair_trace
 from pyro_aevb.traces.supports import check_latent_supports
 
-__all__ = ["FirstRun", "first_run"]
+__all__ = ["FirstRun", "check_guide", "first_run", "met_parameters"]
 
 
 def _check_scales(model_trace: Trace, guide_trace: Trace) -> None:
@@ -70,3 +70,24 @@ def first_run(
     leaves = {name: site["value"].unconstrained() for name, site in sites_of_parameters.items()}
     shared = [s["name"] for s in latent_sites(guide_trace) if not any(f.vectorized for f in s["cond_indep_stack"])]
     return FirstRun(value, leaves, float(sites[0]["scale"]) if sites else 1.0, shared)
+
+
+@torch.no_grad()
+def check_guide(model: Pair, guide: Pair, args: tuple[Any, ...]) -> None:
+    """Refuse a guide with other supports than the model's latents have.
+
+    Raises:
+        InputError: Names the site, both distributions and both supports.
+    """
+    with pyro.validation_enabled(False), poutine.block():
+        check_latent_supports(*pair_trace(model, guide, args, {}))
+
+
+@torch.no_grad()
+def met_parameters(functions: tuple[Pair, ...], args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The unconstrained leaves behind what ``pyro.param`` gives some functions when they run, by name."""
+    with poutine.trace(param_only=True) as params:
+        for function in functions:
+            function(*args)
+    sites: dict[str, Site] = dict(params.trace.nodes)
+    return {name: site["value"].unconstrained() for name, site in sites.items()}

@@ -7,10 +7,11 @@ import torch
 from pyro import poutine
 from torch import Size, Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.errors import InputError
 from pyro_aevb.traces.densities import log_guide_at, log_joint, particles_of, sites_per_datum
-from pyro_aevb.traces.sites import Latents, Pair, describe, latent_sites, observed_sites
+from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, observed_sites, sample_sites
 
 __all__ = ["LatentSpace", "distributions", "latent_space"]
 
@@ -48,11 +49,18 @@ class LatentSpace:
 
     def vector(self, latents: Latents) -> Tensor:
         """u, ``(C, B, K)``, from values by site."""
+        if missing := self.shapes.keys() - latents.keys():
+            raise InputError(f"the guide does not sample the model's site {min(missing)!r}: add it to the guide")
         flat = []
         for name, shape in self.shapes.items():
             free = self.transforms[name].inv(latents[name])
             flat.append(free.reshape(*free.shape[: free.dim() - len(shape)], -1))
         return torch.cat(flat, dim=-1)
+
+    def probe(self, size: int) -> Latents:
+        """The latents of so many data at one u: equal for two spaces only if they are the same."""
+        u = torch.full((1, size, self.dim), 0.3)
+        return {name: value.double() for name, value in self.latents(u)[0].items()}
 
     def log_joint(self, model: Pair, args: tuple[Any, ...], u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(u), ``(C, B)`` each, at u, ``(C, B, K)``."""
@@ -82,30 +90,56 @@ def distributions(
     conditioned = poutine.condition(particles_of(model, count), data=latents or {})
     trace = poutine.trace(conditioned).get_trace(*args)
     known = list(latents) if latents else [site["name"] for site in latent_sites(trace)]
+    if masked := [s["name"] for s in sample_sites(trace) if s["mask"] is not None]:
+        raise InputError(f"site {masked[0]!r} is masked: no closed form of log p(x) is known")
     observed = {s["name"]: (s["fn"], s["value"]) for s in observed_sites(trace) if s["name"] not in known}
     return {name: trace.nodes[name]["fn"] for name in known}, observed
 
 
 @torch.no_grad()
 def latent_space(model: Pair, args: tuple[Any, ...]) -> LatentSpace:
-    """The space of a model's latents, read from one run of it.
+    """The space of a model's latents, read from two runs of it.
 
     Raises:
-        InputError: If a latent is discrete, or lies outside the data plate, or there is none.
+        InputError: If a latent is discrete, masked, outside the data plate, or without a known bijection; if its
+            support depends on another latent; if there is none.
     """
-    sites = latent_sites(poutine.trace(particles_of(model, 1)).get_trace(*args))
+    spaces = [_space(latent_sites(poutine.trace(particles_of(model, 1)).get_trace(*args)), args) for _ in range(2)]
+    first, second = (space.probe(len(args[0])) for space in spaces)
+    for name in first:
+        if not torch.equal(first[name], second[name]):
+            raise InputError(
+                f"the support of site {name!r} depends on another latent: Hamiltonian dynamics need it to be the same "
+                "everywhere; rescale the latent in the model instead"
+            )
+    return spaces[0]
+
+
+def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
     if not sites:
         raise InputError("the model has no latent site: there is nothing to sample")
-    sites_per_datum(sites)
+    sites_per_datum(sites, args)
     shapes, transforms = {}, {}
     for site in sites:
-        name, support = site["name"], site["fn"].support
-        if support.is_discrete:
-            raise InputError(
-                f"site {name!r} ({describe(site['fn'])}) is discrete, and Hamiltonian dynamics move continuous "
-                "latents only: use importance sampling"
-            )
-        transforms[name] = biject_to(support)
-        event = site["value"].shape[site["value"].dim() - len(site["fn"].event_shape) :]
-        shapes[name] = transforms[name].inverse_shape(event)
+        transforms[site["name"]] = _bijection(site)
+        shapes[site["name"]] = transforms[site["name"]].inv(site["value"]).shape[2:]  # less particles and data
     return LatentSpace(shapes, transforms)
+
+
+def _bijection(site: Site) -> Any:
+    name, support = site["name"], site["fn"].support
+    if support.is_discrete:
+        raise InputError(
+            f"site {name!r} ({describe(site['fn'])}) is discrete, and Hamiltonian dynamics move continuous latents "
+            "only: use importance sampling"
+        )
+    if site["mask"] is not None:
+        raise InputError(f"site {name!r} is masked: where a latent has no density there is no posterior to sample")
+    while isinstance(support, MixtureSameFamilyConstraint):  # a mixture's components share one support
+        support = support.base_constraint
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise InputError(
+            f"site {name!r} ({describe(site['fn'])}): no bijection from the reals onto its support is known ({error})"
+        ) from error
