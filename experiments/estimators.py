@@ -84,31 +84,12 @@ def measure_gradients(data: aevb.data.DataSet, stages: dict[str, int], draws: in
 
 
 def measure_training(data: aevb.data.DataSet, samples: int, seconds: float) -> list[dict]:
-    """Bound on test (estimator A's, whatever trained) after equal data and after equal seconds, eager engine."""
-    rows, test = [], data.test[:1000]
-    for estimator in (e for e in chosen() if e.num_particles <= 5):
-        trainer = make_trainer(data, estimator, "eager")
-        spent, at_samples, at_seconds = 0.0, None, None
-        stream = trainer.run(10**9)
-        while at_samples is None or at_seconds is None:
-            start = time.perf_counter()
-            progress = next(stream)
-            spent += time.perf_counter() - start
-            bound = aevb.evidence.bound(trainer.model, trainer.guide, test).bound.mean().item()
-            if at_seconds is None and spent >= seconds:
-                at_seconds = bound
-            if at_samples is None and progress.samples_seen >= samples:
-                at_samples = bound
-        name = comparison._label(estimator)
-        row = {
-            "estimator": name,
-            "num_particles": estimator.num_particles,
-            "bound_at_equal_samples": at_samples,
-            "bound_at_equal_seconds": at_seconds,
-        }
-        print(row, flush=True)
-        rows.append(row)
-    return rows
+    """Bound on test after equal data and after equal seconds, eager engine."""
+    few = [e for e in chosen() if e.num_particles <= 5]
+    make = partial(make_trainer, data, engine="eager")
+    found = comparison.compare_training(make, few, data.test[:1000], samples=samples, seconds=seconds)
+    print(*found, sep="\n", flush=True)
+    return [row._asdict() for row in found]
 
 
 def few_latents_pair(data: aevb.data.DataSet, samples: int) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:

@@ -13,13 +13,23 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_aevb import estimators, traces
+from pyro_aevb import estimators, evidence, traces
 from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.pairs import Pair, modules_of
 from pyro_aevb.seeds import derive, seeded, unchanged_random_state
+from pyro_aevb.training import Trainer
 
-__all__ = ["GradientStatistics", "Moments", "bound_of", "compare", "gradient_moments"]
+__all__ = [
+    "GradientStatistics",
+    "Moments",
+    "TrainingStatistics",
+    "bound_of",
+    "compare",
+    "compare_training",
+    "gradient_moments",
+    "label",
+]
 
 # The estimators of one bound have one expected gradient; the first named is the reference for all.
 SAME_BOUND = {"DoublyReparameterized": "IWAE", "VIMCO": "IWAE", "IWAE": "IWAE", "Renyi": "Renyi"}
@@ -52,6 +62,17 @@ class GradientStatistics(NamedTuple):
     """Mean over coordinates of abs(mean) / standard deviation."""
     milliseconds: float
     """Of one loss and its gradient."""
+
+
+class TrainingStatistics(NamedTuple):
+    """What an estimator trains to, from the same start: estimator A's bound on test data, whatever trained."""
+
+    estimator: str
+    num_particles: int
+    bound_at_samples: float
+    """After equally many training data"""
+    bound_at_seconds: float
+    """After equally many seconds of training, at the first report past them"""
 
 
 def bound_of(estimator: ELBO) -> str:
@@ -137,11 +158,54 @@ def compare(
         if progress:
             progress(f"{name} {particles}")
         found = gradient_moments(model, guide, estimator, x, draws, seed)
-        rows += [_row(_label(estimator), particles, part, found[part], references[key][part]) for part in found]
+        rows += [_row(label(estimator), particles, part, found[part], references[key][part]) for part in found]
     return rows
 
 
-def _label(estimator: Estimator) -> str:
+def compare_training(
+    make_trainer: Callable[[Estimator], Trainer],
+    chosen: Iterable[Estimator],
+    test: Tensor,
+    *,
+    samples: int,
+    seconds: float,
+    progress: Callable[[str], Any] | None = None,
+) -> list[TrainingStatistics]:
+    """Train with each estimator, for equally many data and equally many seconds.
+
+    Arguments:
+        make_trainer: Makes a trainer, always of the same start.
+        chosen: The estimators.
+        test: Data that the bound is told on, ``(B, ...)``.
+        samples: Training data.
+        seconds: Seconds of training, the evaluation's not counted.
+        progress: Called with the name of what is being trained.
+    """
+    rows = []
+    for estimator in chosen:
+        if progress:
+            progress(f"training with {label(estimator)} {int(estimator.num_particles)}")
+        bounds = _bounds(make_trainer(estimator), test, samples, seconds)
+        rows.append(TrainingStatistics(label(estimator), int(estimator.num_particles), *bounds))
+    return rows
+
+
+def _bounds(trainer: Trainer, test: Tensor, samples: int, seconds: float) -> tuple[float, float]:
+    spent, at_samples, at_seconds = 0.0, None, None
+    stream = trainer.run(10**12)
+    while at_samples is None or at_seconds is None:
+        start = time.perf_counter()
+        seen = next(stream).samples_seen
+        spent += time.perf_counter() - start
+        with trainer.param_store():
+            bound = evidence.bound(trainer.model, trainer.guide, test).bound.mean().item()
+        at_seconds = bound if at_seconds is None and spent >= seconds else at_seconds
+        at_samples = bound if at_samples is None and seen >= samples else at_samples
+    return at_samples, at_seconds
+
+
+def label(estimator: Estimator) -> str:
+    """An estimator's name, with its baseline where it has one."""
     baseline = getattr(estimator, "baseline", "none")
     return type(estimator).__name__ + ("" if baseline == "none" else f" ({baseline})")
 

@@ -74,6 +74,17 @@ def test_the_command_prints_a_table_and_writes_csv_and_figure(cli, tmp_path):
     with (run / "comparison" / "gradients.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6
     assert (run / "comparison" / "gradients.png").stat().st_size > 10_000
+    more = ["--train_samples=600", "--train_seconds=0", *options]
+    code, printed, _ = cli("compare", str(run), "--estimators=SGVB,ScoreFunction", "--particles=1", *more)
+    assert code == 0
+    assert "equal seconds" in printed
+    with (run / "comparison" / "training.csv").open() as file:
+        trained = list(csv.DictReader(file))
+    bounds = [float(row["bound_at_samples"]) for row in trained]
+    assert [row["estimator"] for row in trained] == ["SGVB", "ScoreFunction"]
+    assert bounds[0] > bounds[1] > -64
+    assert float(trained[0]["bound_at_seconds"]) < bounds[0]  # at the first report
+    assert cli("compare", str(run), "--train_samples=-1")[0] == 2
     assert "unknown estimator 'Nope'" in cli("compare", str(run), "--estimators", "Nope")[2]
     assert "whole numbers" in cli("compare", str(run), "--particles", "1,x")[2]
     assert cli("compare", str(run), "--draws", "1")[0] == 2

@@ -2,20 +2,23 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pyro_aevb import comparison, estimators
 from pyro_aevb.cli import train
 from pyro_aevb.cli.parser import Parser
-from pyro_aevb.cli.runs import load_run
-from pyro_aevb.comparison import GradientStatistics
+from pyro_aevb.cli.runs import Loaded, load_run, make_pair, make_trainer
+from pyro_aevb.comparison import GradientStatistics, TrainingStatistics
 from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.plots import draw_comparison
+from pyro_aevb.training import Trainer
 
-__all__ = ["compare", "make_estimators", "options", "parser", "table", "write"]
+__all__ = ["compare", "make_estimators", "options", "parser", "table", "train_each", "training_table", "write"]
+
+TEST_DATA = 1000
 
 
 def options(
@@ -25,6 +28,8 @@ def options(
     draws: int = 100,
     reference_draws: int = 1000,
     batch_size: int = 100,
+    train_samples: float = 0,
+    train_seconds: float = 5.0,
     checkpoint: Literal["last", "best"] = "last",
     seed: int = 0,
     out: str | None = None,
@@ -40,6 +45,9 @@ def options(
         draws: Gradients of each.
         reference_draws: Gradients of the long run that bias is measured against.
         batch_size: Data in the one minibatch, the first of the training set.
+        train_samples: If not 0, train with each, anew from the run's own start, and tell the bound on test after so
+            many data.
+        train_seconds: And after so many seconds.
         checkpoint: Which state.
         seed: Seed of the noise.
         out: Folder of table and figure; by default comparison in the run's folder.
@@ -62,6 +70,8 @@ def compare(arguments: Sequence[str]) -> None:
     config = parser().parse(arguments)
     if config.reference_draws < 2 or config.batch_size < 1:
         raise InputError("--reference_draws must be at least 2 and --batch_size at least 1")
+    if config.train_samples < 0 or config.train_seconds < 0:
+        raise InputError("--train_samples and --train_seconds must be at least 0")
     chosen = make_estimators(config.estimators, config.particles)
     loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
     x = loaded.data.evaluation("train")[: config.batch_size].to(loaded.device)
@@ -78,8 +88,39 @@ def compare(arguments: Sequence[str]) -> None:
     )
     print(f"{loaded.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
     print(table(rows))
-    for path in write(rows, Path(config.out) if config.out else loaded.run.path / "comparison", loaded.title):
-        print(path)
+    folder = Path(config.out) if config.out else loaded.run.path / "comparison"
+    paths = write(rows, folder, loaded.title)
+    if config.train_samples:
+        trained = train_each(loaded, chosen, int(config.train_samples), config.train_seconds, show)
+        print(f"\ntrained anew with each; bound on test, nats per datum\n{training_table(trained)}")
+        paths.append(_write_rows(trained, folder / "training.csv"))
+    print(*paths, sep="\n")
+
+
+def train_each(
+    loaded: Loaded, chosen: Sequence[Estimator], samples: int, seconds: float, show: Callable[[str], None] | None
+) -> list[TrainingStatistics]:
+    """Train the run's pair with each estimator, from the start that the run had."""
+
+    def make(estimator: Estimator) -> Trainer:
+        parts = train.parser().instantiate(loaded.config)
+        parts.estimator = estimator
+        pair = make_pair(loaded.config, parts, loaded.data)
+        config = loaded.config.clone()
+        config.engine, config.report_every = "eager", max(1, min(config.report_every, samples // 10))
+        return make_trainer(config, parts, loaded.data, pair)
+
+    test = loaded.data.test[:TEST_DATA]
+    return comparison.compare_training(make, chosen, test, samples=samples, seconds=seconds, progress=show)
+
+
+def training_table(rows: Sequence[TrainingStatistics]) -> str:
+    """Aligned columns, a line a row."""
+    lines = [f"{'estimator':<24}{'particles':>9}{'equal data':>12}{'equal seconds':>15}"]
+    lines += [
+        f"{r.estimator:<24}{r.num_particles:>9}{r.bound_at_samples:>12.2f}{r.bound_at_seconds:>15.2f}" for r in rows
+    ]
+    return "\n".join(lines)
 
 
 def make_estimators(names: str, particles: str) -> list[Estimator]:
@@ -117,10 +158,15 @@ def table(rows: Sequence[GradientStatistics]) -> str:
 def write(rows: Sequence[GradientStatistics], folder: Path, title: str) -> list[Path]:
     """A CSV and a figure; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "gradients.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(GradientStatistics._fields)
-        writer.writerows(rows)
+    path = _write_rows(rows, folder / "gradients.csv")
     figure = draw_comparison(rows, title)
     figure.savefig(folder / "gradients.png", dpi=110)
-    return [folder / "gradients.csv", folder / "gradients.png"]
+    return [path, folder / "gradients.png"]
+
+
+def _write_rows(rows: Sequence[GradientStatistics] | Sequence[TrainingStatistics], path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0]._fields)
+        writer.writerows(rows)
+    return path
