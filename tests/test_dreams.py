@@ -175,7 +175,7 @@ def nothing(x):
         (factor, z_normal, r"'f' observes what is no argument"),
         (twice, z_normal, "'y' observes an argument that another site observes"),
         (improper, z_normal, r"'x' \(ImproperUniform.*cannot be sampled.*another estimator"),
-        (plain, auxiliary, "guide samples site 'h'.*use SGVB"),
+        (plain, auxiliary, "guide samples site 'h', which the model does not"),
         (plain, nothing, "does not sample the model's site 'z'"),
     ],
 )

@@ -102,11 +102,11 @@ def test_a_branch_on_data_falls_back_after_one_log_line(caplog):
     falls_back(caplog, "cannot be recorded", estimator=Branching())
 
 
-def test_without_a_compiler_training_is_eager_after_one_log_line(caplog, monkeypatch):
+def test_without_a_compiler_training_is_eager_after_one_log_line(caplog):
     import torch._inductor.config as config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with config.patch(force_disable_caches=True):  # monkeypatch would delete what is another setting's alias
+    # config.patch, since monkeypatch would leave these settings deleted.
+    with config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
         falls_back(caplog, "cannot be recorded")
 
 
