@@ -1,0 +1,62 @@
+"""The paper's Adagrad against its formula, in all engines, and resumed."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from pyro_aevb import InputError
+from pyro_aevb.optimizers import Adagrad
+from tests.trainings import assert_equal, make, weights
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_the_formula_step_by_step(fused):
+    generator = torch.Generator().manual_seed(0)
+    p = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()
+    expected, total = p.detach().clone(), torch.zeros(5, dtype=torch.float64)
+    optimizer = Adagrad([p], lr=0.3, weight_decay=0.1, warm_up=3, fused=fused)
+    for step in range(8):
+        g = torch.randn(5, generator=generator, dtype=torch.float64)
+        p.grad = g.clone()
+        optimizer.step()
+        g = g + 0.1 * expected
+        total += g**2
+        if step >= 3:
+            expected = expected - 0.3 * g / (total.sqrt() + 1e-10)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-13, atol=1e-13)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
+def trained(engine, samples=500):
+    trainer = make(engine=engine, batch_size=20, optimizer=partial(Adagrad, lr=0.1, warm_up=10))
+    if engine == "captured":
+        trainer.engine.compiled = False
+    list(trainer.run(samples))
+    return trainer
+
+
+def test_captured_equals_eager():
+    assert_equal(weights(trained("captured")), weights(trained("eager")))
+
+
+def test_nothing_moves_in_the_pause_and_a_resumed_run_goes_on_with_it(tmp_path):
+    begun, before = trained("eager", samples=100), weights(make())  # 5 of 10 steps
+    assert_equal(weights(begun), before)
+    torch.save(begun.state_dict(), tmp_path / "state.pt")
+    again = make(engine="eager", batch_size=20, optimizer=partial(Adagrad, lr=0.1, warm_up=10))
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    list(again.run(400))
+    assert_equal(weights(again), weights(trained("eager")))
+
+
+def test_from_the_command_line(cli, tmp_path):
+    words = "--optimizer=pyro_aevb.optimizers.Adagrad", "--optimizer.lr=0.1", "--optimizer.warm_up=3"
+    assert cli("train", "--hidden=4", "--samples=400", *words, "--out=run")[0] == 0
+    assert "warm_up: 3" in (tmp_path / "run" / "config.yaml").read_text()
+    assert cli("train", "--resume=run", "--samples=600")[0] == 0
+
+
+def test_a_negative_pause_is_refused():
+    with pytest.raises(InputError, match="warm_up"):
+        Adagrad([torch.zeros(1)], warm_up=-1)
