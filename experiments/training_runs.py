@@ -11,6 +11,10 @@ from typing import Any
 from pyro_aevb.checkpoints import Run
 
 
+class RunFailedError(Exception):
+    """The command line ended with an error: its words."""
+
+
 def train(path: Path, options: list[str], samples: int, every: int) -> list[dict]:
     """Begin a run, or go on with it, up to so many samples; its metrics."""
     run = Run(path) if path.exists() else None
@@ -25,7 +29,7 @@ def call(*words: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "pyro_aevb", *words], capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise SystemExit(f"pyro-aevb {' '.join(words)}\n{done.stderr}")
+        raise RunFailedError(f"pyro-aevb {' '.join(words)}\n{done.stderr}")
     return done.stdout
 
 

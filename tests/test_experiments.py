@@ -14,6 +14,8 @@ SMOKE = {
     "estimators.py": "estimators trained",
     "priors_likelihoods.py": "cases measured",
     "figure2.py": "curves drawn",
+    "figure4.py": "manifold drawn",
+    "figure5.py": "samples drawn",
 }  # and what each must print
 PARTS = {"contestants.py", "results.py", "training_runs.py"}  # imported by others
 
