@@ -1,12 +1,12 @@
 # make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests;
-# make bench: what a training step costs, about 25 minutes.
+# make bench: what a training step costs, about 25 minutes; make figures: the paper's figures, hours, resumable.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread a worker: torch's threads of two workers would fight over the same cores.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench figures clean
 .DELETE_ON_ERROR:
 
 $(BIN)/installed: pyproject.toml
@@ -26,6 +26,13 @@ test: $(BIN)/installed lint
 bench: $(BIN)/installed
 	$(BIN)/python -m pip install -q -e '.[bench]'
 	$(BIN)/python experiments/benchmark.py
+
+figures: $(BIN)/installed
+	$(BIN)/python experiments/figure2.py
+	$(BIN)/python experiments/figure3.py
+	$(BIN)/python experiments/figure4.py
+	$(BIN)/python experiments/figure5.py
+	$(BIN)/python experiments/summary.py
 
 lint: $(BIN)/installed
 	$(BIN)/ruff check .

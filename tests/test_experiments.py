@@ -14,8 +14,10 @@ SMOKE = {
     "estimators.py": "estimators trained",
     "priors_likelihoods.py": "cases measured",
     "figure2.py": "curves drawn",
+    "figure3.py": "points measured",
     "figure4.py": "manifold drawn",
     "figure5.py": "samples drawn",
+    "summary.py": "# Experiments",
 }  # and what each must print
 PARTS = {"contestants.py", "results.py", "training_runs.py"}  # imported by others
 
