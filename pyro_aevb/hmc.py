@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -99,7 +100,8 @@ class Samples(NamedTuple):
         position, half = self.position, len(self.position) // 2
         if position.shape[1] == 1:  # one chain is compared with itself, its first half with its second
             position = torch.cat([position[:half], position[half : 2 * half]], dim=1)
-        values = getattr(array_stats, name)(position.double().cpu().numpy(), chain_axis=1, draw_axis=0)
+        with np.errstate(all="ignore"):  # a chain that stood still has no spread: NaN tells it
+            values = getattr(array_stats, name)(position.double().cpu().numpy(), chain_axis=1, draw_axis=0)
         return torch.as_tensor(values)
 
 
