@@ -198,7 +198,7 @@ def plot(rows: list[dict]) -> Figure:
         for column, latent_dim in enumerate(LATENT_DIMS.get(data, ())):
             draw_panel(panels[line][column], rows, data, latent_dim)
     panels[1][4].axis("off")
-    handles, labels = panels[0][0].get_legend_handles_labels()
+    handles, labels = panels[1][0].get_legend_handles_labels()
     panels[1][4].legend(handles, labels, loc="center", fontsize="small", frameon=False)
     return figure
 
