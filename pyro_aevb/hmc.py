@@ -237,8 +237,7 @@ def sample_posterior(
         | Auto-Encoding Variational Bayes, appendices D and E (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
-    counts = {"num_samples": num_samples, "chains": chains, "leapfrog_steps": leapfrog_steps}
-    for name, count in counts.items():
+    for name, count in {"num_samples": num_samples, "chains": chains, "leapfrog_steps": leapfrog_steps}.items():
         positive(name, count)
     if burn_in < 0:
         raise InputError(f"burn_in must be at least 0, not {burn_in}")
@@ -246,10 +245,9 @@ def sample_posterior(
         raise InputError(f"target_acceptance must lie between 0 and 1, not {target_acceptance}")
     if adaptation not in ("global", "datum"):
         raise InputError(f"unknown adaptation {adaptation!r}: give global or datum")
-    log_density = partial(_log_joint, model, args)
     with torch.no_grad(), evaluating(model, guide or model), ExitStack() as stack:
         space = traces.latent_space(model, args)
-        log_density = partial(log_density, space)
+        log_density = partial(_log_joint, model, args, space)
         if guide is not None:
             traces.check_guide(model, guide, args)
         state = init(log_density, space.draw(guide or model, args, chains))

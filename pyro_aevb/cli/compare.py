@@ -103,6 +103,7 @@ def train_each(
     """Train the run's pair with each estimator, from the start that the run had."""
 
     def make(estimator: Estimator) -> Trainer:
+        """The run's training from its start, with another estimator."""
         parts = train.parser().instantiate(loaded.config)
         parts.estimator = estimator
         pair = make_pair(loaded.config, parts, loaded.data)

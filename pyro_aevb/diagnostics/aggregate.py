@@ -114,6 +114,7 @@ def _check_one_prior(model: Pair, guide: Pair, x: Data, points: Tensor) -> None:
     """Refuse a prior that depends on the datum, seen at points ``(S, K)``: there is no p(z) to be compared with."""
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """log p(z) at the points under each datum's prior."""
         latent = latent_of(model, guide, args)
         return (latent.prior.log_prob(points.unsqueeze(1).expand(-1, len(args[0]), -1)).T,)  # (B, S)
 
@@ -129,6 +130,7 @@ def _log_marginal(model: Pair, guide: Pair, x: Data, z: Tensor) -> Tensor | None
     """log q(z), ``(Z,)``, at values ``(Z, K)``; ``None`` where the guide cannot tell the density of a given value."""
 
     def sum_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """log of the sum of q(z|x) over a block's data."""
         q = latent_of(model, guide, args).guide
         size, dim = len(args[0]), z.shape[-1]
         chunks = z.split(max(1, ELEMENTS_AT_ONCE // (size * dim)))

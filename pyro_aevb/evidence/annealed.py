@@ -175,6 +175,7 @@ def annealed_importance_sampling(
     _check(steps, chains, leapfrog_steps, start, guide)
 
     def of_block(args: tuple[Tensor, ...]) -> AnnealedWeights:
+        """Forward weights of a block."""
         path = _Path(model, guide, args, start, steps, leapfrog_steps)
         with pyro.validation_enabled(False):  # far ends of diverging paths are rejected, not refused
             path.find_step_sizes()
@@ -208,6 +209,7 @@ def bidirectional(
     _check(steps, chains, leapfrog_steps, start, guide)
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Weights both ways of as many dreams as the block has data, and the dreams."""
         dream = traces.dream(model, args)
         path = _Path(model, guide, dream.args, start, steps, leapfrog_steps)
         with pyro.validation_enabled(False):

@@ -85,6 +85,7 @@ def appendix_d(
     """
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The estimate for each datum of a block."""
         _check_dim(traces.latent_space(model, args).dim, num_samples * chains)
         samples = hmc.sample_posterior(
             model,
