@@ -22,12 +22,11 @@ import itertools
 import json
 import os
 import threading
-import time
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from results import provenance, write_csv
-from training_runs import RunFailedError, all_of, train, training_bound
+from training_runs import RunFailedError, all_of, minutes_of, train, training_bound
 
 FOLDER = Path(__file__).parent / "figure2"
 PAPER = Path(__file__).parent / "paper_curves" / "figure2.csv"
@@ -67,7 +66,7 @@ def options_of(data: str, latent_dim: int, method: str, step_size: float, seed: 
 
 def run_curve(runs: Path, data: str, latent_dim: int, method: str, seed: int, samples: int, device: str) -> dict:
     """One curve: choose its step size, train, and read its metrics."""
-    started, name = time.perf_counter(), f"{data}-{latent_dim}-{method}-{seed}"
+    name = f"{data}-{latent_dim}-{method}-{seed}"
     tried = {
         rate: first_bound(runs, name, data, latent_dim, method, rate, seed, samples, device) for rate in STEP_SIZES
     }
@@ -79,11 +78,10 @@ def run_curve(runs: Path, data: str, latent_dim: int, method: str, seed: int, sa
     stops = [stop for stop in MILESTONES if stop < samples] + [samples]
     for stop in stops:
         metrics = train(runs / name, options, stop, max(1, stop // 10))
-    minutes = (time.perf_counter() - started) / 60
-    print(f"{name}: step size {rate}, {last_test(metrics)}, {minutes:.1f} minutes", flush=True)
+    print(f"{name}: step size {rate}, {last_test(metrics)}, {minutes_of(metrics)} minutes", flush=True)
     return {
         **{"data": data, "latent_dim": latent_dim, "method": method, "seed": seed, "rate": rate, "metrics": metrics},
-        **{"name": name, "tried": tried, "minutes": round(minutes, 1)},
+        **{"name": name, "tried": tried, "minutes": minutes_of(metrics)},
     }
 
 

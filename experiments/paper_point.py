@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from results import provenance
+from training_runs import minutes_of
 
 from pyro_aevb.checkpoints import Run
 from pyro_aevb.cli import main
@@ -60,7 +61,7 @@ def run(point: str, samples: int, runs: Path) -> dict:
         },
         "paper": dict(zip(("1e+06", "1e+07"), PAPER[point], strict=True)),
         "final": {key: numbers[key] for key in ("bound", "log_likelihood", "kl", "active_units")},
-        "minutes": round(sum(seconds_of_sessions(metrics)) / 60, 1),
+        "minutes": minutes_of(metrics),
         **provenance(seed=0),
     }
 
@@ -68,12 +69,6 @@ def run(point: str, samples: int, runs: Path) -> dict:
 def round_number(record: dict) -> bool:
     """Whether a record is at 1e5, 1e6, 1e7, ... samples."""
     return str(record["samples_seen"]).strip("0") == "1"
-
-
-def seconds_of_sessions(metrics: list[dict]) -> list[float]:
-    """Length of each uninterrupted stretch of a run; the clock in ``metrics.jsonl`` starts anew with each."""
-    seconds = [m["seconds"] for m in metrics if "seconds" in m]
-    return [now for now, following in zip(seconds, [*seconds[1:], 0.0], strict=True) if following < now]
 
 
 def call(arguments: list[str]) -> str:

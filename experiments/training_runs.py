@@ -39,6 +39,13 @@ def all_of(function: Callable[..., Any], cases: Iterable[tuple], jobs: int) -> l
         return list(pool.map(lambda case: function(*case), cases))
 
 
+def minutes_of(metrics: list[dict]) -> float:
+    """Of training, all sessions of a run together: the clock in ``metrics.jsonl`` starts anew with each."""
+    seconds = [m["seconds"] for m in metrics if "seconds" in m]
+    sessions = (now for now, following in zip(seconds, [*seconds[1:], 0.0], strict=True) if following < now)
+    return round(sum(sessions) / 60, 1)
+
+
 def training_bound(metrics: list[dict], since: int = 0) -> float:
     """Mean of the training bounds reported after so many samples."""
     bounds = [m["bound"] for m in metrics if "bound" in m and m["samples_seen"] > since]

@@ -52,7 +52,7 @@ def test_backward_weights_are_unbiased_for_the_inverse(start, steps):
 
 
 def test_one_step_is_importance_sampling():
-    """Without a distribution between, the weight is that of importance sampling at the same noise."""
+    """Without a distribution between there is no transition, and the estimate is the exact one within its error."""
     pair = make(50)
     annealed = evidence.annealed_importance_sampling(pair.model, pair.guide, pair.x, steps=1, chains=40)
     assert annealed.acceptance.abs().max() == 0
