@@ -1,4 +1,4 @@
-"""The paper's Adagrad against its formula, in all engines, and resumed."""
+"""The paper's Adagrad against its formula, CosineAdam against torch's, in all engines, and resumed."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_aevb import InputError
-from pyro_aevb.optimizers import Adagrad
+from pyro_aevb.optimizers import Adagrad, CosineAdam
 from tests.trainings import assert_equal, make, weights
 
 
@@ -28,16 +28,50 @@ def test_the_formula_step_by_step(fused):
     assert optimizer.param_groups[0]["lr"] == 0.3
 
 
-def trained(engine, samples=500):
-    trainer = make(engine=engine, batch_size=20, optimizer=partial(Adagrad, lr=0.1, warm_up=10))
+@pytest.mark.parametrize("fused", [None, True])
+def test_cosine_adam_is_torchs_adam_under_torchs_schedule(fused):
+    generator = torch.Generator().manual_seed(0)
+    p = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()
+    q = p.detach().clone().requires_grad_()
+    optimizer = CosineAdam([p], lr=0.3, total_steps=7, weight_decay=0.1, fused=fused)
+    oracle = torch.optim.Adam([q], lr=0.3, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(oracle, 7)
+    for _ in range(7):
+        p.grad = torch.randn(5, generator=generator, dtype=torch.float64)
+        q.grad = p.grad.clone()
+        for each in (optimizer, oracle, schedule):
+            each.step()
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    end = p.detach().clone()
+    optimizer.step()
+    assert torch.equal(p, end)
+
+
+PAUSED = partial(Adagrad, lr=0.1, warm_up=10)
+FALLING = partial(CosineAdam, lr=0.01, total_steps=25)
+
+
+def trained(engine, samples=500, optimizer=PAUSED):
+    trainer = make(engine=engine, batch_size=20, optimizer=optimizer)
     if engine == "captured":
         trainer.engine.compiled = False
     list(trainer.run(samples))
     return trainer
 
 
-def test_captured_equals_eager():
-    assert_equal(weights(trained("captured")), weights(trained("eager")))
+@pytest.mark.parametrize("optimizer", [PAUSED, FALLING])
+def test_captured_equals_eager(optimizer):
+    assert_equal(weights(trained("captured", optimizer=optimizer)), weights(trained("eager", optimizer=optimizer)))
+
+
+def test_a_resumed_run_goes_on_where_the_cosine_was(tmp_path):
+    begun = trained("eager", 200, FALLING)
+    torch.save(begun.state_dict(), tmp_path / "state.pt")
+    again = make(engine="eager", batch_size=20, optimizer=FALLING)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    list(again.run(300))
+    assert_equal(weights(again), weights(trained("eager", 500, FALLING)))
 
 
 def test_nothing_moves_in_the_pause_and_a_resumed_run_goes_on_with_it(tmp_path):
@@ -60,3 +94,8 @@ def test_from_the_command_line(cli, tmp_path):
 def test_a_negative_pause_is_refused():
     with pytest.raises(InputError, match="warm_up"):
         Adagrad([torch.zeros(1)], warm_up=-1)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(InputError, match="total_steps"):
+        CosineAdam([torch.zeros(1)], total_steps=0)
