@@ -17,6 +17,8 @@ SMOKE = {
     "figure3.py": "points measured",
     "figure4.py": "manifold drawn",
     "figure5.py": "samples drawn",
+    "beyond.py": "parts trained",
+    "literature.py": "rows measured",
     "summary.py": "# Experiments",
 }  # and what each must print
 PARTS = {"contestants.py", "results.py", "training_runs.py"}  # imported by others
