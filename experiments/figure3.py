@@ -14,6 +14,10 @@ kept as it is measured, and a script begun again goes on with the next.
 import argparse
 import csv
 import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -28,38 +32,59 @@ from pyro_aevb.optimizers import Adagrad
 
 FOLDER = Path(__file__).parent / "figure3"
 PAPER = Path(__file__).parent / "paper_curves" / "figure3.csv"
-SIZES, LATENT_DIM, HIDDEN, BATCH, SEED = (1000, 50_000), 3, 100, 100, 0
-METHODS = {"AEVB": aevb.estimators.SGVBAnalyticKL, "WS": aevb.estimators.WakeSleep, "MCEM": None}
+SIZES, LATENT_DIM, HIDDEN, BATCH = (1000, 50_000), 3, 100, 100
+METHODS = {"AEVB": aevb.estimators.SGVBAnalyticKL, "WS": aevb.estimators.WakeSleep}
+MONTE_CARLO_EM = {"MCEM": "all", "minibatch MCEM": "minibatch"}  # which chains move before weights do
+LEAPFROG_STEPS, UPDATES = 10, 5
 STEP_SIZES, FIRST = (0.01, 0.02, 0.1), 100_000
-POINTS = (300_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000)
+POINTS = (300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
+FURTHER = {("MCEM", 50_000): 6.8}  # the paper's first point there is at 2.8e7
 DRAWS, BURN_IN, IMAGES, ANNEALED_IMAGES = 50, 200, 1000, 100
 
+Training = aevb.Trainer | aevb.MonteCarloEM
 
-def make(method: str, data: torch.Tensor, rate: float, samples: int) -> aevb.Trainer | aevb.MonteCarloEM:
+
+def make(method: str, data: torch.Tensor, rate: float, seed: int, device: str, long: bool) -> Training:
     """A training from the start."""
-    sd, size, dim = INITIAL_SD.get(method), len(data), data.shape[1]
-    network = partial(aevb.nn.MLP, hidden=HIDDEN, initial_sd=sd)
-    with aevb.seeded(SEED):
+    size, dim = len(data), data.shape[1]
+    network = partial(aevb.nn.MLP, hidden=HIDDEN, initial_sd=INITIAL_SD.get(method))
+    with aevb.seeded(seed):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, dim, relaxed=True, network=network)
         q = aevb.guides.DiagonalNormal(dim, LATENT_DIM, network=network)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(LATENT_DIM), likelihood, size)
-    optimizer = partial(Adagrad, lr=rate, weight_decay=1.0)
-    options = {"device": "cpu", "report_every": max(BATCH, samples // 10)}
-    if method == "MCEM":
-        return aevb.MonteCarloEM(model, data, optimizer, BATCH, SEED, **options)
+    optimizer, engine = partial(Adagrad, lr=rate, weight_decay=1.0), "captured" if long else "eager"
+    options = {"device": device, "report_every": max(BATCH, min(size, FIRST // 10))}
+    if method in MONTE_CARLO_EM:
+        steps = {"leapfrog_steps": LEAPFROG_STEPS, "updates": UPDATES, "e_step": MONTE_CARLO_EM[method]}
+        return aevb.MonteCarloEM(model, data, optimizer, BATCH, seed, engine=engine, **steps, **options)
     guide = aevb.RecognitionModel(q, size)
-    engine = "captured" if samples > FIRST else "eager"
-    return aevb.Trainer(model, guide, data, METHODS[method](), optimizer, BATCH, SEED, engine, **options)
+    return aevb.Trainer(model, guide, data, METHODS[method](), optimizer, BATCH, seed, engine, **options)
 
 
-def choose_rate(method: str, data: torch.Tensor, samples: int) -> float:
+def samples_each(trainer: Training, method: str) -> float:
+    """Samples evaluated for each datum visited."""
+    if method not in MONTE_CARLO_EM:
+        return 1.0
+    visited = trainer.batches.size if MONTE_CARLO_EM[method] == "all" else BATCH
+    return LEAPFROG_STEPS + UPDATES * BATCH / visited
+
+
+def train_to(trainer: Training, method: str, samples: float) -> list[float]:
+    """Go on until so many samples were evaluated; the objective at each report."""
+    visits = round(samples / samples_each(trainer, method)) - trainer.samples_seen
+    reports = list(trainer.run(visits)) if visits > 0 else []
+    return [r.bound if r.log_joint is None else r.log_joint for r in reports]
+
+
+def choose_rate(method: str, data: torch.Tensor, seed: int, device: str, first: int) -> float:
     """The step size with the highest objective over the second half of the first samples."""
+    if method == "MCEM":  # its first 1e5 samples are no move of 50,000 chains: of 1000 images, ten times the samples
+        data, first = data[: SIZES[0]], 10 * first
     found = {}
     for rate in STEP_SIZES:
         try:
-            reports = list(make(method, data, rate, min(FIRST, samples)).run(min(FIRST, samples)))
-            values = [r.bound if r.log_joint is None else r.log_joint for r in reports]
-            found[rate] = sum(values[len(values) // 2 :])
+            values = train_to(make(method, data, rate, seed, device, False), method, first)
+            found[rate] = sum(values[len(values) // 2 :]) / len(values[len(values) // 2 :])
         except aevb.NonFiniteLossError:
             found[rate] = float("-inf")
     return max(found, key=lambda r: found[r])
@@ -82,89 +107,142 @@ def anneal(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor)
         few = x[:ANNEALED_IMAGES]
         density = aevb.evidence.appendix_d(model, few, DRAWS, burn_in=BURN_IN, leapfrog_steps=4)
         annealed = aevb.evidence.annealed_importance_sampling(model, None, few, steps=300, start="prior")
+        difference = density.log_likelihood - annealed.log_likelihood
         found[f"{split}_appendix_d"] = density.log_likelihood.mean().item()
         found[f"{split}_annealed"] = annealed.log_likelihood.mean().item()
+        found[f"{split}_difference_se"] = (difference.std() / len(few) ** 0.5).item()
     return found
 
 
-def run_curve(runs: Path, method: str, data: aevb.data.DataSet, size: int, points: tuple[int, ...]) -> list[dict]:
+def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, device: str) -> list[dict]:
     """One method and number of data: rows of all points, those kept before and the new ones."""
-    name, train = f"{size}-{method}", data.train[:size]
-    kept, state = runs / f"{name}.json", runs / f"{name}.pt"
-    record = (
-        json.loads(kept.read_text()) if kept.exists() else {"rate": choose_rate(method, train, points[-1]), "rows": []}
-    )
-    trainer = make(method, train, record["rate"], points[-1])
+    data = aevb.data.load("mnist")
+    train, test = data.train[:size], data.test
+    kept, state = (runs / f"{size}-{method}-{seed}.{ending}" for ending in ("json", "pt"))
+    if kept.exists():
+        record = json.loads(kept.read_text())
+    else:
+        record = {"rate": choose_rate(method, train, seed, device, min(FIRST, samples)), "minutes": 0.0, "rows": []}
+    trainer = make(method, train, record["rate"], seed, device, samples > FIRST)
     if state.exists():
         trainer.load_state_dict(torch.load(state, weights_only=True))
-    for point in points:
-        if any(row["samples"] >= point for row in record["rows"]):
+    last = samples * FURTHER.get((method, size), 1)
+    for point in (*(p for p in POINTS if p < last), last):
+        if any(row["point"] >= point for row in record["rows"]):
             continue
-        list(trainer.run(point - trainer.samples_seen))
-        row = {
-            "size": size,
-            "method": method,
-            "samples": trainer.samples_seen,
-            **measure(trainer.model, train, data.test),
-        }
-        record["rows"].append(row)
-        if point == points[-1]:
-            record["annealed"] = anneal(trainer.model, train, data.test)
-        runs.mkdir(parents=True, exist_ok=True)
-        with replaced(state) as file:
-            torch.save(trainer.state_dict(), file)
-        kept.write_text(json.dumps(record) + "\n")
-        print(row, record.get("annealed", ""), flush=True)
+        started = time.perf_counter()
+        train_to(trainer, method, point)
+        record["minutes"] += (time.perf_counter() - started) / 60
+        evaluated = round(trainer.samples_seen * samples_each(trainer, method))
+        row = {"size": size, "method": method, "seed": seed, "point": point, "samples": evaluated}
+        record["rows"].append({**row, **measure(trainer.model, train, test)})
+        if point == last:
+            record["annealed"] = anneal(trainer.model, train, test)
+        keep(record, kept, trainer, state)
+        print(record["rows"][-1], record.get("annealed", ""), flush=True)
     return record["rows"]
+
+
+def keep(record: dict, kept: Path, trainer: Training, state: Path) -> None:
+    """The state first: the record says what it has."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(state) as file:
+        torch.save(trainer.state_dict(), file)
+    with replaced(kept) as file:
+        file.write(json.dumps(record).encode())
+
+
+# ---------------------------------------------------------------- results
+
+
+def theirs(size: int, method: str, split: str) -> list[tuple[float, float]]:
+    """The paper's curve: samples and log p(x)."""
+    with PAPER.open() as file:
+        wanted = (str(size), f"{method}_{split}")
+        some = [r for r in csv.DictReader(file) if (r["size"], r["curve"]) == wanted]
+    return sorted((float(r["samples"]), float(r["log_likelihood"])) for r in some)
+
+
+def table(rows: list[dict]) -> list[dict]:
+    """The last point of each curve beside the paper's at as many samples; empty where the paper's has not begun."""
+    out = []
+    for row in (r for i, r in enumerate(rows) if i + 1 == len(rows) or key(rows[i + 1]) != key(r)):
+        for split in ("train", "test"):
+            before = [bound for seen, bound in theirs(row["size"], row["method"], split) if seen <= row["samples"]]
+            line = {k: row[k] for k in ("size", "method", "seed", "samples")}
+            line |= {"split": split, "paper": round(before[-1], 2) if before else "", "ours": round(row[split], 2)}
+            out.append({**line, "difference": round(row[split] - before[-1], 2) if before else ""})
+    return out
+
+
+def key(row: dict) -> tuple:
+    """What tells one curve from another."""
+    return row["size"], row["method"], row["seed"]
 
 
 def plot(rows: list[dict]) -> Figure:
     """The paper's curves behind ours."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    with PAPER.open() as file:
-        paper = list(csv.DictReader(file))
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
     for axes, size in zip(figure.subplots(1, 2), SIZES, strict=True):
-        for color, method in zip(("C3", "C2", "C0"), METHODS, strict=True):
+        for color, method in zip(("C3", "C2", "C0", "C9"), (*METHODS, *MONTE_CARLO_EM), strict=True):
             for split, style in (("train", "--"), ("test", "-")):
-                wanted = (str(size), f"{method}_{split}")
-                some = [r for r in paper if (r["size"], r["curve"]) == wanted]
-                theirs = [(float(r["samples"]), float(r["log_likelihood"])) for r in some]
-                axes.plot(*zip(*sorted(theirs), strict=True), style, color=color, lw=3.5, alpha=0.22)
-                ours = [(r["samples"], r[split]) for r in rows if (r["size"], r["method"]) == (size, method)]
+                if paper := theirs(size, method, split):
+                    axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22)
+                ours = sorted((r["samples"], r[split]) for r in rows if (r["size"], r["method"]) == (size, method))
                 if ours:
-                    name = f"{WORDS.get(method, 'Monte Carlo EM')}, {split}"
+                    name = f"{WORDS.get(method, method)}, {split}"
                     axes.plot(*zip(*ours, strict=True), style, marker="o", ms=3, color=color, lw=1.2, label=name)
-        axes.set(title=f"N = {size:,}", xlabel="training samples seen", ylabel="log p(x), nats per datum")
-        axes.set(ylim=(-180, -95), xscale="log", xlim=(2e5, 7e7))
+        axes.set(title=f"N = {size:,}", xlabel="training samples evaluated", ylabel="log p(x), nats per datum")
+        axes.set(ylim=(-180, -95), xscale="log", xlim=(2e5, 1e8))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="x-small")
+    figure.axes[0].legend(fontsize="x-small", ncols=2)
     return figure
+
+
+def write(runs: Path, rows: list[dict], folder: Path) -> None:
+    """CSV, JSON, figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "points.csv", rows)
+    write_csv(folder / "table.csv", table(rows))
+    plot(rows).savefig(folder / "figure3.png", dpi=100)
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(runs.glob("*.json"))}
+    about = {
+        name: {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
+        for name, r in records.items()
+    }
+    (folder / "settings.json").write_text(json.dumps(provenance(runs=about), indent=1) + "\n")
+
+
+def run(runs: Path, seeds: int, samples: int, device: str, jobs: int) -> list[dict]:
+    """All curves, so many at once, each in a process with one thread."""
+    cases = [
+        (runs, method, size, seed, samples, device)
+        for seed in range(seeds)
+        for size in SIZES
+        for method in (*METHODS, *MONTE_CARLO_EM)
+    ]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return [row for rows in pool.map(run_curve, *zip(*cases, strict=True)) for row in rows]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=float, default=1e7)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="curves at once, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "figure3", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="600 samples of 1000 images, nothing kept")
+    parser.add_argument("--smoke", action="store_true", help="a thousand samples of 1000 images, nothing kept")
     chosen = parser.parse_args()
-    mnist = aevb.data.load("mnist")
     if chosen.smoke:
         import tempfile
 
         IMAGES, ANNEALED_IMAGES, DRAWS, BURN_IN, STEP_SIZES = 5, 3, 10, 5, (0.02,)
         with tempfile.TemporaryDirectory() as temporary:
-            rows = [row for m in METHODS for row in run_curve(Path(temporary), m, mnist, 1000, (600,))]
-            plot(rows).savefig(Path(temporary) / "figure3.png")
+            folder, methods = Path(temporary), (*METHODS, *MONTE_CARLO_EM)
+            rows = [row for m in methods for row in run_curve(folder, m, 1000, 0, 1000, "cpu")]
+            write(folder, rows, folder / "kept")
         print(len(rows), "points measured")
     else:
-        points = (*(p for p in POINTS if p < chosen.samples), int(chosen.samples))
-        rows = []
-        for size in SIZES:
-            for method in METHODS:
-                rows += run_curve(chosen.runs, method, mnist, size, points)
-                FOLDER.mkdir(exist_ok=True)
-                write_csv(FOLDER / "points.csv", rows)
-                plot(rows).savefig(FOLDER / "figure3.png", dpi=100)
-        records = {path.stem: json.loads(path.read_text()) for path in sorted(chosen.runs.glob("*.json"))}
-        about = {name: {"step_size": r["rate"], **r.get("annealed", {})} for name, r in records.items()}
-        (FOLDER / "settings.json").write_text(json.dumps(provenance(seed=SEED, runs=about), indent=1) + "\n")
+        write(chosen.runs, run(chosen.runs, chosen.seeds, int(chosen.samples), chosen.device, chosen.jobs), FOLDER)

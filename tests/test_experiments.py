@@ -19,6 +19,7 @@ SMOKE = {
     "figure5.py": "samples drawn",
     "beyond.py": "parts trained",
     "literature.py": "rows measured",
+    "wake_sleep.py": "settings measured",
     "summary.py": "# Experiments",
 }  # and what each must print
 PARTS = {"contestants.py", "results.py", "training_runs.py"}  # imported by others
