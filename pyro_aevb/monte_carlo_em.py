@@ -5,21 +5,23 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
 from pyro.params import module_from_param_with_module_name
 from torch import Tensor
 
-from pyro_aevb import hmc, traces
-from pyro_aevb.batches import Batches, Data
+from pyro_aevb import traces
+from pyro_aevb.batches import Batches, Data, Visit
+from pyro_aevb.em_steps import CapturedSteps, EagerSteps, RecordedSteps
 from pyro_aevb.engines import MakeOptimizer, make_optimizer
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
-from pyro_aevb.pairs import evaluating, modules_of
+from pyro_aevb.pairs import modules_of
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
+from pyro_aevb.training import AUTO_CAPTURE_STEPS
 
 __all__ = ["MonteCarloEM"]
 
@@ -30,8 +32,8 @@ FIRST_STEP_SIZE = 0.1
 class MonteCarloEM:
     r"""Expectation maximisation with one persistent Markov chain for each datum in place of a guide.
 
-    For each minibatch, the E-step moves its chains by one transition of Hamiltonian Monte Carlo towards
-    :math:`p(z \mid x)`; the M-step takes a few steps up the gradient of
+    The E-step moves chains by one transition of Hamiltonian Monte Carlo towards :math:`p(z \mid x)`, those of one
+    minibatch or of all data; the M-step takes a few steps up the gradient of
 
     .. math:: \frac NM \sum_{i=1}^M \log p_\theta(x_i, z_i) + \log p(\theta)
 
@@ -43,16 +45,22 @@ class MonteCarloEM:
         data: As for :class:`~pyro_aevb.Trainer`.
         optimizer: As there, of ``torch.optim``; by default the paper's: Adagrad with step size 0.02 and the prior
             N(0, I) on all weights.
-        batch_size: Data per E-step, the paper's M.
+        batch_size: Data per minibatch, the paper's M.
         seed: Seed of order, binarisation, first positions and noise.
+        engine: ``captured``, transition and gradients recorded as graphs and compiled; ``eager``, the same step
+            without; ``auto``, ``captured`` from the first ``run`` on that is long enough, as for
+            :class:`~pyro_aevb.Trainer`. The two round differently.
         leapfrog_steps: In each transition.
         target_acceptance: That the leapfrog step size adapts to.
-        updates: Steps of the optimizer after each transition.
+        updates: Steps of the optimizer in each M-step.
+        e_step: Whose chains move before the weights do: a ``minibatch``'s, of which the weights then learn; or ``all``,
+            as the paper's author had it, and the weights learn from one minibatch after the other.
         device: As for :class:`~pyro_aevb.Trainer`.
         report_every: Data between reports.
 
     Raises:
-        InputError: If the data do not fit the model, a latent is discrete or global, or the model has no weights.
+        InputError: If the data do not fit the model, a latent is discrete or global, or the model has no weights; if
+            ``engine`` is unknown or a count not positive.
 
     References:
         | Auto-Encoding Variational Bayes, appendix E (Kingma & Welling, 2013)
@@ -66,16 +74,22 @@ class MonteCarloEM:
         optimizer: MakeOptimizer | torch.optim.Optimizer | None = None,
         batch_size: int = 100,
         seed: int = 0,
+        engine: Literal["auto", "captured", "eager"] = "auto",
         *,
         leapfrog_steps: int = 10,
         target_acceptance: float = 0.9,
         updates: int = 5,
+        e_step: Literal["minibatch", "all"] = "minibatch",
         device: str | torch.device = "auto",
         report_every: int = 10_000,
     ) -> None:
-        self.model, self.seed = model, seed
-        self.leapfrog_steps, self.updates = positive("leapfrog_steps", leapfrog_steps), positive("updates", updates)
-        self.report_every, self.target_acceptance = positive("report_every", report_every), target_acceptance
+        if engine not in ("auto", "captured", "eager"):
+            raise InputError(f"unknown engine {engine!r}: give one of auto, captured, eager")
+        if e_step not in ("minibatch", "all"):
+            raise InputError(f"unknown e_step {e_step!r}: give one of minibatch, all")
+        self.model, self.seed, self.e_step = model, seed, e_step
+        self.updates, self.report_every = positive("updates", updates), positive("report_every", report_every)
+        positive("leapfrog_steps", leapfrog_steps)
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device)
         self._modules = modules_of(model, model)
@@ -95,6 +109,11 @@ class MonteCarloEM:
         default = partial(torch.optim.Adagrad, lr=0.02, weight_decay=1.0)
         self.optimizer = make_optimizer(default if optimizer is None else optimizer, self.parameters)
         self.settings = find_settings(largest_product(self.parameters, batch_size), self.device, "float32")
+        self.eager = EagerSteps(model, self.space, self.batches.size, leapfrog_steps, target_acceptance)
+        self.captured: CapturedSteps | None = None
+        self._auto = engine == "auto"
+        if engine == "captured":
+            self._capture()
 
     @property
     def samples_seen(self) -> int:
@@ -102,7 +121,7 @@ class MonteCarloEM:
         return self.batches.samples_seen(self.step)
 
     def run(self, samples: int) -> Iterator[Progress]:
-        """Train on this many more data, at least; the last minibatch is finished.
+        """Train on this many more data, at least; the last minibatch, or move of all chains, is finished.
 
         Yields:
             :class:`~pyro_aevb.Progress` whenever another ``report_every`` data have been seen, and at the end.
@@ -111,15 +130,18 @@ class MonteCarloEM:
             NonFiniteLossError: If log p(x, z) was NaN or infinite.
         """
         target = self.samples_seen + samples
+        if self._auto and samples >= AUTO_CAPTURE_STEPS * self.batches.batch_size:
+            self._capture()
+        if self.captured:
+            self.captured.check_next()  # the caller may have changed anything since the last run
         while self.samples_seen < target:
             report = (self.samples_seen // self.report_every + 1) * self.report_every
             with self._running():
                 while self.samples_seen < min(report, target):
                     self._take_step()
             if found := self._gathered.first_non_finite():
-                raise NonFiniteLossError(
-                    f"log p(x, z) became {found[1]} at step {self.step - found[0]}: take a smaller step size"
-                )
+                where = f"{found[1]} at step {self.step - found[0]}"
+                raise NonFiniteLossError(f"log p(x, z) became {where}: take a smaller step size")
             self._check_space()
             gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
             yield Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
@@ -127,32 +149,34 @@ class MonteCarloEM:
     # ------------------------------------------------------------ one step
 
     def _take_step(self) -> None:
-        rows, key = self.batches.visit(self.step)
-        args = self.batches.take(rows, key)
-        with torch.no_grad(), evaluating(self.model, self.model):
-            self._move_chains(rows, args)
-            latents, _ = self.space.latents(self.chains[rows].unsqueeze(0))
+        """Move chains, of a minibatch or of all; then update the weights, on those minibatches in turn."""
+        count = self.batches.per_epoch if self.e_step == "all" else 1
+        visits = map(self.batches.visit, range(self.step, self.step + count))
+        moved = [(visit, self._move_chains(visit)) for visit in visits]
         for update in range(self.updates):
-            likelihood, prior = traces.log_joint(self.model, args, latents, 1)
-            loss = -self.batches.size / len(rows) * (likelihood + prior).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if update == 0:
-                self._gathered.add(loss.detach(), self.batches.size, len(rows))
-            self.optimizer.step()
-        self.step += 1
+            self._update(*moved[update % count], with_loss=update == 0)
+        self.step += count
 
-    def _move_chains(self, rows: Tensor, args: tuple[Tensor, ...]) -> None:
-        def log_density(u: Tensor) -> Tensor:
-            likelihood, prior = self.space.log_joint(self.model, args, u)
-            return likelihood + prior
+    def _move_chains(self, visit: Visit) -> EagerSteps | RecordedSteps:
+        """One transition of these data's chains; returns what made it."""
+        rows, args = visit[0], self.batches.take(*visit)
+        u = self.chains[rows]  # (M, K)
+        steps = self.captured.steps_for(u, self.step_size, *args) if self.captured else self.eager
+        self.chains[rows], self.step_size, self.acceptance = steps.transition(u, self.step_size, *args)
+        return steps
 
-        u = self.chains[rows].unsqueeze(0)  # (1, M, K)
-        state = hmc.State(u, *hmc.with_gradient(log_density, u))
-        state, info = hmc.step(log_density, state, hmc.jittered(self.step_size), self.leapfrog_steps)
-        self.chains[rows] = state.position[0]
-        self.acceptance = info.acceptance.mean()
-        self.step_size = hmc.adapted(self.step_size, info.acceptance, self.target_acceptance)
+    def _update(self, visit: Visit, steps: EagerSteps | RecordedSteps, with_loss: bool) -> None:
+        rows, args = visit[0], self.batches.take(*visit)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = steps.backward(self.chains[rows], *args, with_loss=with_loss)
+        if loss is not None:
+            self._gathered.add(loss, self.batches.size, len(rows))
+        self.optimizer.step()
+
+    def _capture(self) -> None:
+        """Go on with recordings, those that there are."""
+        parts = self.eager, self.parameters, list(self._modules.values()), self.batches.frequent_sizes()
+        self.captured = self.captured or CapturedSteps(*parts)
 
     def _begin(self) -> Tensor:
         """Check the model on the first minibatch with all of Pyro's checks on, and draw each chain's first position."""
@@ -211,6 +235,7 @@ class MonteCarloEM:
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "chains": self.chains.clone(),
             "step_size": self.step_size.clone(),
+            "captured": self.captured is not None,
             "noise": dict(self._noise.states),
             "gathered": self._gathered.state_dict(),
         }
@@ -219,20 +244,32 @@ class MonteCarloEM:
         """Go on from a saved state.
 
         Raises:
-            InputError: If it is no state of a Monte Carlo EM, or of another model, data, seed or batch size.
+            InputError: If it is no state of a Monte Carlo EM, or of another model, data, seed or batch size; nothing
+                has changed then.
         """
         if state.get("format") != STATE_FORMAT:
             raise InputError("this is not a state of MonteCarloEM: give what its state_dict made")
+        before = self.state_dict()
+        if missing := before.keys() - state.keys() - {"captured"}:  # which earlier versions did not save
+            raise InputError(f"this state lacks {', '.join(sorted(missing))}: it is not whole")
         for key, value in self._identity().items():
             if state["identity"].get(key) != value:
                 raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
         try:
-            for name, module in self._modules.items():
-                module.load_state_dict(state["modules"][name])
-            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+            self._load(state)
         except (RuntimeError, KeyError, ValueError) as error:
+            self._load(before)
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the saved run has another model or optimizer ({reason})") from error
+        if self._auto and state.get("captured"):
+            self._capture()
+
+    def _load(self, state: dict[str, Any]) -> None:
+        for name, module in self._modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        if state["chains"].shape != self.chains.shape:
+            raise ValueError(f"chains of shape {tuple(state['chains'].shape)}, not {tuple(self.chains.shape)}")
         self.step, self.chains = state["step"], state["chains"].to(self.device).clone()
         self.step_size = state["step_size"].to(self.device).clone()
         self._noise.states = {key: value.cpu().clone() for key, value in state["noise"].items()}
@@ -243,8 +280,9 @@ class MonteCarloEM:
             "data": self.batches.fingerprint,
             "seed": self.seed,
             "batch_size": self.batches.batch_size,
-            "leapfrog_steps": self.leapfrog_steps,
+            "leapfrog_steps": self.eager.leapfrog_steps,
             "updates": self.updates,
+            "e_step": self.e_step,
         }
 
     @contextmanager
@@ -255,9 +293,8 @@ class MonteCarloEM:
     @contextmanager
     def _running(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(self._in_store())
-            stack.enter_context(self._noise.swapped_in())
-            stack.enter_context(self.settings.applied())
+            fast = pyro.validation_enabled(False)
+            for each in (self._in_store(), self._noise.swapped_in(), self.settings.applied(), fast):
+                stack.enter_context(each)
             stack.enter_context(current_device(self.device))
-            stack.enter_context(pyro.validation_enabled(False))
             yield
