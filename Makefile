@@ -28,11 +28,8 @@ bench: $(BIN)/installed
 	$(BIN)/python experiments/benchmark.py
 
 figures: $(BIN)/installed
-	$(BIN)/python experiments/figure2.py
-	$(BIN)/python experiments/figure3.py
-	$(BIN)/python experiments/figure4.py
-	$(BIN)/python experiments/figure5.py
-	$(BIN)/python experiments/summary.py
+	@for each in figure2 wake_sleep figure3 figure4 figure5 appendix_f beyond literature summary; do \
+		$(BIN)/python experiments/$$each.py || exit 1; done
 
 lint: $(BIN)/installed
 	$(BIN)/ruff check .

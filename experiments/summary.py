@@ -2,54 +2,112 @@
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
+from figure2 import WORDS
+
 HERE = Path(__file__).parent
-NAMES = {"AEVB": "AEVB", "WS": "wake-sleep", "mnist": "MNIST", "frey_face": "Frey Face"}
-FIGURES = {  # file: what it shows, and the script that made it
-    "figure2/figure2.png": (
-        "Figure 2: the bound in training; the paper's curves are broad",
-        "figure2.py",
-    ),
-    "figure3/figure3.png": (
-        "Figure 3: log p(x) in training; the paper's curves are broad",
-        "figure3.py",
-    ),
-    "figure4/frey_face.png": ("Figure 4: the manifold of two latents, Frey Face", "figure4.py"),
-    "figure4/mnist.png": ("Figure 4: the manifold of two latents, MNIST", "figure4.py"),
-    "figure5/figure5.png": ("Figure 5: samples, MNIST", "figure5.py"),
-    "estimators/gradients.png": ("Estimators compared", "estimators.py"),
-    "priors_likelihoods/priors.png": ("Priors compared", "priors_likelihoods.py"),
-    "priors_likelihoods/likelihoods.png": ("Likelihoods compared", "priors_likelihoods.py"),
-    "benchmark/steps.png": ("What a training step costs", "benchmark.py"),
-}
 
 
-def table(path: Path) -> list[str]:
+def columns(path: Path, *names: str) -> list[str]:
+    """A table of some columns of a CSV file, all of them where none is named."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    names = names or tuple(rows[0])
+    head = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
+    return head + ["| " + " | ".join(shown(row[name]) for name in names) + " |" for row in rows]
+
+
+def shown(value: str) -> str:
+    """A word as people write it; a number with as many digits as matter."""
+    try:
+        number = float(value)
+    except ValueError:
+        return WORDS.get(value, value)
+    return f"{number:.0e}" if abs(number) >= 1e5 else f"{number:.5g}"
+
+
+def figure2(path: Path) -> list[str]:
     """Figure 2 beside the paper, a line a curve and milestone."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    lines = ["| curve | samples | paper | ours | difference | seeds |", "|---|---|---|---|---|---|"]
+    lines = ["| curve | samples | paper | ours | difference | seeds |", "|---" * 6 + "|"]
     for r in rows:
-        curve = f"{NAMES[r['data']]}, {r['latent_dim']} latents, {NAMES[r['method']]}"
+        curve = f"{WORDS[r['data']]}, {r['latent_dim']} latents, {WORDS[r['method']]}"
         numbers = [f"{float(r['samples']):.0e}", r["paper"], r["ours"], f"{float(r['difference']):+.2f}", r["seeds"]]
         lines.append("| " + " | ".join([curve, *numbers]) + " |")
     return lines
 
 
+def as_is(path: Path) -> list[str]:
+    """A table that is one already."""
+    return path.read_text().splitlines()
+
+
+SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]]] = [
+    # heading, script, pictures, tables
+    (
+        "Figure 2: the bound in training; the paper's curves are broad",
+        "figure2.py",
+        ["figure2/figure2.png"],
+        {"figure2/table.csv": figure2},
+    ),
+    ("Why wake-sleep collapsed on Frey Face", "wake_sleep.py", [], {"wake_sleep/table.md": as_is}),
+    (
+        "Figure 3: log p(x) in training; the paper's curves are broad",
+        "figure3.py",
+        ["figure3/figure3.png"],
+        {"figure3/table.csv": columns},
+    ),
+    (
+        "Figure 4: the manifold of two latents",
+        "figure4.py",
+        ["figure4/frey_face.png", "figure4/mnist.png"],
+        {},
+    ),
+    ("Figure 5: samples, MNIST", "figure5.py", ["figure5/figure5.png"], {}),
+    (
+        "Appendix F: full variational Bayes",
+        "appendix_f.py",
+        ["appendix_f/appendix_f.png"],
+        {"appendix_f/table.md": as_is},
+    ),
+    (
+        "Beyond the paper: Figure 2 with modern parts",
+        "beyond.py",
+        ["beyond/beyond.png"],
+        {"beyond/table.csv": columns},
+    ),
+    ("Beyond the paper: binary MNIST", "literature.py", [], {"literature/table.md": as_is}),
+    ("Estimators compared", "estimators.py", ["estimators/gradients.png"], {}),
+    (
+        "Priors and likelihoods compared",
+        "priors_likelihoods.py",
+        ["priors_likelihoods/priors.png", "priors_likelihoods/likelihoods.png"],
+        {},
+    ),
+    ("What a training step costs", "benchmark.py", ["benchmark/steps.png"], {}),
+    ("Several trainings at once", "members.py", [], {"members/table.md": as_is}),
+]
+
+
 def summary(folder: Path) -> str:
-    """The page."""
+    """The page: each section of which there is something."""
     lines = [
         "# Experiments",
         "",
-        "Each script has its settings at the top and its results in the folder of its name; `--smoke` takes seconds.",
-        "This page is made by `python experiments/summary.py` from what is there.",
+        "Each script has its settings at the top and its results in the folder of its name, with seeds, commit,",
+        "versions, device and minutes in JSON; `--smoke` takes seconds. `make figures` runs the paper's; all numbers",
+        "are nats per datum. This page is made by `python experiments/summary.py` from what is there.",
     ]
-    if (folder / "figure2" / "table.csv").exists():
-        lines += ["", "## Figure 2, test bound in nats per datum", "", *table(folder / "figure2" / "table.csv")]
-    for name, (words, script) in FIGURES.items():
-        if (folder / name).exists():
-            lines += ["", f"## {words}", "", f"`python experiments/{script}`", "", f"![]({name})"]
+    for heading, script, pictures, tables in SECTIONS:
+        shown_tables = [made(folder / name) for name, made in tables.items() if (folder / name).exists()]
+        shown_pictures = [f"![]({name})" for name in pictures if (folder / name).exists()]
+        if shown_tables or shown_pictures:
+            lines += ["", f"## {heading}", "", f"`python experiments/{script}`"]
+            lines += [line for table in shown_tables for line in ("", *table)]
+            lines += [line for picture in shown_pictures for line in ("", picture)]
     return "\n".join(lines) + "\n"
 
 
