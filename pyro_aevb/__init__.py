@@ -15,6 +15,7 @@ from pyro_aevb import (
     sgvb,
     traces,
 )
+from pyro_aevb.ensemble import Ensemble
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.monte_carlo_em import MonteCarloEM
@@ -23,6 +24,7 @@ from pyro_aevb.seeds import seeded
 from pyro_aevb.training import Trainer
 
 __all__ = [
+    "Ensemble",
     "GenerativeModel",
     "InputError",
     "MonteCarloEM",
