@@ -71,7 +71,7 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
         "Appendix F: full variational Bayes",
         "appendix_f.py",
         ["appendix_f/appendix_f.png"],
-        {"appendix_f/table.md": as_is},
+        {"appendix_f/differences.csv": columns},
     ),
     (
         "Beyond the paper: Figure 2 with modern parts",
