@@ -19,7 +19,7 @@ from pyro_aevb.capture import CapturedEngine
 from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, first_loss
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.estimators import SGVB, Estimator
-from pyro_aevb.hardware import Precision, current_device, find_device, find_settings, largest_product
+from pyro_aevb.hardware import Precision, Settings, current_device, find_device, find_settings, largest_product
 from pyro_aevb.pairs import Pair, modules_of, trained_parameters
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
@@ -67,6 +67,9 @@ class Trainer:
         InputError: If the data are empty, too few, not finite or outside the likelihood's support; if the device is not
             there; if the pair breaks its contract.
     """
+
+    engine: Engine
+    settings: Settings
 
     def __init__(
         self,
