@@ -204,3 +204,21 @@ def test_tiny_products_become_sums_and_no_others():
         torch.testing.assert_close(ours, theirs)
     called = [str(node.target) for node in graph.graph.nodes if "mm" in str(node.target)]
     assert called == ["aten.addmm.default", "aten.mm.default", "aten.mm.default"]
+
+
+def test_a_function_is_recorded_with_all_that_it_reads():
+    """Compiled and not: arguments, fixed tensors that change afterwards, and noise."""
+    a, b, fixed = torch.randn(3), torch.randn(3), torch.ones(3)
+
+    def function(x):
+        return x * fixed + torch.rand(3), x.sum()
+
+    for compiled in (False, True):
+        with aevb.seeded(1):
+            recorded = recording.record_function(function, (a,), [fixed], compiled)
+            fixed.mul_(2)
+            found = recorded(b)
+        with aevb.seeded(1):
+            expected = function(b)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
