@@ -10,17 +10,15 @@ importance-weighted one is shown at its worst. ``literature.py`` has the same pa
 Results are in ``experiments/beyond/``; runs are kept in ``runs/beyond/`` and gone on with.
 """
 
-import argparse
 import csv
 import json
-import os
 import threading
 from pathlib import Path
 
 from figure2 import HIDDEN, LATENT_DIMS, OPTIONS, WORDS, paper_at, points, theirs
 from matplotlib.figure import Figure
 from results import provenance, write_csv
-from training_runs import all_of, minutes_of, train
+from training_runs import all_of, arguments, minutes_of, train
 
 FOLDER = Path(__file__).parent / "beyond"
 
@@ -165,14 +163,8 @@ def run(runs: Path, some: list[tuple], samples: int, device: str, jobs: int, fol
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, "beyond", 1e7, "a thousand samples of some parts, nothing kept")
     parser.add_argument("only", nargs="*", help="mnist, frey_face; both by default")
-    parser.add_argument("--samples", type=float, default=1e7)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "beyond", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="a thousand samples of some parts, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile

@@ -20,18 +20,16 @@ kept in ``runs/figure2/`` and gone on with. ``minutes`` there were taken beside 
 whole has not been timed on a quiet machine.
 """
 
-import argparse
 import csv
 import itertools
 import json
-import os
 import shutil
 import threading
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from results import provenance, write_csv
-from training_runs import RunFailedError, all_of, minutes_of, train, training_bound
+from training_runs import RunFailedError, all_of, arguments, minutes_of, train, training_bound
 
 FOLDER = Path(__file__).parent / "figure2"
 PAPER = Path(__file__).parent / "paper_curves" / "figure2.csv"
@@ -239,14 +237,8 @@ def keep(curve: dict, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, "figure2", 1e7, "1000 samples of each small curve, nothing kept")
     parser.add_argument("only", nargs="*", help="how names of curves begin, as mnist or frey_face-2-WS; all by default")
-    parser.add_argument("--samples", type=float, default=1e7)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "figure2", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="1000 samples of each small curve, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile

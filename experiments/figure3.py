@@ -18,11 +18,9 @@ slow curve suggests. A minibatch's chains before its own M-step is "minibatch MC
 Results are in ``experiments/figure3/``; every point is kept as it is measured, in ``runs/figure3/``, and gone on with.
 """
 
-import argparse
 import csv
 import json
 import multiprocessing
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -34,6 +32,7 @@ import torch
 from figure2 import INITIAL_SD, WORDS
 from matplotlib.figure import Figure
 from results import provenance, write_csv
+from training_runs import arguments
 
 import pyro_aevb as aevb
 from pyro_aevb.checkpoints import replaced
@@ -252,13 +251,7 @@ def run(runs: Path, seeds: int, samples: int, device: str, jobs: int) -> list[di
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=float, default=1e7)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="curves at once, each on one core")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "figure3", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="a thousand samples of 1000 images, nothing kept")
+    parser = arguments(__doc__, "figure3", 1e7, "a thousand samples of 1000 images, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile

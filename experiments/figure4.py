@@ -5,14 +5,13 @@ square, mapped through the inverse CDF of the Gaussian; shown is the mean of p(x
 ``experiments/figure4/``; about 5 minutes on two cores, interrupted it goes on where it was.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
 from figure2 import options_of
 from results import provenance
-from training_runs import all_of, call, minutes_of, train
+from training_runs import all_of, arguments, call, minutes_of, train
 
 FOLDER = Path(__file__).parent / "figure4"
 SAMPLES, STEP_SIZES = 2_000_000, {"mnist": 0.02, "frey_face": 0.01}  # as Figure 2 chooses with few latents
@@ -40,12 +39,7 @@ def keep(found: list[dict], runs: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=float, default=SAMPLES)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "figure4", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="500 samples, nothing kept")
+    parser = arguments(__doc__, "figure4", SAMPLES, "500 samples, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile
@@ -55,4 +49,4 @@ if __name__ == "__main__":
     else:
         settings = [(data, seed) for seed in range(chosen.seeds) for data in STEP_SIZES]
         cases = [(chosen.runs, *setting, int(chosen.samples), chosen.device) for setting in settings]
-        keep(all_of(run, cases, 2), chosen.runs)
+        keep(all_of(run, cases, chosen.jobs), chosen.runs)

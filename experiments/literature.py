@@ -12,13 +12,11 @@ epochs, as each row says, and are further behind the fewer.
 Runs are kept in ``runs/literature/`` and gone on with; results are in ``experiments/literature/``.
 """
 
-import argparse
 import json
-import os
 from pathlib import Path
 
 from results import provenance, write_csv
-from training_runs import all_of, call, minutes_of, train
+from training_runs import all_of, arguments, call, minutes_of, train
 
 FOLDER = Path(__file__).parent / "literature"
 TRAINING_SIZE, FIRST_IMAGES, TEST_IMAGES, DRAWS = 60_000, 1000, 10_000, 5000
@@ -89,14 +87,8 @@ def table(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, "literature", 2e6, "400 samples of two rows, nothing kept")
     parser.add_argument("only", nargs="*", help=f"some of {', '.join(ROWS)}; all by default")
-    parser.add_argument("--samples", type=float, default=2e6, help="of most rows; the slow ones take a part of it")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "literature", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="400 samples of two rows, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile

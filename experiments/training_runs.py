@@ -1,5 +1,6 @@
 """Runs of this project's own command line, several at once, each on one core; interrupted, they are gone on with."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,6 +14,25 @@ from pyro_aevb.checkpoints import Run
 
 class RunFailedError(Exception):
     """The command line ended with an error: its words."""
+
+
+def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.ArgumentParser:
+    """What every figure takes.
+
+    Arguments:
+        doc: The script's docstring, of which the first line is shown.
+        name: The script's; its runs are kept in the folder of that name.
+        samples: By default.
+        smoke: What ``--smoke`` does.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--samples", type=float, default=samples)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="where runs are kept")
+    parser.add_argument("--smoke", action="store_true", help=smoke)
+    return parser
 
 
 def train(path: Path, options: list[str], samples: int, every: int) -> list[dict]:

@@ -8,15 +8,13 @@ samples. At step size 0.1 it diverges, as Figure 2's ``settings.json`` shows.
 Results are in ``experiments/wake_sleep/``: ``frey_face.csv``, ``table.md``; about 4 minutes on two cores.
 """
 
-import argparse
 import itertools
 import json
-import os
 from pathlib import Path
 
 from figure2 import options_of
 from results import provenance, write_csv
-from training_runs import all_of, minutes_of, train
+from training_runs import all_of, arguments, minutes_of, train
 
 FOLDER = Path(__file__).parent / "wake_sleep"
 LATENT_DIMS, STEP_SIZES, PAUSES = (2, 5, 10, 20), (0.01, 0.02), (100, 0)
@@ -46,13 +44,7 @@ def table(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=float, default=SAMPLES)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "wake_sleep", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="a thousand samples of one setting, nothing kept")
+    parser = arguments(__doc__, "wake_sleep", SAMPLES, "a thousand samples of one setting, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile
