@@ -158,6 +158,7 @@ def plot(records: list[dict]) -> Figure:
     for size, axes in panels.items():
         axes.set(title=f"N = {size:,}", xlabel="training samples seen", ylabel="nats per datum", xscale="log")
         axes.grid(alpha=0.3)
+        axes.xaxis.set_minor_formatter("")
     figure.axes[0].legend(fontsize="x-small")
     return figure
 
