@@ -10,14 +10,12 @@ importance-weighted one is shown at its worst. ``literature.py`` has the same pa
 Results are in ``experiments/beyond/``; runs are kept in ``runs/beyond/`` and gone on with.
 """
 
-import csv
-import json
 import threading
 from pathlib import Path
 
 from figure2 import HIDDEN, LATENT_DIMS, OPTIONS, WORDS, paper_at, points, theirs
 from matplotlib.figure import Figure
-from results import provenance, write_csv
+from results import beside, note, provenance, write_csv
 from training_runs import all_of, arguments, minutes_of, train
 
 FOLDER = Path(__file__).parent / "beyond"
@@ -76,16 +74,15 @@ def cases(samples: int, seeds: int) -> list[tuple[str, int, str, int, int]]:
 
 def curve_of(rows: list[dict], data: str, latent_dim: int, part: str, seed: int, last: int) -> list[tuple[int, float]]:
     """Samples and test bound of the run that went to so many samples."""
-    wanted = (data, str(latent_dim), part, str(seed), str(last))
-    keys = ("data", "latent_dim", "method", "seed", "last")
-    some = [r for r in rows if r["split"] == "test" and tuple(str(r[key]) for key in keys) == wanted]
-    return sorted((int(r["samples"]), float(r["bound"])) for r in some)
+    wanted = (data, latent_dim, part, seed, last, "test")
+    keys = ("data", "latent_dim", "method", "seed", "last", "split")
+    return sorted((r["samples"], r["bound"]) for r in rows if tuple(r[key] for key in keys) == wanted)
 
 
 def table(rows: list[dict], samples: int) -> list[dict]:
     """The paper's test bound after 1e8 samples, ours at the end, and when ours passed the paper's."""
     out = []
-    for data, latent_dim, part, seed, last in cases(samples, 1 + max(int(r["seed"]) for r in rows)):
+    for data, latent_dim, part, seed, last in cases(samples, 1 + max(r["seed"] for r in rows)):
         found, paper = (
             curve_of(rows, data, latent_dim, part, seed, last),
             paper_at(data, latent_dim, "AEVB", 0.99 * MILESTONE),
@@ -132,22 +129,15 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts
 def keep(curve: dict, folder: Path, samples: int) -> None:
     """Into CSV, JSON and the figure, beside the curves that are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    last, path = curve["metrics"][-1]["samples_seen"], folder / "curves.csv"
+    last = curve["metrics"][-1]["samples_seen"]
     rows = [{**row, "last": last} for row in points(curve)]
-    if path.exists():
-        new = tuple(str(v) for v in (curve["data"], curve["latent_dim"], curve["method"], curve["seed"], last))
-        with path.open() as file:
-            known = list(csv.DictReader(file))
-        keys = ("data", "latent_dim", "method", "seed", "last")
-        rows = [r for r in known if tuple(r[key] for key in keys) != new] + rows
-    write_csv(path, rows)
+    rows = beside(folder / "curves.csv", rows, "data", "latent_dim", "method", "seed", "last")
+    write_csv(folder / "curves.csv", rows)
     if found := table(rows, samples):
         write_csv(folder / "table.csv", found)
     plot(rows, samples).savefig(folder / "beyond.png", dpi=90)
-    settings = folder / "settings.json"
-    known = json.loads(settings.read_text()) if settings.exists() else {}
-    known[curve["name"]] = provenance(learning_rate=curve["rate"], minutes=curve["minutes"])
-    settings.write_text(json.dumps(known, indent=1) + "\n")
+    about = provenance(learning_rate=curve["rate"], minutes=curve["minutes"])
+    note(folder / "settings.json", **{curve["name"]: about})
 
 
 def run(runs: Path, some: list[tuple], samples: int, device: str, jobs: int, folder: Path) -> int:

@@ -22,13 +22,12 @@ whole has not been timed on a quiet machine.
 
 import csv
 import itertools
-import json
 import shutil
 import threading
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from results import provenance, write_csv
+from results import beside, note, provenance, write_csv
 from training_runs import RunFailedError, all_of, arguments, minutes_of, train, training_bound
 
 FOLDER = Path(__file__).parent / "figure2"
@@ -157,11 +156,13 @@ def theirs(data: str, latent_dim: int, method: str, split: str) -> list[tuple[fl
     return sorted((float(r["samples"]), float(r["bound"])) for r in rows)
 
 
-def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> list[tuple[float, float]]:
-    """Our curves of all seeds: samples and bound."""
-    wanted = (data, str(latent_dim), method, split)
-    some = [r for r in rows if (r["data"], str(r["latent_dim"]), r["method"], r["split"]) == wanted]
-    return sorted((float(r["samples"]), float(r["bound"])) for r in some)
+def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[float]]:
+    """Our curves: for each number of samples the bounds of all seeds that have come so far."""
+    wanted, found = (data, latent_dim, method, split), {}
+    for r in sorted(rows, key=lambda r: r["samples"]):
+        if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted:
+            found.setdefault(r["samples"], []).append(r["bound"])
+    return found
 
 
 def paper_at(data: str, latent_dim: int, method: str, samples: float) -> float | None:
@@ -178,8 +179,7 @@ def table(rows: list[dict]) -> list[dict]:
     """At each milestone: curve, paper, ours (mean over seeds), difference."""
     out = []
     for data, latent_dim, method, samples in itertools.product(LATENT_DIMS, ALL_DIMS, METHODS, MILESTONES):
-        found = ours(rows, data, latent_dim, method, "test")
-        near = [bound for seen, bound in found if abs(seen - samples) <= 0.01 * samples]
+        near = ours(rows, data, latent_dim, method, "test").get(samples)
         paper = paper_at(data, latent_dim, method, samples)
         if near and paper is not None:
             mean = sum(near) / len(near)
@@ -210,7 +210,8 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> No
             paper, own = theirs(data, latent_dim, method, split), ours(rows, data, latent_dim, method, split)
             axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22, label=f"{name}, paper")
             if own:
-                axes.plot(*zip(*own, strict=True), style, color=color, lw=1.2, label=f"{name}, ours")
+                means = [sum(bounds) / len(bounds) for bounds in own.values()]
+                axes.plot(own.keys(), means, style, color=color, lw=1.2, label=f"{name}, ours")
     axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(1e5, 1.2e8))
     axes.set_ylim(*((-165, -95) if data == "mnist" else (0, 1650)))
     axes.set(xlabel="training samples seen", ylabel="bound, nats per datum")
@@ -220,20 +221,13 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> No
 def keep(curve: dict, folder: Path) -> None:
     """Into CSV, JSON and the figure, beside the curves that are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, path = points(curve), folder / "curves.csv"
-    if path.exists():
-        new = (curve["data"], str(curve["latent_dim"]), curve["method"], str(curve["seed"]))
-        with path.open() as file:
-            old = [r for r in csv.DictReader(file) if (r["data"], r["latent_dim"], r["method"], r["seed"]) != new]
-        rows = old + rows
-    write_csv(path, rows)
+    rows = beside(folder / "curves.csv", points(curve), "data", "latent_dim", "method", "seed")
+    write_csv(folder / "curves.csv", rows)
     if found := table(rows):
         write_csv(folder / "table.csv", found)
     plot(rows).savefig(folder / "figure2.png", dpi=90)
-    settings = folder / "settings.json"
-    known = json.loads(settings.read_text()) if settings.exists() else {}
-    known[curve["name"]] = provenance(step_size=curve["rate"], tried=curve["tried"], minutes=curve["minutes"])
-    settings.write_text(json.dumps(known, indent=1) + "\n")
+    about = provenance(step_size=curve["rate"], tried=curve["tried"], minutes=curve["minutes"])
+    note(folder / "settings.json", **{curve["name"]: about})
 
 
 if __name__ == "__main__":

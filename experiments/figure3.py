@@ -31,7 +31,7 @@ import pyro.distributions as dist
 import torch
 from figure2 import INITIAL_SD, WORDS
 from matplotlib.figure import Figure
-from results import provenance, write_csv
+from results import beside, note, provenance, write_csv
 from training_runs import arguments
 
 import pyro_aevb as aevb
@@ -224,26 +224,29 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def write(runs: Path, rows: list[dict], folder: Path) -> None:
-    """CSV, JSON, figure."""
+    """CSV, JSON, figure, beside the curves that are there."""
     folder.mkdir(parents=True, exist_ok=True)
+    names = {f"{row['size']}-{row['method']}-{row['seed']}" for row in rows}
+    order = [*METHODS, *MONTE_CARLO_EM]
+    rows = beside(folder / "points.csv", rows, "size", "method", "seed")
+    rows.sort(key=lambda row: (row["size"], row["seed"], order.index(row["method"]), row["samples"]))
     write_csv(folder / "points.csv", rows)
     write_csv(folder / "table.csv", table(rows))
     plot(rows).savefig(folder / "figure3.png", dpi=100)
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(runs.glob("*.json"))}
-    about = {
-        name: {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
-        for name, r in records.items()
-    }
-    (folder / "settings.json").write_text(json.dumps(provenance(runs=about), indent=1) + "\n")
+    for name in sorted(names):
+        r = json.loads((runs / f"{name}.json").read_text())
+        about = {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
+        note(folder / "settings.json", **{name: provenance(**about)})
 
 
-def run(runs: Path, seeds: int, samples: int, device: str, jobs: int) -> list[dict]:
+def run(runs: Path, seeds: int, samples: int, device: str, jobs: int, only: list[str]) -> list[dict]:
     """All curves, so many at once, each in a process with one thread."""
     cases = [
         (runs, method, size, seed, samples, device)
         for seed in range(seeds)
         for size in SIZES
         for method in (*METHODS, *MONTE_CARLO_EM)
+        if not only or any(f"{size}-{method}-{seed}".startswith(start) for start in only)
     ]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -252,6 +255,7 @@ def run(runs: Path, seeds: int, samples: int, device: str, jobs: int) -> list[di
 
 if __name__ == "__main__":
     parser = arguments(__doc__, "figure3", 1e7, "a thousand samples of 1000 images, nothing kept")
+    parser.add_argument("only", nargs="*", help="how names of curves begin, as 1000 or 50000-MCEM; all by default")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile
@@ -263,4 +267,5 @@ if __name__ == "__main__":
             write(folder, rows, folder / "kept")
         print(len(rows), "points measured")
     else:
-        write(chosen.runs, run(chosen.runs, chosen.seeds, int(chosen.samples), chosen.device, chosen.jobs), FOLDER)
+        asked = chosen.runs, chosen.seeds, int(chosen.samples), chosen.device, chosen.jobs, chosen.only
+        write(chosen.runs, run(*asked), FOLDER)

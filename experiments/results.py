@@ -1,8 +1,10 @@
 """What every experiment keeps its results with: CSV, and where the numbers come from."""
 
 import csv
+import json
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -32,3 +34,27 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+def beside(path: Path, rows: list[dict], *keys: str) -> list[dict]:
+    """The rows that a CSV file has of other curves, and these: what the keys tell apart is a curve."""
+    if not path.exists():
+        return rows
+    new = {tuple(row[key] for key in keys) for row in rows}
+    with path.open() as file:
+        known = [{name: value_of(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    return [row for row in known if tuple(row[key] for key in keys) not in new] + rows
+
+
+def value_of(text: str) -> int | float | str:
+    """What ``write_csv`` wrote."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def note(path: Path, **about: dict) -> None:
+    """Write what is to be said of some curves into a JSON file, beside what it says of others."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | about, indent=1) + "\n")
