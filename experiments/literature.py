@@ -13,23 +13,24 @@ Runs are kept in ``runs/literature/`` and gone on with; results are in ``experim
 """
 
 import json
+import threading
 from pathlib import Path
 
-from results import provenance, write_csv
+from results import beside, note, provenance, write_csv
 from training_runs import all_of, arguments, call, minutes_of, train
 
 FOLDER = Path(__file__).parent / "literature"
 TRAINING_SIZE, FIRST_IMAGES, TEST_IMAGES, DRAWS = 60_000, 1000, 10_000, 5000
 MLP = ["--hidden=[200,200]"]
 CONVOLUTIONS = ["--likelihood.network=ConvolutionalDecoder", "--guide.network=ConvolutionalEncoder"]
-ROWS: dict[str, tuple[list[str], float | None, float]] = {  # options; published log p(x); samples, of the default 2e6
+ROWS: dict[str, tuple[list[str], float | None, float]] = {  # options; published log p(x); part of the samples
     "VAE": ([*MLP, "--estimator=SGVBAnalyticKL"], -86.76, 1.0),
     "IWAE(5)": ([*MLP, "--estimator=IWAE", "--estimator.num_particles=5"], -85.54, 1.0),
-    "IWAE(50)": ([*MLP, "--estimator=IWAE", "--estimator.num_particles=50"], -84.78, 0.25),
+    "IWAE(50)": ([*MLP, "--estimator=IWAE", "--estimator.num_particles=50"], -84.78, 1.0),
     "DReG(5)": ([*MLP, "--estimator=DoublyReparameterized", "--estimator.num_particles=5"], None, 1.0),
-    "VAE, VampPrior(500)": ([*MLP, "--estimator=SGVB", "--prior=VampPrior", "--prior.components=500"], None, 0.5),
+    "VAE, VampPrior(500)": ([*MLP, "--estimator=SGVB", "--prior=VampPrior", "--prior.components=500"], None, 1.0),
     "VAE, flow guide": ([*MLP, "--estimator=SGVB", "--guide=Flow"], None, 1.0),
-    "VAE, convolutions": ([*CONVOLUTIONS, "--estimator=SGVBAnalyticKL"], None, 0.25),
+    "VAE, convolutions": ([*CONVOLUTIONS, "--estimator=SGVBAnalyticKL"], None, 0.5),
 }
 
 
@@ -67,12 +68,14 @@ def evidence(path: Path, images: int) -> dict:
     return json.loads(call("evaluate", str(path), *options))
 
 
-def keep(rows: list[dict], folder: Path, samples: int) -> None:
-    """CSV, JSON, and a table to read."""
+def keep(row: dict, folder: Path) -> None:
+    """CSV, JSON, and a table to read, beside the rows that are there."""
     folder.mkdir(parents=True, exist_ok=True)
+    rows = beside(folder / "evidence.csv", [row], "name", "seed")
+    rows.sort(key=lambda r: ([*ROWS].index(r["name"]), r["seed"]))
     write_csv(folder / "evidence.csv", rows)
     (folder / "table.md").write_text(table(rows))
-    (folder / "settings.json").write_text(json.dumps(provenance(samples=samples, rows=rows), indent=1) + "\n")
+    note(folder / "settings.json", **{f"{row['name']}-{row['seed']}": provenance(**row)})
 
 
 def table(rows: list[dict]) -> str:
@@ -86,8 +89,20 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_all(cases: list[tuple], jobs: int, folder: Path) -> int:
+    """All rows, each kept as it ends; their number."""
+    lock = threading.Lock()
+
+    def run_and_keep(*case: object) -> None:
+        row = run(*case)
+        with lock:
+            keep(row, folder)
+
+    return len(all_of(run_and_keep, cases, jobs))
+
+
 if __name__ == "__main__":
-    parser = arguments(__doc__, "literature", 2e6, "400 samples of two rows, nothing kept")
+    parser = arguments(__doc__, "literature", 1e6, "400 samples of two rows, nothing kept")
     parser.add_argument("only", nargs="*", help=f"some of {', '.join(ROWS)}; all by default")
     chosen = parser.parse_args()
     if chosen.smoke:
@@ -95,14 +110,10 @@ if __name__ == "__main__":
 
         FIRST_IMAGES, TEST_IMAGES, DRAWS = 5, 6, 20
         with tempfile.TemporaryDirectory() as temporary:
-            found = [run(Path(temporary), name, 400, 0, "cpu") for name in ("VAE", "VAE, flow guide")]
-            keep(found, Path(temporary), 400)
-        print(len(found), "rows measured")
+            cases = [(Path(temporary), name, 400, 0, "cpu") for name in ("VAE", "VAE, flow guide")]
+            print(run_all(cases, 1, Path(temporary)), "rows measured")
     else:
         wanted = [name for name in ROWS if not chosen.only or name in chosen.only]
-        cases = [
-            (chosen.runs, name, int(chosen.samples), seed, chosen.device)
-            for seed in range(chosen.seeds)
-            for name in wanted
-        ]
-        keep(all_of(run, cases, chosen.jobs), FOLDER, int(chosen.samples))
+        seeds, samples = range(chosen.seeds), int(chosen.samples)
+        cases = [(chosen.runs, name, samples, seed, chosen.device) for seed in seeds for name in wanted]
+        run_all(cases, chosen.jobs, FOLDER)

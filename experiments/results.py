@@ -46,8 +46,10 @@ def beside(path: Path, rows: list[dict], *keys: str) -> list[dict]:
     return [row for row in known if tuple(row[key] for key in keys) not in new] + rows
 
 
-def value_of(text: str) -> int | float | str:
+def value_of(text: str) -> int | float | str | None:
     """What ``write_csv`` wrote."""
+    if not text:
+        return None
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
