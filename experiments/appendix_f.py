@@ -13,7 +13,6 @@ lower bounds, VB's looser: at N = 1000 four times the draws, as at the end, add 
 point is kept; a script begun again goes on with the next.
 """
 
-import argparse
 import json
 import math
 import multiprocessing
@@ -28,13 +27,14 @@ import torch
 import torch.distributions as dist
 from matplotlib.figure import Figure
 from results import provenance, write_csv
+from training_runs import arguments
 
 import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood
 from pyro_aevb.checkpoints import replaced
 
 FOLDER = Path(__file__).parent / "appendix_f"
-SIZES = {1000: 1_000_000, 50_000: 1_500_000}  # training images, and how many are visited in all
+SIZES = {1000: 1.0, 50_000: 1.5}  # training images, and the part of --samples that are visited in all
 METHODS = {"ML": {"point_mass": True, "prior_scale": 1e6}, "MAP": {"point_mass": True}, "VB": {"initial_scale": 0.03}}
 LATENT_DIM, HIDDEN, BATCH, STEP_SIZE = 3, 100, 100, 0.01
 POINTS = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the samples
@@ -173,28 +173,22 @@ def write(records: list[dict], folder: Path) -> None:
     (folder / "settings.json").write_text(json.dumps(provenance(runs=about), indent=1) + "\n")
 
 
-def run(runs: Path, sizes: dict[int, int], seeds: int, device: str, jobs: int | None) -> list[dict]:
+def run(runs: Path, samples: float, seeds: int, device: str, jobs: int) -> list[dict]:
     """All curves, so many at once, each in a process with one thread."""
     runs.mkdir(parents=True, exist_ok=True)
-    cases = [(runs, m, n, seed, sizes[n], device) for seed, n, m in product(range(seeds), sizes, METHODS)]
+    cases = [(runs, m, n, s, int(samples * SIZES[n]), device) for s, n, m in product(range(seeds), SIZES, METHODS)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         return list(pool.map(run_curve, *zip(*cases, strict=True)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=float, help="of each curve; by default 1e6 for N = 1000, 1.5e6 for 50000")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, help="curves at once, each on one core; as many as there are by default")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "appendix_f", help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="a thousand samples of 1000 images, nothing kept")
+    parser = arguments(__doc__, "appendix_f", 1e6, "a thousand samples of 1000 images, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
         IMAGES, WEIGHTS, END_WEIGHTS, LATENTS, BY_GUIDE, POINTS = 20, 3, 5, 50, (2, 5), (0.5, 1.0)
         with tempfile.TemporaryDirectory() as temporary:
             write(records := [run_curve(Path(temporary), m, 1000, 0, 1000, "cpu") for m in METHODS], Path(temporary))
     else:
-        sizes = {size: int(chosen.samples or samples) for size, samples in SIZES.items()}
-        write(records := run(chosen.runs, sizes, chosen.seeds, chosen.device, chosen.jobs), FOLDER)
+        records = run(chosen.runs, chosen.samples, chosen.seeds, chosen.device, chosen.jobs)
+        write(records, FOLDER)
     print(f"full VB measured in {len(records)} curves")

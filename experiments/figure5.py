@@ -4,7 +4,6 @@ The runs of Figures 2 and 4 are used where they are there, else trained first, 2
 is the mean of p(x|z) with z from N(0, I). Results are in ``experiments/figure5/``.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from figure2 import options_of
 from matplotlib.figure import Figure
 from results import provenance
-from training_runs import all_of, call, train
+from training_runs import all_of, arguments, call, train
 
 from pyro_aevb.checkpoints import Run
 
@@ -24,8 +23,9 @@ SAMPLES, STEP_SIZE, LATENT_DIMS, COUNT = 2_000_000, 0.02, (2, 5, 10, 20), 100
 def run(runs: Path, latent_dim: int, seed: int, samples: int, device: str, values: Path) -> dict:
     """A trained run of so many latents, and its samples as values."""
     name = f"figure4/mnist-{seed}" if latent_dim == 2 else f"figure2/mnist-{latent_dim}-AEVB-{seed}"
-    path = runs / name if (runs / name).exists() else runs / "figure5" / f"mnist-{latent_dim}-{seed}"
-    if path != runs / name:
+    known = runs.parent / name
+    path = known if known.exists() else runs / f"mnist-{latent_dim}-{seed}"
+    if path != known:
         options = options_of("mnist", latent_dim, "AEVB", STEP_SIZE, seed)
         train(path, [*options, f"--device={device}"], samples, samples)
     call("sample", str(path), f"--count={COUNT}", f"--out={values / f'{latent_dim}-{seed}.npy'}")
@@ -47,21 +47,16 @@ def plot(found: list[dict], values: Path) -> Figure:
 if __name__ == "__main__":
     import tempfile
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=float, default=SAMPLES)
-    parser.add_argument("--seeds", type=int, default=1, help="a figure for each")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
-    parser.add_argument("--smoke", action="store_true", help="500 samples with 2 latents, nothing kept")
+    parser = arguments(__doc__, "figure5", SAMPLES, "500 samples with 2 and 5 latents, nothing kept")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         values = Path(temporary)
         if chosen.smoke:
             LATENT_DIMS = (2, 5)
-            chosen.runs, chosen.samples = values, 500
+            chosen.runs, chosen.samples = values / "figure5", 500
         for seed in range(chosen.seeds):
             cases = [(chosen.runs, dim, seed, int(chosen.samples), chosen.device, values) for dim in LATENT_DIMS]
-            rows = all_of(run, cases, 2)
+            rows = all_of(run, cases, chosen.jobs)
             figure = plot(rows, values)
             folder, name = (values if chosen.smoke else FOLDER), "figure5" if seed == 0 else f"figure5_{seed}"
             folder.mkdir(exist_ok=True)
