@@ -39,7 +39,7 @@ PARTS = {
 }
 BESIDE = {"mnist": 20, "frey_face": 10}  # latents of the panels that show all parts
 SHAPE = {"mnist": "[28,28]", "frey_face": "[28,20]"}
-NETWORKS = {"likelihood": "ConvolutionalDecoder", "guide": "ConvolutionalEncoder"}
+NETWORKS = {"likelihood": ("ConvolutionalDecoder", "[32,16]"), "guide": ("ConvolutionalEncoder", "[16,32]")}  # channels
 SMALL = 0.25  # part of the samples for parts side by side
 MILESTONE = 100_000_000  # the paper's
 
@@ -47,7 +47,8 @@ MILESTONE = 100_000_000  # the paper's
 def options_of(data: str, latent_dim: int, part: str, samples: int, seed: int, device: str) -> list[str]:
     """The command line's."""
     if part == "convolutions":
-        networks = [f"--{of}.network={name}" for of, name in NETWORKS.items()]
+        networks = [f"--{of}.network={name}" for of, (name, _) in NETWORKS.items()]
+        networks += [f"--{of}.network.channels={channels}" for of, (_, channels) in NETWORKS.items()]
         networks += [f"--{of}.network.shape={SHAPE[data]}" for of in NETWORKS]
     else:
         networks = [f"--hidden={HIDDEN[data]}"]
