@@ -6,8 +6,8 @@ the prior, the guide, or the networks. Adam with a step size that falls from 1e-
 
 log p(x) is what the literature reports: importance sampling with 5000 draws from the guide, a lower bound; of all
 10,000 test images where a published number stands beside, of the first 1000 for every row. Test pixels are drawn once.
-Published are the negatives of Burda et al., table 1, after 3280 epochs with minibatches of 20; ours have had 17, as each
-row says, and are behind for it.
+Published are the negatives of Burda et al., table 1, after 3280 epochs with minibatches of 20; ours have had
+17, as each row says.
 
 Runs are kept in ``runs/literature/`` and gone on with; results are in ``experiments/literature/``.
 """
