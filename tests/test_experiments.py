@@ -1,5 +1,7 @@
 """Every experiment runs, in seconds; a new one without an entry here fails."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -41,3 +43,16 @@ def test_smoke(name, tmp_path, mnist_root, frey_root):
     assert sorted(p for p in EXPERIMENTS.rglob("*") if "__pycache__" not in p.parts) == [
         p for p in before if "__pycache__" not in p.parts
     ]
+
+
+def test_results_are_kept_beside_those_of_other_curves(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    results, path = importlib.import_module("results"), tmp_path / "points.csv"
+    old = [{"method": m, "seed": s, "bound": b, "se": None} for m, s, b in (("WS", 0, -3.5), ("WS", 1, 2), ("A", 0, 1))]
+    results.write_csv(path, old)
+    new = [{"method": "WS", "seed": 0, "bound": bound, "se": 0.5} for bound in (7.25, 8.0)]
+    assert results.beside(path, new, "method", "seed") == old[1:] + new
+    assert results.beside(tmp_path / "none.csv", new, "method", "seed") == new
+    results.note(tmp_path / "settings.json", a={"minutes": 1})
+    results.note(tmp_path / "settings.json", b={"minutes": 2}, a={"minutes": 3})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"a": {"minutes": 3}, "b": {"minutes": 2}}
