@@ -9,9 +9,9 @@ constant 0.001 to -250 in 4e5 samples. VB's standard deviations begin at 0.03; f
 
 log p(x | X) averages over weights from q and latents from N(0, 1.3^2 I), alike for all images: 3 latents allow it.
 Importance sampling from the encoder, far too sure of new images, does not do; it is there at the end, to show. All are
-lower bounds, VB's looser: at N = 1000 four times the draws, as at the end, add 1 nat to it and 0.3 to MAP's. On the 1000
-training images themselves, whose posteriors are narrow, it stays 0.4 short of the bound by the encoder. Every point is
-kept; a script begun again goes on with the next.
+lower bounds, VB's looser: at N = 1000 four times the draws, as at the end, add 1 nat to it and 0.3 to MAP's. On the
+1000 training images themselves, whose posteriors are narrow, it stays 0.4 short of the bound by the encoder. Every
+point is kept; a script begun again goes on with the next.
 """
 
 import json
