@@ -63,7 +63,7 @@ def options_of(data: str, latent_dim: int, part: str, samples: int, seed: int, d
 
 def run_curve(runs: Path, data: str, latent_dim: int, part: str, seed: int, samples: int, device: str) -> dict:
     """Train one curve, or go on with it."""
-    name = f"{data}-{latent_dim}-{part}-{seed}-{samples:.0e}"
+    name = f"{data}-{latent_dim}-{part}-{seed}-{samples}"
     metrics = train(runs / name, options_of(data, latent_dim, part, samples, seed, device), samples, samples // 20)
     minutes, last = minutes_of(metrics), [m for m in metrics if "test_bound" in m][-1]
     print(f"{name}: test bound {last['test_bound']:.2f} ± {last['test_se']:.2f}, {minutes} minutes", flush=True)

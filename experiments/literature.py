@@ -48,7 +48,7 @@ def options_of(name: str, samples: int, seed: int, device: str) -> list[str]:
 
 def run(runs: Path, name: str, samples: int, seed: int, device: str) -> dict:
     """Train a row, or go on with it; its evidence."""
-    path = runs / f"{name}-{samples:.0e}-{seed}"
+    path = runs / f"{name}-{samples}-{seed}"
     metrics = train(path, options_of(name, samples, seed, device), samples, max(1, samples // 5))
     first = evidence(path, FIRST_IMAGES)
     whole = evidence(path, TEST_IMAGES) if ROWS[name][1] else None

@@ -37,13 +37,31 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def beside(path: Path, rows: list[dict], *keys: str) -> list[dict]:
-    """The rows that a CSV file has of other curves, and these: what the keys tell apart is a curve."""
+    """The rows that a CSV file has of other curves, and these, unless it has their curve to more samples.
+
+    A curve is what the keys tell apart.
+    """
     if not path.exists():
         return rows
-    new = {tuple(row[key] for key in keys) for row in rows}
     with path.open() as file:
         known = [{name: value_of(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    return [row for row in known if tuple(row[key] for key in keys) not in new] + rows
+    before, now = far(known, keys), far(rows, keys)
+    own = [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
+    new = {of(row, keys) for row in own}
+    return [row for row in known if of(row, keys) not in new] + own
+
+
+def of(row: dict, keys: tuple[str, ...]) -> tuple:
+    """What tells a row's curve from others."""
+    return tuple(row[key] for key in keys)
+
+
+def far(rows: list[dict], keys: tuple[str, ...]) -> dict[tuple, int]:
+    """The last number of samples of each curve."""
+    found: dict[tuple, int] = {}
+    for row in rows:
+        found[of(row, keys)] = max(found.get(of(row, keys), 0), row.get("samples", 0))
+    return found
 
 
 def value_of(text: str) -> int | float | str | None:

@@ -1,6 +1,7 @@
 """Runs of this project's own command line, several at once, each on one core; interrupted, they are gone on with."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,11 @@ from pyro_aevb.checkpoints import Run
 
 
 class RunFailedError(Exception):
-    """The command line ended with an error: its words."""
+    """The command line ended with an error: its words, and ``code``, 1 for a loss that is not finite."""
+
+    def __init__(self, words: str, code: int) -> None:
+        super().__init__(words)
+        self.code = code
 
 
 def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.ArgumentParser:
@@ -36,12 +41,26 @@ def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.Argum
 
 
 def train(path: Path, options: list[str], samples: int, every: int) -> list[dict]:
-    """Begin a run, or go on with it, up to so many samples; its metrics."""
-    run = Run(path) if path.exists() else None
-    if run is None or max((m["samples_seen"] for m in run.metrics()), default=0) < samples:
-        begin = [f"--resume={path}"] if run else [f"--out={path}", *options]
+    """Begin a run, or go on with it, up to so many samples; its metrics up to there.
+
+    Raises:
+        RunFailedError: If the run that is there was begun with other options.
+    """
+    check_options(path, options)
+    known = path.exists()
+    if not known or Run(path).load()["samples_seen"] < samples:  # a kill can leave metrics without their checkpoint
+        begin = [f"--resume={path}"] if known else [f"--out={path}", *options]
         call("train", *begin, f"--samples={samples}", f"--evaluate_every={every}", f"--save_every={every}")
-    return Run(path).metrics()
+    return [m for m in Run(path).metrics() if m["samples_seen"] <= samples]
+
+
+def check_options(path: Path, options: list[str]) -> None:
+    """Keep a run's options beside it; refuse others."""
+    kept = path.parent / f"{path.name}.options.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and kept.exists() and json.loads(kept.read_text()) != options:
+        raise RunFailedError(f"{path} was begun with other options, those in {kept}: remove it or give --runs", 2)
+    kept.write_text(json.dumps(options))
 
 
 def call(*words: str) -> str:
@@ -49,7 +68,7 @@ def call(*words: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "pyro_aevb", *words], capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RunFailedError(f"pyro-aevb {' '.join(words)}\n{done.stderr}")
+        raise RunFailedError(f"pyro-aevb {' '.join(words)}\n{done.stderr}", done.returncode)
     return done.stdout
 
 

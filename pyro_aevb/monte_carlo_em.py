@@ -54,7 +54,7 @@ class MonteCarloEM:
         target_acceptance: That the leapfrog step size adapts to.
         updates: Steps of the optimizer in each M-step.
         e_step: Whose chains move before the weights do: a ``minibatch``'s, of which the weights then learn; or ``all``,
-            as the paper's author had it, and the weights learn from one minibatch after the other.
+            and the weights learn from one minibatch after the other.
         device: As for :class:`~pyro_aevb.Trainer`.
         report_every: Data between reports.
 

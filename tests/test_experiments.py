@@ -53,6 +53,10 @@ def test_results_are_kept_beside_those_of_other_curves(tmp_path, monkeypatch):
     new = [{"method": "WS", "seed": 0, "bound": bound, "se": 0.5} for bound in (7.25, 8.0)]
     assert results.beside(path, new, "method", "seed") == old[1:] + new
     assert results.beside(tmp_path / "none.csv", new, "method", "seed") == new
+    results.write_csv(path, [row | {"samples": 10} for row in old])
+    shorter, longer = ([row | {"samples": samples} for row in new] for samples in (9, 11))
+    assert results.beside(path, shorter, "method", "seed") == [row | {"samples": 10} for row in old]
+    assert results.beside(path, longer, "method", "seed") == [row | {"samples": 10} for row in old[1:]] + longer
     results.note(tmp_path / "settings.json", a={"minutes": 1})
     results.note(tmp_path / "settings.json", b={"minutes": 2}, a={"minutes": 3})
     assert json.loads((tmp_path / "settings.json").read_text()) == {"a": {"minutes": 3}, "b": {"minutes": 2}}
