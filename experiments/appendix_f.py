@@ -171,7 +171,7 @@ def write(records: list[dict], folder: Path) -> None:
     write_csv(folder / "differences.csv", differences(records))
     plot(records).savefig(folder / "appendix_f.png", dpi=100)
     about = [{k: v for k, v in record.items() if k not in ("rows", "images")} for record in records]
-    (folder / "settings.json").write_text(json.dumps(provenance(runs=about), indent=1) + "\n")
+    (folder / "settings.json").write_text(json.dumps(provenance(1, runs=about), indent=1) + "\n")
 
 
 def run(runs: Path, samples: float, seeds: int, device: str, jobs: int) -> list[dict]:

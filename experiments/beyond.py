@@ -88,11 +88,11 @@ def cases(samples: int, seeds: int) -> list[tuple[str, int, str, int, int]]:
 # ---------------------------------------------------------------- results
 
 
-def curve_of(rows: list[dict], data: str, latent_dim: int, part: str, seed: int, last: int) -> list[tuple[int, float]]:
-    """Samples and test bound of the run that went to so many samples."""
+def curve_of(rows: list[dict], data: str, latent_dim: int, part: str, seed: int, last: int) -> list[tuple]:
+    """Samples, test bound and its error, of the run that went to so many samples."""
     wanted = (data, latent_dim, part, seed, last, "test")
     keys = ("data", "latent_dim", "method", "seed", "last", "split")
-    return sorted((r["samples"], r["bound"]) for r in rows if tuple(r[key] for key in keys) == wanted)
+    return sorted((r["samples"], r["bound"], r["se"]) for r in rows if tuple(r[key] for key in keys) == wanted)
 
 
 def table(rows: list[dict], samples: int) -> list[dict]:
@@ -104,9 +104,9 @@ def table(rows: list[dict], samples: int) -> list[dict]:
             paper_at(data, latent_dim, "AEVB", 0.99 * MILESTONE),
         )
         if found and paper is not None:
-            passed = next((seen for seen, bound in found if bound >= paper), "")
+            passed = next((seen for seen, bound, _ in found if bound >= paper), "")
             row = {"data": data, "latent_dim": latent_dim, "part": part, "seed": seed, "samples": last}
-            row |= {"paper_1e8": round(paper, 2), "ours": round(found[-1][1], 2)}
+            row |= {"paper_1e8": round(paper, 2), "ours": round(found[-1][1], 2), "se": round(found[-1][2], 2)}
             out.append({**row, "difference": round(found[-1][1] - paper, 2), "passed_at": passed})
     return out
 
@@ -137,7 +137,7 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts
     axes.axhline(paper_at(data, latent_dim, "AEVB", 0.99 * MILESTONE), color="C3", lw=0.6, ls=":")
     for color, (part, last) in enumerate(parts.items()):
         if own := curve_of(rows, data, latent_dim, part, 0, last):
-            axes.plot(*zip(*own, strict=True), color=f"C{color}", lw=1.2, label=part)
+            axes.plot(*list(zip(*own, strict=True))[:2], color=f"C{color}", lw=1.2, label=part)
     axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(4e4, 1.2e8))
     axes.set_ylim(*((-165, -90) if data == "mnist" else (0, 1650)))
     axes.set(xlabel="training samples seen", ylabel="test bound, nats per datum")
@@ -154,7 +154,7 @@ def keep(curve: dict, folder: Path, samples: int) -> None:
     if found := table(rows, samples):
         write_csv(folder / "table.csv", found)
     plot(rows, samples).savefig(folder / "beyond.png", dpi=90)
-    about = provenance(learning_rate=curve["rate"], minutes=curve["minutes"])
+    about = provenance(1, learning_rate=curve["rate"], minutes=curve["minutes"])
     note(folder / "settings.json", **{curve["name"]: about})
 
 

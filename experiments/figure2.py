@@ -159,13 +159,19 @@ def theirs(data: str, latent_dim: int, method: str, split: str) -> list[tuple[fl
     return sorted((float(r["samples"]), float(r["bound"])) for r in rows)
 
 
-def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[float]]:
-    """Our curves: for each number of samples the bounds of all seeds that have come so far."""
+def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[dict]]:
+    """Our curves: for each number of samples the points of the seeds, where all seeds have one."""
     wanted, found = (data, latent_dim, method, split), {}
-    for r in sorted(rows, key=lambda r: r["samples"]):
-        if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted:
-            found.setdefault(r["samples"], []).append(r["bound"])
-    return found
+    some = [r for r in rows if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted]
+    for r in sorted(some, key=lambda r: r["samples"]):
+        found.setdefault(r["samples"], []).append(r)
+    seeds = len({r["seed"] for r in some})
+    return {samples: points for samples, points in found.items() if len(points) == seeds}
+
+
+def mean(points: list[dict], column: str = "bound") -> float:
+    """Over seeds."""
+    return sum(point[column] for point in points) / len(points)
 
 
 def paper_at(data: str, latent_dim: int, method: str, samples: float) -> float | None:
@@ -179,16 +185,15 @@ def paper_at(data: str, latent_dim: int, method: str, samples: float) -> float |
 
 
 def table(rows: list[dict]) -> list[dict]:
-    """At each milestone: curve, paper, ours (mean over seeds), difference."""
+    """At each milestone: curve, paper, ours (mean over seeds), its error by the choice of test images, difference."""
     out = []
     for data, latent_dim, method, samples in itertools.product(LATENT_DIMS, ALL_DIMS, METHODS, MILESTONES):
         near = ours(rows, data, latent_dim, method, "test").get(samples)
         paper = paper_at(data, latent_dim, method, samples)
         if near and paper is not None:
-            mean = sum(near) / len(near)
             row = {"data": data, "latent_dim": latent_dim, "method": method, "samples": samples}
-            row |= {"paper": round(paper, 2), "ours": round(mean, 2), "difference": round(mean - paper, 2)}
-            out.append({**row, "seeds": len(near)})
+            row |= {"paper": round(paper, 2), "ours": round(mean(near), 2), "se": round(mean(near, "se"), 2)}
+            out.append({**row, "difference": round(mean(near) - paper, 2), "seeds": len(near)})
     return out
 
 
@@ -213,8 +218,14 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> No
             paper, own = theirs(data, latent_dim, method, split), ours(rows, data, latent_dim, method, split)
             axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22, label=f"{name}, paper")
             if own:
-                means = [sum(bounds) / len(bounds) for bounds in own.values()]
-                axes.plot(own.keys(), means, style, color=color, lw=1.2, label=f"{name}, ours")
+                axes.plot(
+                    own.keys(),
+                    [mean(points) for points in own.values()],
+                    style,
+                    color=color,
+                    lw=1.2,
+                    label=f"{name}, ours",
+                )
     axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(1e5, 1.2e8))
     axes.set_ylim(*((-165, -95) if data == "mnist" else (0, 1650)))
     axes.set(xlabel="training samples seen", ylabel="bound, nats per datum")
@@ -229,7 +240,7 @@ def keep(curve: dict, folder: Path) -> None:
     if found := table(rows):
         write_csv(folder / "table.csv", found)
     plot(rows).savefig(folder / "figure2.png", dpi=90)
-    about = provenance(step_size=curve["rate"], tried=curve["tried"], minutes=curve["minutes"])
+    about = provenance(1, step_size=curve["rate"], tried=curve["tried"], minutes=curve["minutes"])
     note(folder / "settings.json", **{curve["name"]: about})
 
 

@@ -227,9 +227,9 @@ def plot(rows: list[dict]) -> Figure:
             for split, style in (("train", "--"), ("test", "-")):
                 if paper := theirs(size, method, split):
                     axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22)
-                ours = sorted((r["samples"], r[split]) for r in rows if (r["size"], r["method"]) == (size, method))
-                if ours:
-                    name = f"{WORDS.get(method, method)}, {split}"
+                for seed in sorted({r["seed"] for r in rows if (r["size"], r["method"]) == (size, method)}):
+                    ours = [(r["samples"], r[split]) for r in rows if key(r) == (size, method, seed)]
+                    name = f"{WORDS.get(method, method)}, {split}" if seed == 0 else None
                     axes.plot(*zip(*ours, strict=True), style, marker="o", ms=3, color=color, lw=1.2, label=name)
         axes.set(title=f"N = {size:,}", xlabel="training samples evaluated", ylabel="log p(x), nats per datum")
         axes.set(ylim=(-180, -95), xscale="log", xlim=(2e5, 1e8))
@@ -251,7 +251,7 @@ def write(runs: Path, rows: list[dict], folder: Path) -> None:
     for name in sorted(names):
         r = json.loads((runs / f"{name}.json").read_text())
         about = {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
-        note(folder / "settings.json", **{name: provenance(**about)})
+        note(folder / "settings.json", **{name: provenance(1, **about)})
 
 
 def run(runs: Path, seeds: int, samples: int, device: str, jobs: int, only: list[str]) -> list[dict]:

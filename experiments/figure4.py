@@ -21,7 +21,7 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
     """Train with two latents, draw the manifold; the test bound."""
     path = runs / f"{data}-{seed}"
     options = [*options_of(data, 2, "AEVB", STEP_SIZES[data], seed), f"--device={device}"]
-    metrics = train(path, options, samples, samples)
+    metrics = train(path, options, samples, max(1, samples // 10))
     call("plot", str(path))
     last = [m for m in metrics if "test_bound" in m][-1]
     row = {"data": data, "seed": seed, "step_size": STEP_SIZES[data], "samples": samples}
@@ -34,7 +34,7 @@ def keep(found: list[dict], runs: Path) -> None:
     for row in found:
         if row["seed"] == 0:
             shutil.copy(runs / f"{row['data']}-0" / "figures" / "manifold.png", FOLDER / f"{row['data']}.png")
-    settings = provenance(runs=found)
+    settings = provenance(1, runs=found)
     (FOLDER / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 

@@ -76,17 +76,17 @@ def keep(row: dict, folder: Path) -> None:
     rows.sort(key=lambda r: ([*ROWS].index(r["name"]), r["seed"]))
     write_csv(folder / "evidence.csv", rows)
     (folder / "table.md").write_text(table(rows))
-    note(folder / "settings.json", **{f"{row['name']}-{row['seed']}": provenance(**row)})
+    note(folder / "settings.json", **{f"{row['name']}-{row['seed']}": provenance(1, **row)})
 
 
 def table(rows: list[dict]) -> str:
     """In the form that the literature uses."""
-    head = "| | epochs | bound, 1000 images | log p(x), 1000 images | all 10,000 | published, 3280 epochs |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    head = "| | seed | epochs | bound, 1000 images | log p(x), 1000 images | all 10,000 | published, 3280 epochs |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
     for r in rows:
         whole = "" if r["all_images"] is None else f"{r['all_images']:.2f} ± {r['all_se']:.2f}"
         numbers = [f"{r['bound']:.2f}", f"{r['log_likelihood']:.2f} ± {r['se']:.2f}", whole, str(r["published"] or "")]
-        lines.append("| " + " | ".join([r["name"], f"{r['epochs']:g}", *numbers]) + " |")
+        lines.append("| " + " | ".join([r["name"], str(r["seed"]), f"{r['epochs']:g}", *numbers]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 
-def provenance(**settings: object) -> dict:
-    """Commit, versions and device, with an experiment's own settings first."""
+def provenance(threads: int | None = None, **settings: object) -> dict:
+    """Commit, versions and device, with an experiment's own settings first; ``threads`` of its runs, if not ours."""
     return {
         **settings,
         "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": f"{torch.get_num_threads()} threads of {platform.machine()}",
+        "device": f"{threads or torch.get_num_threads()} threads of {platform.machine()}",
     }
 
 

@@ -25,7 +25,7 @@ def shown(value: str) -> str:
         number = float(value)
     except ValueError:
         return WORDS.get(value, value)
-    return f"{number:.0e}" if abs(number) >= 1e5 else f"{number:.5g}"
+    return f"{number:.3g}" if abs(number) >= 1e5 else f"{number:.5g}"
 
 
 def figure2(path: Path) -> list[str]:
@@ -35,7 +35,8 @@ def figure2(path: Path) -> list[str]:
     lines = ["| curve | samples | paper | ours | difference | seeds |", "|---" * 6 + "|"]
     for r in rows:
         curve = f"{WORDS[r['data']]}, {r['latent_dim']} latents, {WORDS[r['method']]}"
-        numbers = [f"{float(r['samples']):.0e}", r["paper"], r["ours"], f"{float(r['difference']):+.2f}", r["seeds"]]
+        own = f"{r['ours']} ± {r['se']}"
+        numbers = [f"{float(r['samples']):.0e}", r["paper"], own, f"{float(r['difference']):+.2f}", r["seeds"]]
         lines.append("| " + " | ".join([curve, *numbers]) + " |")
     return lines
 

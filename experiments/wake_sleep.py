@@ -61,4 +61,4 @@ if __name__ == "__main__":
         FOLDER.mkdir(exist_ok=True)
         write_csv(FOLDER / "frey_face.csv", rows)
         (FOLDER / "table.md").write_text(table(rows))
-        (FOLDER / "settings.json").write_text(json.dumps(provenance(samples=int(chosen.samples)), indent=1) + "\n")
+        (FOLDER / "settings.json").write_text(json.dumps(provenance(1, samples=int(chosen.samples)), indent=1) + "\n")
