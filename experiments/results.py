@@ -75,6 +75,12 @@ def value_of(text: str) -> int | float | str | None:
 
 
 def note(path: Path, **about: dict) -> None:
-    """Write what is to be said of some curves into a JSON file, beside what it says of others."""
+    """Write what is to be said of some curves into a JSON file, beside what it says of others.
+
+    A script that finds a curve finished says the same of it again: then the commit that measured it stays.
+    """
     known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | about, indent=1) + "\n")
+    for name, new in about.items():
+        if name not in known or any(known[name].get(key) != new[key] for key in new.keys() - provenance().keys()):
+            known[name] = new
+    path.write_text(json.dumps(known, indent=1) + "\n")

@@ -57,6 +57,29 @@ def test_results_are_kept_beside_those_of_other_curves(tmp_path, monkeypatch):
     shorter, longer = ([row | {"samples": samples} for row in new] for samples in (9, 11))
     assert results.beside(path, shorter, "method", "seed") == [row | {"samples": 10} for row in old]
     assert results.beside(path, longer, "method", "seed") == [row | {"samples": 10} for row in old[1:]] + longer
-    results.note(tmp_path / "settings.json", a={"minutes": 1})
-    results.note(tmp_path / "settings.json", b={"minutes": 2}, a={"minutes": 3})
-    assert json.loads((tmp_path / "settings.json").read_text()) == {"a": {"minutes": 3}, "b": {"minutes": 2}}
+
+
+def test_what_is_said_of_a_curve_keeps_the_commit_that_measured_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    results, path = importlib.import_module("results"), tmp_path / "settings.json"
+    results.note(path, a={"minutes": 1, "commit": "old"})
+    results.note(path, b={"minutes": 2, "commit": "new"}, a={"minutes": 1, "commit": "new"})
+    assert json.loads(path.read_text()) == {
+        a: {"minutes": m, "commit": c} for a, m, c in (("a", 1, "old"), ("b", 2, "new"))
+    }
+    results.note(path, a={"minutes": 3, "commit": "new"})
+    assert json.loads(path.read_text())["a"] == {"minutes": 3, "commit": "new"}
+
+
+def test_runs_begun_with_other_options_are_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    runs = importlib.import_module("training_runs")
+    options = ["--data=digits", "--latent_dim=2", "--hidden=4", "--report_every=200"]
+    metrics = runs.train(tmp_path / "run", options, 400, 200)
+    assert [m["samples_seen"] for m in metrics if "test_bound" in m] == [200, 400]
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"samples_seen": 600, "bound": -1.0}\n')  # a kill before the save
+    assert [m["samples_seen"] for m in runs.train(tmp_path / "run", options, 600, 200) if "test_bound" in m] == [600]
+    assert all(m["samples_seen"] <= 400 for m in runs.train(tmp_path / "run", options, 400, 200))
+    with pytest.raises(runs.RunFailedError, match="other options") as refused:
+        runs.train(tmp_path / "run", [*options, "--seed=1"], 800, 200)
+    assert refused.value.code == 2
