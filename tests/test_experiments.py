@@ -83,3 +83,14 @@ def test_runs_begun_with_other_options_are_refused(tmp_path, monkeypatch):
     with pytest.raises(runs.RunFailedError, match="other options") as refused:
         runs.train(tmp_path / "run", [*options, "--seed=1"], 800, 200)
     assert refused.value.code == 2
+
+
+def test_a_shorter_run_does_not_take_the_place_of_a_longer_one_beyond_the_paper(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    beyond = importlib.import_module("beyond")
+    for samples in (2_000_000, 4_000_000, 1_000_000):
+        seen = {"samples_seen": samples, "bound": -140.0, "test_bound": -140.0, "test_se": 0.5}
+        curve = {"data": "mnist", "latent_dim": 3, "method": "Adam", "seed": 0, "rate": 0.003, "metrics": [seen]}
+        beyond.keep({**curve, "name": f"mnist-{samples}", "minutes": 1.0}, tmp_path, samples)
+    _, row = (tmp_path / "table.csv").read_text().splitlines()
+    assert row.startswith("mnist,3,Adam,0,4000000,-133.38,-140.0,")
