@@ -42,7 +42,9 @@ OPTIONS = {
     "frey_face": ["--likelihood=Gaussian", "--likelihood.sigmoid_mean=true", "--binarize=none"],
 }
 HIDDEN = {"mnist": 500, "frey_face": 200}
-INITIAL_SD = {"AEVB": None, "WS": 0.01}
+INITIAL_SD = {"AEVB": None, "WS": 0.01}  # of weights; None: PyTorch's own
+PAUSE = {"AEVB": 100, "WS": 0}  # first steps, in which Adagrad sums squares and does not move
+LOG_VARIANCE_SCALE = {"AEVB": 1.0, "WS": 0.1}  # of the guide
 METHODS = {"AEVB": "SGVBAnalyticKL", "WS": "WakeSleep"}
 WORDS = {"AEVB": "AEVB", "WS": "wake-sleep", "mnist": "MNIST", "frey_face": "Frey Face"}
 STEP_SIZES = (0.01, 0.02, 0.1)
@@ -61,6 +63,8 @@ def options_of(data: str, latent_dim: int, method: str, step_size: float, seed: 
         "--optimizer=pyro_aevb.optimizers.Adagrad",
         "--optimizer.weight_decay=1",
         f"--optimizer.lr={step_size}",
+        f"--optimizer.warm_up={PAUSE[method]}",
+        f"--guide.log_variance_scale={LOG_VARIANCE_SCALE[method]}",
         *(f"--{part}.network=MLP" for part in ("likelihood", "guide")),
         *(f"--{part}.network.hidden={HIDDEN[data]}" for part in ("likelihood", "guide")),
         *(f"--{part}.network.initial_sd={sd}" for part in ("likelihood", "guide") if (sd := INITIAL_SD[method])),
@@ -129,7 +133,7 @@ def run(
                 keep(curve, folder)
         return curve
 
-    return all_of(run_and_keep, cases, jobs)
+    return all_of(run_and_keep, cases[::-1], jobs)  # the longest first: no core waits for the other at the end
 
 
 # ---------------------------------------------------------------- results

@@ -39,7 +39,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from figure2 import INITIAL_SD, WORDS
+from figure2 import INITIAL_SD, LOG_VARIANCE_SCALE, PAUSE, WORDS
 from matplotlib.figure import Figure
 from results import beside, note, provenance, write_csv
 from training_runs import arguments
@@ -69,9 +69,11 @@ def make(method: str, data: torch.Tensor, rate: float, seed: int, device: str, l
     network = partial(aevb.nn.MLP, hidden=HIDDEN, initial_sd=INITIAL_SD.get(method))
     with aevb.seeded(seed):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, dim, relaxed=True, network=network)
-        q = aevb.guides.DiagonalNormal(dim, LATENT_DIM, network=network)
+        scale = LOG_VARIANCE_SCALE.get(method, 1.0)
+        q = aevb.guides.DiagonalNormal(dim, LATENT_DIM, network=network, log_variance_scale=scale)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(LATENT_DIM), likelihood, size)
-    optimizer, engine = partial(Adagrad, lr=rate, weight_decay=1.0), "captured" if long else "eager"
+    optimizer = partial(Adagrad, lr=rate, weight_decay=1.0, warm_up=PAUSE.get(method, 100))
+    engine = "captured" if long else "eager"
     options = {"device": device, "report_every": max(BATCH, min(size, FIRST // 10))}
     steps = {"leapfrog_steps": LEAPFROG_STEPS, "updates": UPDATES}
     if method == "MCEM":

@@ -154,7 +154,11 @@ RECIPES = {
     ("likelihoods", "Poisson"): [MLP],
     ("likelihoods", "NegativeBinomial"): [MLP],
     ("likelihoods", "Family"): [{**MLP, "distribution": "Gumbel"}],
-    ("guides", "DiagonalNormal"): [MLP, {"network": lambda i, o: nn.MLP(i, o, [4, 4], "ELU", 0.1)}],
+    ("guides", "DiagonalNormal"): [
+        MLP,
+        {"network": lambda i, o: nn.MLP(i, o, [4, 4], "ELU", 0.1)},
+        {**MLP, "log_variance_scale": 0.1},
+    ],
     ("guides", "FullCovarianceNormal"): [MLP],
     ("guides", "LowRankNormal"): [MLP, {**MLP, "rank": 1}],
     ("guides", "Mixture"): [MLP, {**MLP, "components": 2}],

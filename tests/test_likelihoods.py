@@ -35,15 +35,21 @@ def test_log_density_equals_scipy(part, oracle):
     np.testing.assert_allclose(part(z).log_prob(x), oracle(part, z, x), rtol=1e-10)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.1])
 @torch.no_grad()
-def test_prior_and_guide_equal_scipy():
+def test_prior_and_guide_equal_scipy(scale):
     z, x = torch.randn(7, 3, dtype=torch.float64), torch.rand(7, 5, dtype=torch.float64)
     prior = aevb.priors.StandardNormal(3).double()
     np.testing.assert_allclose(prior().log_prob(z), stats.norm.logpdf(z.numpy()).sum(-1), rtol=1e-12)
-    guide = aevb.guides.DiagonalNormal(5, 3, hidden=4).double()
+    guide = aevb.guides.DiagonalNormal(5, 3, hidden=4, log_variance_scale=scale).double()
     mean, log_variance = guide.network(x).chunk(2, dim=-1)
-    expected = stats.norm.logpdf(z.numpy(), mean.numpy(), (log_variance / 2).exp().numpy()).sum(-1)
+    expected = stats.norm.logpdf(z.numpy(), mean.numpy(), (scale * log_variance / 2).exp().numpy()).sum(-1)
     np.testing.assert_allclose(guide(x).log_prob(z), expected, rtol=1e-10)
+
+
+def test_a_log_variance_scale_must_be_positive():
+    with pytest.raises(aevb.InputError, match="log_variance_scale must be positive, not 0"):
+        aevb.guides.DiagonalNormal(5, 3, log_variance_scale=0.0)
 
 
 def test_relaxed_accepts_grey_with_validation_on_and_strict_does_not():
