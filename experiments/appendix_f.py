@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 import torch.distributions as dist
 from matplotlib.figure import Figure
-from results import provenance, write_csv
+from results import provenance, read_csv, shorter, write_csv
 from training_runs import arguments
 
 import pyro_aevb as aevb
@@ -169,7 +169,10 @@ def plot(records: list[dict]) -> Figure:
 def write(records: list[dict], folder: Path) -> None:
     """CSV, JSON, figure."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "points.csv", [row for record in records for row in record["rows"]])
+    rows, path = [row for record in records for row in record["rows"]], folder / "points.csv"
+    if path.exists() and shorter(rows, read_csv(path), "size", "method", "seed"):
+        return
+    write_csv(path, rows)
     write_csv(folder / "differences.csv", differences(records))
     plot(records).savefig(folder / "appendix_f.png", dpi=100)
     about = [{k: v for k, v in record.items() if k not in ("rows", "images")} for record in records]

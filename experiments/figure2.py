@@ -53,8 +53,18 @@ FIRST = 300_000  # samples after which the step size is chosen
 MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is read; evaluated ten times up to each
 
 
-def options_of(data: str, latent_dim: int, method: str, step_size: float, seed: int) -> list[str]:
-    """The command line's."""
+def options_of(
+    data: str,
+    latent_dim: int,
+    method: str,
+    step_size: float,
+    seed: int,
+    pause: int | None = None,
+    log_variance_scale: float | None = None,
+) -> list[str]:
+    """The command line's; pause and scale are the method's by default."""
+    pause = PAUSE[method] if pause is None else pause
+    scale = LOG_VARIANCE_SCALE[method] if log_variance_scale is None else log_variance_scale
     return [
         f"--data={data}",
         *OPTIONS[data],
@@ -63,8 +73,8 @@ def options_of(data: str, latent_dim: int, method: str, step_size: float, seed: 
         "--optimizer=pyro_aevb.optimizers.Adagrad",
         "--optimizer.weight_decay=1",
         f"--optimizer.lr={step_size}",
-        f"--optimizer.warm_up={PAUSE[method]}",
-        f"--guide.log_variance_scale={LOG_VARIANCE_SCALE[method]}",
+        f"--optimizer.warm_up={pause}",
+        f"--guide.log_variance_scale={scale}",
         *(f"--{part}.network=MLP" for part in ("likelihood", "guide")),
         *(f"--{part}.network.hidden={HIDDEN[data]}" for part in ("likelihood", "guide")),
         *(f"--{part}.network.initial_sd={sd}" for part in ("likelihood", "guide") if (sd := INITIAL_SD[method])),

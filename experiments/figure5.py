@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from figure2 import options_of
 from matplotlib.figure import Figure
-from results import provenance
+from results import provenance, shorter
 from training_runs import all_of, arguments, call, train
 
 from pyro_aevb.checkpoints import Run
@@ -58,9 +58,11 @@ if __name__ == "__main__":
         for seed in range(chosen.seeds):
             cases = [(chosen.runs, dim, seed, int(chosen.samples), chosen.device, values) for dim in LATENT_DIMS]
             rows = all_of(run, cases, chosen.jobs)
-            figure = plot(rows, values)
             folder, name = (values if chosen.smoke else FOLDER), "figure5" if seed == 0 else f"figure5_{seed}"
             folder.mkdir(exist_ok=True)
-            figure.savefig(folder / f"{name}.png", dpi=100)
-            (folder / f"{name}.json").write_text(json.dumps(provenance(1, runs=rows), indent=1) + "\n")
+            about = folder / f"{name}.json"
+            if about.exists() and shorter(rows, json.loads(about.read_text())["runs"], "latent_dim", "seed"):
+                continue
+            plot(rows, values).savefig(folder / f"{name}.png", dpi=100)
+            about.write_text(json.dumps(provenance(1, runs=rows), indent=1) + "\n")
     print("samples drawn")

@@ -53,7 +53,8 @@ def run(runs: Path, name: str, samples: int, seed: int, device: str) -> dict:
     first = evidence(path, FIRST_IMAGES)
     whole = evidence(path, TEST_IMAGES) if ROWS[name][1] else None
     row = {
-        **{"name": name, "seed": seed, "epochs": round(samples / TRAINING_SIZE, 1), "bound": first["bound"]["mean"]},
+        **{"name": name, "seed": seed, "samples": samples, "epochs": round(samples / TRAINING_SIZE, 1)},
+        "bound": first["bound"]["mean"],
         **{"log_likelihood": first["evidence"]["mean"], "se": first["evidence"]["se"]},
         **{"all_images": whole and whole["evidence"]["mean"], "all_se": whole and whole["evidence"]["se"]},
         **{"khat_above_0.7": first["evidence"]["khat_above_0.7"], "published": ROWS[name][1]},

@@ -43,12 +43,26 @@ def beside(path: Path, rows: list[dict], *keys: str) -> list[dict]:
     """
     if not path.exists():
         return rows
-    with path.open() as file:
-        known = [{name: value_of(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    known = read_csv(path)
     before, now = far(known, keys), far(rows, keys)
     own = [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
     new = {of(row, keys) for row in own}
     return [row for row in known if of(row, keys) not in new] + own
+
+
+def read_csv(path: Path) -> list[dict]:
+    """What ``write_csv`` wrote."""
+    with path.open() as file:
+        return [{name: value_of(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def shorter(rows: list[dict], known: list[dict], *keys: str) -> bool:
+    """Whether results that are there reach farther with one of these curves, so that they stay; says so."""
+    before, now = far(known, keys), far(rows, keys)
+    less = {curve: samples for curve, samples in now.items() if samples < before.get(curve, 0)}
+    for curve, samples in less.items():
+        print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {samples:,}")
+    return bool(less)
 
 
 def of(row: dict, keys: tuple[str, ...]) -> tuple:
@@ -65,7 +79,7 @@ def far(rows: list[dict], keys: tuple[str, ...]) -> dict[tuple, int]:
 
 
 def value_of(text: str) -> int | float | str | None:
-    """What ``write_csv`` wrote."""
+    """As ``write_csv`` had it."""
     if not text:
         return None
     for kind in (int, float):

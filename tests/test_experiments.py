@@ -59,6 +59,16 @@ def test_results_are_kept_beside_those_of_other_curves(tmp_path, monkeypatch):
     assert results.beside(path, longer, "method", "seed") == [row | {"samples": 10} for row in old[1:]] + longer
 
 
+def test_results_that_reach_farther_stay(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    results = importlib.import_module("results")
+    known = [{"data": "mnist", "seed": 0, "samples": samples} for samples in (10, 2000)]
+    for samples, other, stays in ((1999, 1, True), (2000, 1, False), (2001, 1, False)):
+        rows = [known[0] | {"samples": samples}, {"data": "frey_face", "seed": 0, "samples": other}]
+        assert results.shorter(rows, known, "data", "seed") is stays
+    assert capsys.readouterr().out == "results stay: ('mnist', 0) is there with 2,000 samples, more than 1,999\n"
+
+
 def test_what_is_said_of_a_curve_keeps_the_commit_that_measured_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     results, path = importlib.import_module("results"), tmp_path / "settings.json"
