@@ -170,7 +170,7 @@ def write(records: list[dict], folder: Path) -> None:
     """CSV, JSON, figure."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, path = [row for record in records for row in record["rows"]], folder / "points.csv"
-    if path.exists() and shorter(rows, read_csv(path), "size", "method", "seed"):
+    if shorter(rows, read_csv(path), "size", "method", "seed"):
         return
     write_csv(path, rows)
     write_csv(folder / "differences.csv", differences(records))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from figure2 import HIDDEN, OPTIONS, WORDS, paper_at, points, theirs
 from matplotlib.figure import Figure
-from results import beside, note, provenance, write_csv
+from results import beside, note, provenance, read_csv, write_csv
 from training_runs import all_of, arguments, minutes_of, train
 
 FOLDER = Path(__file__).parent / "beyond"
@@ -155,7 +155,7 @@ def keep(curve: dict, folder: Path, samples: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     last = curve["metrics"][-1]["samples_seen"]
     rows = [{**row, "last": last} for row in points(curve)]
-    rows = beside(folder / "curves.csv", rows, "data", "latent_dim", "method", "seed", "last")
+    rows = beside(read_csv(folder / "curves.csv"), rows, "data", "latent_dim", "method", "seed", "last")
     write_csv(folder / "curves.csv", rows)
     samples = max(samples, budget(rows))
     if found := table(rows, samples):

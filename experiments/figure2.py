@@ -29,7 +29,7 @@ import threading
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from results import beside, note, provenance, write_csv
+from results import beside, note, provenance, read_csv, taken, write_csv
 from training_runs import RunFailedError, all_of, arguments, minutes_of, train, training_bound
 
 FOLDER = Path(__file__).parent / "figure2"
@@ -247,15 +247,26 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> No
     axes.grid(alpha=0.3)
 
 
+CURVE = ("data", "latent_dim", "method", "seed")
+
+
 def keep(curve: dict, folder: Path) -> None:
     """Into CSV, JSON and the figure, beside the curves that are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = beside(folder / "curves.csv", points(curve), "data", "latent_dim", "method", "seed")
+    known = read_csv(folder / "curves.csv")
+    if not (new := taken(points(curve), known, *CURVE)):
+        return
+    rows = beside(known, new, *CURVE)
     write_csv(folder / "curves.csv", rows)
     if found := table(rows):
         write_csv(folder / "table.csv", found)
     plot(rows).savefig(folder / "figure2.png", dpi=90)
-    about = provenance(1, step_size=curve["rate"], tried=curve["tried"], minutes=curve["minutes"])
+    about = provenance(
+        1,
+        step_size=curve["rate"],
+        tried={str(rate): bound for rate, bound in curve["tried"].items()},
+        minutes=curve["minutes"],
+    )
     note(folder / "settings.json", **{curve["name"]: about})
 
 

@@ -41,8 +41,8 @@ import pyro.distributions as dist
 import torch
 from figure2 import INITIAL_SD, LOG_VARIANCE_SCALE, PAUSE, WORDS
 from matplotlib.figure import Figure
-from results import beside, note, provenance, write_csv
-from training_runs import arguments
+from results import beside, note, provenance, read_csv, taken, write_csv
+from training_runs import RunFailedError, arguments
 
 import pyro_aevb as aevb
 from pyro_aevb.checkpoints import replaced
@@ -156,10 +156,14 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
     data = aevb.data.load("mnist")
     train, test = data.train[:size], data.test
     kept, state = (runs / f"{size}-{method}-{seed}.{ending}" for ending in ("json", "pt"))
+    settings = [INITIAL_SD.get(method), PAUSE.get(method), LOG_VARIANCE_SCALE.get(method)]
     if kept.exists():
         record = json.loads(kept.read_text())
+        if record["settings"] != settings:
+            raise RunFailedError(f"{kept} was begun with other settings: remove it or give --runs", 2)
     else:
         record = {"rate": choose_rate(method, train, seed, device, min(FIRST, samples)), "minutes": 0.0, "rows": []}
+        record["settings"] = settings
     trainer = make(method, train, record["rate"], seed, device, samples > FIRST)
     if state.exists():
         trainer.load_state_dict(torch.load(state, weights_only=True))
@@ -221,9 +225,12 @@ def table(rows: list[dict]) -> list[dict]:
     return out
 
 
+CURVE = ("size", "method", "seed")
+
+
 def key(row: dict) -> tuple:
     """What tells one curve from another."""
-    return row["size"], row["method"], row["seed"]
+    return tuple(row[name] for name in CURVE)
 
 
 def plot(rows: list[dict]) -> Figure:
@@ -248,14 +255,14 @@ def plot(rows: list[dict]) -> Figure:
 def write(runs: Path, rows: list[dict], folder: Path) -> None:
     """CSV, JSON, figure, beside the curves that are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = {f"{row['size']}-{row['method']}-{row['seed']}" for row in rows}
-    order = [*METHODS, *MONTE_CARLO_EM]
-    rows = beside(folder / "points.csv", rows, "size", "method", "seed")
+    known, order = read_csv(folder / "points.csv"), [*METHODS, *MONTE_CARLO_EM]
+    new = taken(rows, known, *CURVE)
+    rows = beside(known, new, *CURVE)
     rows.sort(key=lambda row: (row["size"], row["seed"], order.index(row["method"]), row["samples"]))
     write_csv(folder / "points.csv", rows)
     write_csv(folder / "table.csv", table(rows))
     plot(rows).savefig(folder / "figure3.png", dpi=100)
-    for name in sorted(names):
+    for name in sorted({"-".join(map(str, key(row))) for row in new}):
         r = json.loads((runs / f"{name}.json").read_text())
         about = {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
         note(folder / "settings.json", **{name: provenance(1, **about)})

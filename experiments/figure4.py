@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from figure2 import options_of
-from results import provenance, shorter
+from results import beside, provenance, taken
 from training_runs import all_of, arguments, call, minutes_of, train
 
 from pyro_aevb.checkpoints import Run
@@ -32,15 +32,16 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
 
 
 def keep(found: list[dict], runs: Path) -> None:
-    """Pictures of the first seed, numbers of all."""
+    """Pictures of the first seed, numbers of all, beside what is there."""
     FOLDER.mkdir(exist_ok=True)
-    about = FOLDER / "settings.json"
-    if about.exists() and shorter(found, json.loads(about.read_text())["runs"], "data", "seed"):
+    about, curve = FOLDER / "settings.json", ("data", "seed")
+    known = json.loads(about.read_text())["runs"] if about.exists() else []
+    if not (new := taken(found, known, *curve)):
         return
-    for row in found:
+    for row in new:
         if row["seed"] == 0:
             shutil.copy(runs / f"{row['data']}-0" / "figures" / "manifold.png", FOLDER / f"{row['data']}.png")
-    about.write_text(json.dumps(provenance(1, runs=found), indent=1) + "\n")
+    about.write_text(json.dumps(provenance(1, runs=beside(known, new, *curve)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

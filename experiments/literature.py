@@ -17,7 +17,7 @@ import json
 import threading
 from pathlib import Path
 
-from results import beside, note, provenance, write_csv
+from results import beside, note, provenance, read_csv, taken, write_csv
 from training_runs import all_of, arguments, call, minutes_of, train
 
 FOLDER = Path(__file__).parent / "literature"
@@ -73,7 +73,10 @@ def evidence(path: Path, images: int) -> dict:
 def keep(row: dict, folder: Path) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = beside(folder / "evidence.csv", [row], "name", "seed")
+    known = read_csv(folder / "evidence.csv")
+    if not (new := taken([row], known, "name", "seed")):
+        return
+    rows = beside(known, new, "name", "seed")
     rows.sort(key=lambda r: ([*ROWS].index(r["name"]), r["seed"]))
     write_csv(folder / "evidence.csv", rows)
     (folder / "table.md").write_text(table(rows))

@@ -36,33 +36,41 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def beside(path: Path, rows: list[dict], *keys: str) -> list[dict]:
-    """The rows that a CSV file has of other curves, and these, unless it has their curve to more samples.
+def taken(rows: list[dict], known: list[dict], *keys: str) -> list[dict]:
+    """The rows of those curves that are not there already with more samples; says which stay.
 
     A curve is what the keys tell apart.
     """
-    if not path.exists():
-        return rows
-    known = read_csv(path)
     before, now = far(known, keys), far(rows, keys)
-    own = [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
-    new = {of(row, keys) for row in own}
-    return [row for row in known if of(row, keys) not in new] + own
-
-
-def read_csv(path: Path) -> list[dict]:
-    """What ``write_csv`` wrote."""
-    with path.open() as file:
-        return [{name: value_of(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    for curve in (curve for curve in now if now[curve] < before.get(curve, 0)):
+        print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now[curve]:,}")
+    return [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
 
 
 def shorter(rows: list[dict], known: list[dict], *keys: str) -> bool:
-    """Whether results that are there reach farther with one of these curves, so that they stay; says so."""
+    """Whether some curve that is there reaches farther than these rows, or is not among them; says which.
+
+    For results that all curves share, a picture of all or their differences, and that stay then.
+    """
     before, now = far(known, keys), far(rows, keys)
-    less = {curve: samples for curve, samples in now.items() if samples < before.get(curve, 0)}
-    for curve, samples in less.items():
-        print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {samples:,}")
+    less = [curve for curve, samples in before.items() if samples > now.get(curve, 0)]
+    for curve in less:
+        print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now.get(curve, 0):,}")
     return bool(less)
+
+
+def beside(known: list[dict], rows: list[dict], *keys: str) -> list[dict]:
+    """What is known of other curves, and these rows."""
+    new = {of(row, keys) for row in rows}
+    return [row for row in known if of(row, keys) not in new] + rows
+
+
+def read_csv(path: Path) -> list[dict]:
+    """What ``write_csv`` wrote; nothing where there is no file."""
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return [{name: value_of(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def of(row: dict, keys: tuple[str, ...]) -> tuple:

@@ -54,7 +54,7 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
         ["figure2/figure2.png"],
         {"figure2/table.csv": figure2},
     ),
-    ("Why wake-sleep collapsed on Frey Face", "wake_sleep.py", [], {"wake_sleep/table.md": as_is}),
+    ("What decides how far wake-sleep gets", "wake_sleep.py", [], {"wake_sleep/table.md": as_is}),
     (
         "Figure 3: log p(x) in training; the paper's curves are broad",
         "figure3.py",

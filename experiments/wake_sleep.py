@@ -11,14 +11,15 @@ Results are in ``experiments/wake_sleep/``: ``bounds.csv``, ``table.md``; about 
 """
 
 import itertools
+import threading
 from pathlib import Path
 
 from figure2 import WORDS, options_of, paper_at
-from results import beside, note, provenance, write_csv
-from training_runs import all_of, arguments, minutes_of, train
+from results import beside, note, provenance, read_csv, taken, write_csv
+from training_runs import RunFailedError, all_of, arguments, minutes_of, train
 
 FOLDER = Path(__file__).parent / "wake_sleep"
-PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (3, 20)}
+PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (20,)}
 STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES = (0.01, 0.02), (100, 0), (1.0, 0.1)
 SAMPLES = 500_000
 CASE = ("data", "latent_dim", "step_size", "pause", "log_variance_scale", "seed")
@@ -37,37 +38,69 @@ def name_of(case: tuple) -> str:
 
 
 def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
-    """One training, or going on with it: its last test bound."""
+    """One training, or going on with it: its last test bound, none where a loss was not finite."""
     data, latent_dim, step_size, pause, scale, seed = case
     options = options_of(data, latent_dim, "WS", step_size, seed, pause, scale)
-    metrics = train(runs / name_of(case), [*options, f"--device={device}", "--engine=captured"], samples, samples // 5)
-    last = [m for m in metrics if "test_bound" in m][-1]
-    row = dict(zip(CASE, case, strict=True)) | {"samples": samples}
-    row |= {"test_bound": round(last["test_bound"], 2), "se": round(last["test_se"], 2), "minutes": minutes_of(metrics)}
-    print(row, flush=True)
-    return row
+    row = dict(zip(CASE, case, strict=True)) | {"samples": samples, "test_bound": None, "se": None, "minutes": None}
+    try:
+        found = train(
+            runs / name_of(case), [*options, f"--device={device}", "--engine=captured"], samples, samples // 5
+        )
+    except RunFailedError as error:
+        if error.code != 1:
+            raise
+        return row
+    last = [m for m in found if "test_bound" in m][-1]
+    row |= {"samples": last["samples_seen"], "test_bound": round(last["test_bound"], 2)}
+    return row | {"se": round(last["test_se"], 2), "minutes": minutes_of(found)}
 
 
 def table(rows: list[dict]) -> str:
     """A line for each setting, a column for each number of latents; the paper's at the end."""
     panels = [(data, latent_dim) for data, dims in PANELS.items() for latent_dim in dims]
-    known = {tuple(r[key] for key in CASE[:-1]): r for r in rows if r["seed"] == 0}
+    samples = max(r["samples"] for r in rows)
+    known = {tuple(r[key] for key in CASE[:-1]): r for r in rows if r["seed"] == 0 and r["samples"] == samples}
     heads = [f"{WORDS[data]}, {latent_dim}" for data, latent_dim in panels]
-    lines = ["| step size | pause | log-variance times | " + " | ".join(heads) + " |", "|---" * (3 + len(panels)) + "|"]
+    lines = [f"Test bound after {samples:,} samples:", ""]
+    lines += [
+        "| step size | pause | log-variance times | " + " | ".join(heads) + " |",
+        "|---" * (3 + len(panels)) + "|",
+    ]
     for step_size, pause, scale in itertools.product(STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES):
-        found = [known.get((*panel, step_size, pause, scale)) for panel in panels]
-        cells = ["" if r is None else f"{r['test_bound']:.0f}" for r in found]
+        cells = [cell(known.get((*panel, step_size, pause, scale))) for panel in panels]
         lines.append(f"| {step_size} | {pause or 'none'} | {scale:g} | " + " | ".join(cells) + " |")
-    paper = [paper_at(*panel, "WS", SAMPLES) for panel in panels]
-    return "\n".join([*lines, "| the paper | | | " + " | ".join(f"{bound:.0f}" for bound in paper) + " |", ""])
+    paper = [cell({"test_bound": paper_at(*panel, "WS", samples)}) for panel in panels]
+    return "\n".join([*lines, "| the paper | | | " + " | ".join(paper) + " |", ""])
 
 
-def keep(rows: list[dict], folder: Path) -> None:
+def cell(row: dict | None) -> str:
+    """A bound; nothing where it is not known, or was not finite."""
+    return "" if row is None or row["test_bound"] is None else f"{row['test_bound']:.0f}"
+
+
+def keep(row: dict, folder: Path) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there."""
-    rows = beside(folder / "bounds.csv", rows, *CASE)
-    rows.sort(key=lambda row: tuple(row[key] for key in CASE))
+    print(row, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = read_csv(folder / "bounds.csv")
+    if not (new := taken([row], known, *CASE)):
+        return
+    rows = sorted(beside(known, new, *CASE), key=lambda r: tuple(r[key] for key in CASE))
     write_csv(folder / "bounds.csv", rows)
     (folder / "table.md").write_text(table(rows))
+    note(folder / "settings.json", **{name_of(tuple(row[key] for key in CASE)): provenance(1, **row)})
+
+
+def run_all(runs: Path, some: list[tuple], samples: int, device: str, jobs: int, folder: Path) -> int:
+    """All cases, each kept as it ends; their number."""
+    lock = threading.Lock()
+
+    def run_and_keep(case: tuple) -> None:
+        row = run(runs, case, samples, device)
+        with lock:
+            keep(row, folder)
+
+    return len(all_of(run_and_keep, [(case,) for case in some], jobs))
 
 
 if __name__ == "__main__":
@@ -79,12 +112,10 @@ if __name__ == "__main__":
 
         PANELS, STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES = {"frey_face": (2,)}, (0.02,), (100,), (0.1,)
         with tempfile.TemporaryDirectory() as temporary:
-            rows = [run(Path(temporary), case, 1000, "cpu") for case in cases(1)]
-            keep(rows, Path(temporary))
-        print(table(rows), len(rows), "settings measured")
+            folder = Path(temporary)
+            print(run_all(folder, cases(1), 1000, "cpu", 1, folder), "settings measured")
+            print((folder / "table.md").read_text())
     else:
-        starts, samples = tuple(chosen.only), int(chosen.samples)
-        some = [(chosen.runs, case, samples, chosen.device) for case in cases(chosen.seeds)]
-        some = [job for job in some if not starts or name_of(job[1]).startswith(starts)]
-        keep(all_of(run, some, chosen.jobs), FOLDER)
-        note(FOLDER / "settings.json", **{name_of(job[1]): provenance(1, samples=samples) for job in some})
+        starts = tuple(chosen.only) or ("",)
+        some = [case for case in cases(chosen.seeds) if name_of(case).startswith(starts)]
+        run_all(chosen.runs, some, int(chosen.samples), chosen.device, chosen.jobs, FOLDER)

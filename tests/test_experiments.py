@@ -50,23 +50,61 @@ def test_results_are_kept_beside_those_of_other_curves(tmp_path, monkeypatch):
     results, path = importlib.import_module("results"), tmp_path / "points.csv"
     old = [{"method": m, "seed": s, "bound": b, "se": None} for m, s, b in (("WS", 0, -3.5), ("WS", 1, 2), ("A", 0, 1))]
     results.write_csv(path, old)
+    assert results.read_csv(path) == old
     new = [{"method": "WS", "seed": 0, "bound": bound, "se": 0.5} for bound in (7.25, 8.0)]
-    assert results.beside(path, new, "method", "seed") == old[1:] + new
-    assert results.beside(tmp_path / "none.csv", new, "method", "seed") == new
-    results.write_csv(path, [row | {"samples": 10} for row in old])
-    shorter, longer = ([row | {"samples": samples} for row in new] for samples in (9, 11))
-    assert results.beside(path, shorter, "method", "seed") == [row | {"samples": 10} for row in old]
-    assert results.beside(path, longer, "method", "seed") == [row | {"samples": 10} for row in old[1:]] + longer
+    assert results.beside(old, new, "method", "seed") == old[1:] + new
+    assert results.beside(results.read_csv(tmp_path / "none.csv"), new, "method", "seed") == new
 
 
 def test_results_that_reach_farther_stay(monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     results = importlib.import_module("results")
     known = [{"data": "mnist", "seed": 0, "samples": samples} for samples in (10, 2000)]
-    for samples, other, stays in ((1999, 1, True), (2000, 1, False), (2001, 1, False)):
-        rows = [known[0] | {"samples": samples}, {"data": "frey_face", "seed": 0, "samples": other}]
+    other = {"data": "frey_face", "seed": 0, "samples": 1}
+    for samples, stays in ((1999, True), (2000, False), (2001, False)):
+        rows = [known[0], known[0] | {"samples": samples}, other]
+        assert results.taken(rows, known, "data", "seed") == rows[2:] if stays else rows
         assert results.shorter(rows, known, "data", "seed") is stays
-    assert capsys.readouterr().out == "results stay: ('mnist', 0) is there with 2,000 samples, more than 1,999\n"
+    said = "results stay: ('mnist', 0) is there with 2,000 samples, more than 1,999\n"
+    assert capsys.readouterr().out == said * 2
+    assert results.shorter([other], known, "data", "seed")  # another seed, say, that would be lost
+    assert results.taken([other], known, "data", "seed") == [other]
+
+
+@pytest.mark.parametrize("first", [10, 30])
+def test_a_shorter_curve_of_figure2_leaves_all_results(first, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    figure2 = importlib.import_module("figure2")
+    curve = {"data": "mnist", "latent_dim": 3, "method": "AEVB", "seed": 0, "name": "one", "minutes": 1.0}
+    for samples in (first, 20):
+        seen = {"samples_seen": samples, "bound": -1.0, "test_bound": -2.0, "test_se": 0.1}
+        figure2.keep(curve | {"rate": 1 / samples, "tried": {0.01: 1.0}, "metrics": [seen]}, tmp_path)
+    farther = max(first, 20)
+    assert [row["samples"] for row in figure2.read_csv(tmp_path / "curves.csv")] == [farther] * 2
+    assert json.loads((tmp_path / "settings.json").read_text())["one"]["step_size"] == 1 / farther
+    assert ("results stay" in capsys.readouterr().out) is (first == 30)
+
+
+def test_wake_sleep_is_trained_as_its_settings_say(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    figure2 = importlib.import_module("figure2")
+    pause, scale, sd = "--optimizer.warm_up", "--guide.log_variance_scale", "--guide.network.initial_sd=0.01"
+    aevb, wake_sleep = (figure2.options_of("mnist", 3, method, 0.01, 0) for method in ("AEVB", "WS"))
+    assert {f"{pause}=100", f"{scale}=1.0"} <= set(aevb)
+    assert {f"{pause}=0", f"{scale}=0.1", sd} <= set(wake_sleep)
+    assert sd not in aevb
+    other = figure2.options_of("mnist", 3, "WS", 0.01, 0, pause=100, log_variance_scale=1.0)
+    assert {f"{pause}=100", f"{scale}=1.0"} <= set(other)
+
+
+def test_the_table_of_wake_sleep_is_whole(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    wake_sleep = importlib.import_module("wake_sleep")
+    made = wake_sleep.table(wake_sleep.read_csv(EXPERIMENTS / "wake_sleep" / "bounds.csv"))
+    assert made == (EXPERIMENTS / "wake_sleep" / "table.md").read_text()
+    lines = made.splitlines()[4:]
+    assert len(lines) == 9
+    assert all(cell.strip() for line in lines[:-1] for cell in line.strip("|").split("|"))
 
 
 def test_what_is_said_of_a_curve_keeps_the_commit_that_measured_it(tmp_path, monkeypatch):

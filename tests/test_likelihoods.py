@@ -47,6 +47,13 @@ def test_prior_and_guide_equal_scipy(scale):
     np.testing.assert_allclose(guide(x).log_prob(z), expected, rtol=1e-10)
 
 
+def test_a_log_variance_is_scaled_before_it_is_clamped():
+    guide = aevb.guides.DiagonalNormal(5, 3, log_variance_scale=0.1, network=lambda i, o: torch.nn.Linear(i, o))
+    torch.nn.init.zeros_(guide.network.weight)
+    torch.nn.init.constant_(guide.network.bias, 100.0)
+    torch.testing.assert_close(guide(torch.zeros(2, 5)).base_dist.scale, torch.full((2, 3), 5.0).exp())
+
+
 def test_a_log_variance_scale_must_be_positive():
     with pytest.raises(aevb.InputError, match="log_variance_scale must be positive, not 0"):
         aevb.guides.DiagonalNormal(5, 3, log_variance_scale=0.0)
