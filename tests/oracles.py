@@ -86,6 +86,7 @@ def location_scale(family):
             loc, log_variance = halves(f)
         else:
             loc, log_variance = f, numpy(part.log_variance)
+        log_variance = getattr(part, "log_variance_scale", 1) * log_variance
         loc = special.expit(loc) if getattr(part, "sigmoid_mean", False) else loc
         scale = np.maximum(np.exp(log_variance / 2), getattr(part, "min_scale", 0))
         return family(loc, scale).logpdf(v).sum(-1)
