@@ -63,7 +63,7 @@ def test_results_that_reach_farther_stay(monkeypatch, capsys):
     other = {"data": "frey_face", "seed": 0, "samples": 1}
     for samples, stays in ((1999, True), (2000, False), (2001, False)):
         rows = [known[0], known[0] | {"samples": samples}, other]
-        assert results.taken(rows, known, "data", "seed") == rows[2:] if stays else rows
+        assert results.taken(rows, known, "data", "seed") == (rows[2:] if stays else rows)
         assert results.shorter(rows, known, "data", "seed") is stays
     said = "results stay: ('mnist', 0) is there with 2,000 samples, more than 1,999\n"
     assert capsys.readouterr().out == said * 2
