@@ -6,9 +6,9 @@ the prior, the guide, or the networks. Adam with a step size that falls from 3e-
 the first row 1e-3 gave a test bound of -107.7, 3e-3 -101.8, 8e-3 -189.
 
 log p(x) is what the literature reports: importance sampling with 5000 draws from the guide, a lower bound; of all
-10,000 test images where a published number stands beside (not yet of IWAE(50)), of the first 1000 for every row. Test pixels are drawn once.
-Published are the negatives of Burda et al., table 1, after 3280 epochs with minibatches of 20; ours have had
-17, as each row says.
+10,000 test images where a published number stands beside (not yet of IWAE(50)), of the first 1000 for every row. Test
+pixels are drawn once. Published are the negatives of Burda et al., table 1, after 3280 epochs with minibatches of 20;
+ours have had 17, as each row says.
 
 Runs are kept in ``runs/literature/`` and gone on with; results are in ``experiments/literature/``.
 """
