@@ -117,7 +117,7 @@ class CapturedEngine(EagerEngine):
     def _whole_steps(self, visits: list[Visit]) -> WholeSteps | None:
         """Loss, gradients and update of these visits as one launch, captured anew when what it froze has changed."""
         recording = self._recording(visits[0])
-        if recording is None or any(len(rows) != len(visits[0][0]) for rows, _ in visits):
+        if recording is None or not recording.inlined or any(len(rows) != len(visits[0][0]) for rows, _ in visits):
             return None
         if self._whole and self._whole[0] is recording:
             whole = self._whole[1]
@@ -127,7 +127,7 @@ class CapturedEngine(EagerEngine):
             return None
         try:
             parts = self.optimizer, self.parameters, self._other_tensors(), list(visits)
-            self._whole = recording, WholeSteps(recording.uncompiled, *parts)
+            self._whole = recording, WholeSteps(recording.inside, *parts)
         except Exception as error:  # as above
             logger.info("the optimizer steps after the graph, it cannot be captured: %s", _reason(error))
             self.steps_at_once = 1

@@ -8,13 +8,14 @@ new noise and the generator's state can be saved and put back between replays.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_aevb.batches import Visit
+from pyro_aevb.optimizers import Paced
 from pyro_aevb.seeds import unchanged_random_state
 
 __all__ = ["GraphReplay", "WholeSteps", "captured", "unchanged", "updates_in_place"]
@@ -73,8 +74,9 @@ class GraphReplay:
 class WholeSteps:
     """Several steps, each of loss, gradients and update, as one launch.
 
-    The optimizer has stepped before, so that its state exists and keeps its place in memory. The learning rate is a
-    tensor of the graph and takes effect when changed; other settings are part of it, see :meth:`settings_of`.
+    The optimizer has stepped before, so that its state exists and keeps its place in memory. Step sizes are tensors of
+    the graph, one for each step and group of parameters, and take effect when changed, also by a
+    :class:`~pyro_aevb.optimizers.Paced` optimizer; other settings are part of the graph, see :meth:`settings_of`.
 
     Arguments:
         loss_and_gradients: Of a visit.
@@ -95,47 +97,54 @@ class WholeSteps:
         make_replay: MakeReplay = captured,
     ) -> None:
         self.loss_and_gradients, self.optimizer, self.parameters = loss_and_gradients, optimizer, parameters
-        self.visits = [(rows.clone(), key.clone()) for rows, key in visits]
+        self.rows, self.keys = (torch.stack(parts) for parts in zip(*visits, strict=True))  # (steps, M), (steps,)
         self.settings = self.settings_of(optimizer)
-        device = parameters[0].device
-        self.rates = [torch.tensor(float(group["lr"]), device=device) for group in optimizer.param_groups]
+        device, groups = parameters[0].device, optimizer.param_groups
+        self.sizes = [[float(group["lr"]) for group in groups] for _ in visits]
+        self.rates = [[torch.tensor(size, device=device) for size in sizes] for sizes in self.sizes]
         self.losses = torch.zeros(len(visits), dtype=parameters[0].dtype, device=device)
-        with ExitStack() as stack:
-            stack.enter_context(unchanged([*parameters, *others, *state_tensors(optimizer)]))
-            stack.enter_context(unchanged_random_state(device))
-            stack.enter_context(self._for_capture())
+        with unchanged([*parameters, *others, *state_tensors(optimizer)]), unchanged_random_state(device):
             self.replay = make_replay(self._body)
 
     @staticmethod
     def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """All settings that a capture freezes: if they change, capture anew."""
-        frozen = ("params", "lr", "capturable")
-        return [{k: v for k, v in group.items() if k not in frozen} for group in optimizer.param_groups]
+        moving = ("params", "lr", "capturable", getattr(optimizer, "count", None))
+        return [{k: v for k, v in group.items() if k not in moving} for group in optimizer.param_groups]
 
     def __call__(self, visits: list[Visit]) -> list[Tensor]:
         """Take the steps; each one's loss before its update."""
-        for static, given in zip(self.visits, visits, strict=True):
-            for to, value in zip(static, given, strict=True):
-                to.copy_(value)
-        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
-            rate.fill_(float(group["lr"]))
+        for static, given in zip((self.rows, self.keys), zip(*visits, strict=True), strict=True):
+            torch.stack(given, out=static)
+        for rates, before in zip(self.rates, self.sizes, strict=True):
+            self._set(rates, before)
         self.replay()
         return list(self.losses.clone())
 
+    def _set(self, rates: list[Tensor], before: list[float]) -> None:
+        """The next step's sizes, which counts as taken; what has not changed costs nothing."""
+        factor = self.optimizer.next_factor() if isinstance(self.optimizer, Paced) else 1.0
+        for i, group in enumerate(self.optimizer.param_groups):
+            if (size := float(group["lr"]) * factor) != before[i]:
+                rates[i].fill_(size)
+                before[i] = size
+
     def _body(self) -> None:
-        for i, visit in enumerate(self.visits):
-            loss, gradients = self.loss_and_gradients(visit)
+        update = self.optimizer.update if isinstance(self.optimizer, Paced) else self.optimizer.step
+        for i, rates in enumerate(self.rates):
+            loss, gradients = self.loss_and_gradients((self.rows[i], self.keys[i]))
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
-            self.optimizer.step()
+            with self._for_capture(rates):
+                update()
             self.losses[i].copy_(loss)
 
     @contextmanager
-    def _for_capture(self) -> Iterator[None]:
-        """Learning rates as tensors, and ``capturable`` on, for the time of the capture."""
+    def _for_capture(self, rates: list[Tensor]) -> Iterator[None]:
+        """Step sizes as tensors, and ``capturable`` on, for the time of a step."""
         groups = self.optimizer.param_groups
         before: list[dict[str, Any]] = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in groups]
-        for group, rate in zip(groups, self.rates, strict=True):
+        for group, rate in zip(groups, rates, strict=True):
             group.update({"lr": rate} | ({"capturable": True} if "capturable" in group else {}))
         try:
             yield

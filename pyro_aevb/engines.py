@@ -17,9 +17,18 @@ from torch import Tensor
 from pyro_aevb.batches import Batches, Visit
 from pyro_aevb.errors import InputError
 
-__all__ = ["EagerEngine", "Engine", "SVIEngine", "differentiable_loss", "first_loss", "make_optimizer"]
+__all__ = [
+    "EagerEngine",
+    "Engine",
+    "SVIEngine",
+    "differentiable_loss",
+    "first_loss",
+    "load_optimizer_state",
+    "make_optimizer",
+]
 
 Pair = Callable[..., Any]
+COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 OptimizerLike = MakeOptimizer | torch.optim.Optimizer | PyroOptim
 
@@ -108,7 +117,7 @@ class EagerEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Into the optimizer."""
-        self.optimizer.load_state_dict(state)
+        load_optimizer_state(self.optimizer, state)
 
 
 class SVIEngine:
@@ -195,10 +204,34 @@ def _make_fused(optimizer: MakeOptimizer, parameters: list[Tensor]) -> torch.opt
     on_gpu = parameters[0].device.type == "cuda"
     for option in ["fused"] + ["capturable"] * on_gpu:  # the latter keeps the state where a CUDA graph needs it
         try:
+            if on_gpu:
+                _try_a_step(optimizer, parameters[0], option)
             return optimizer(parameters, **{option: True})
         except (TypeError, ValueError, RuntimeError):  # no such argument, or not on this device or dtype
             continue
     return optimizer(parameters)
+
+
+def _try_a_step(optimizer: MakeOptimizer, like: Tensor, option: str) -> None:
+    """Of a parameter of no meaning: Adagrad of torch 2.11 takes ``fused`` on a GPU and refuses at its first step."""
+    nothing = torch.zeros(1, dtype=like.dtype, device=like.device, requires_grad=True)
+    nothing.grad = torch.zeros_like(nothing)
+    optimizer([nothing], **{option: True}).step()
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """A saved state, of a run on any device: how steps are computed stays as it is here.
+
+    Raises:
+        ValueError: If it is another optimizer's.
+    """
+    if len(state["param_groups"]) == len(optimizer.param_groups):
+        groups = [
+            {**own, **saved, **{key: own[key] for key in COMPUTED_BY if key in own}}
+            for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+        ]
+        state = {**state, "param_groups": groups}
+    optimizer.load_state_dict(state)
 
 
 def _check_complete(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:

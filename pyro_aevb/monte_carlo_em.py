@@ -15,9 +15,10 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data, Visit
 from pyro_aevb.em_steps import CapturedSteps, EagerSteps, RecordedSteps
-from pyro_aevb.engines import MakeOptimizer, make_optimizer
+from pyro_aevb.engines import MakeOptimizer, load_optimizer_state, make_optimizer
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
+from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.pairs import modules_of
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
@@ -106,7 +107,7 @@ class MonteCarloEM:
         self.step_size = torch.tensor(FIRST_STEP_SIZE, device=self.device, dtype=self.chains.dtype)
         self.acceptance = torch.full_like(self.step_size, math.nan)
         # The weight of the prior N(0, I) on all weights in the units of this loss.
-        default = partial(torch.optim.Adagrad, lr=0.02, weight_decay=1.0)
+        default = partial(Adagrad, lr=0.02, weight_decay=1.0, warm_up=0)
         self.optimizer = make_optimizer(default if optimizer is None else optimizer, self.parameters)
         self.settings = find_settings(largest_product(self.parameters, batch_size), self.device, "float32")
         self.eager = EagerSteps(model, self.space, self.batches.size, leapfrog_steps, target_acceptance)
@@ -267,7 +268,7 @@ class MonteCarloEM:
     def _load(self, state: dict[str, Any]) -> None:
         for name, module in self._modules.items():
             module.load_state_dict(state["modules"][name])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        load_optimizer_state(self.optimizer, copy.deepcopy(state["optimizer"]))
         if state["chains"].shape != self.chains.shape:
             raise ValueError(f"chains of shape {tuple(state['chains'].shape)}, not {tuple(self.chains.shape)}")
         self.step, self.chains = state["step"], state["chains"].to(self.device).clone()

@@ -10,10 +10,33 @@ from torch import Tensor
 
 from pyro_aevb.errors import InputError, positive
 
-__all__ = ["Adagrad", "CosineAdam"]
+__all__ = ["Adagrad", "CosineAdam", "Paced"]
 
 
-class Adagrad(torch.optim.Adagrad):
+class Paced(torch.optim.Optimizer):
+    """An optimizer whose step sizes change from step to step, by a count kept in Python.
+
+    Its step comes in two parts: a CUDA graph holds the update, is told each step's size, and counts for itself.
+    """
+
+    count: str
+    """Which of the first group's entries counts."""
+
+    def next_factor(self) -> float:
+        """What the next step's size is multiplied by; the step counts as taken."""
+        raise NotImplementedError
+
+    def update(self, closure: Callable[[], Any] | None = None) -> Any:
+        """A step of the size that is set, not counted."""
+        return super().step(closure)  # of the class mixed with
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step."""
+        with _scaled(self, self.next_factor()):
+            return self.update(closure)
+
+
+class Adagrad(Paced, torch.optim.Adagrad):
     r"""Adagrad that sums squares for some steps before it moves.
 
     .. math:: G_t = G_{t-1} + g_t^2, \quad \theta_t = \theta_{t-1} - [t > t_0]\, \eta\, g_t / (\sqrt{G_t} + \epsilon)
@@ -31,6 +54,8 @@ class Adagrad(torch.optim.Adagrad):
         eps: :math:`\epsilon`.
         warm_up: Steps :math:`t_0` without a move.
         fused: As for :class:`torch.optim.Adagrad`.
+        capturable: Take steps by tensor operations alone, so that they can be part of a CUDA graph. torch's fused
+            kernel can too, but in its version 2.11, say, has none for a GPU.
 
     Raises:
         InputError: If ``warm_up`` is negative.
@@ -49,24 +74,50 @@ class Adagrad(torch.optim.Adagrad):
         eps: float = 1e-10,
         warm_up: int = 100,
         fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         if warm_up < 0:
             raise InputError(f"warm_up must be a number of steps, at least 0, not {warm_up}")
-        params = list(params)
-        _refuse_graphs(params, fused)
         super().__init__(params, lr=lr, weight_decay=weight_decay, eps=eps, fused=fused)
         self.param_groups[0].setdefault("steps_left", warm_up)  # saved with the state
+        for group in self.param_groups:
+            group["capturable"] = capturable
+        for p, state in self.state.items() if capturable else ():
+            state["step"] = state["step"].to(p.device)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; while the pause lasts, of the sums alone."""
+    count = "steps_left"
+
+    def update(self, closure: Callable[[], Any] | None = None) -> Any:
+        """A step of the size that is set, not counted."""
+        if self.param_groups[0]["fused"] or not self.param_groups[0]["capturable"]:
+            return super().update(closure)
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            self._update_by_tensors(group)
+        return loss
+
+    @torch.no_grad()
+    def _update_by_tensors(self, group: dict[str, Any]) -> None:
+        """The formula for all weights at once, in seven launches."""
+        moved = [p for p in group["params"] if p.grad is not None]
+        sums, steps = ([self.state[p][key] for p in moved] for key in ("sum", "step"))
+        gradients = torch._foreach_add([p.grad for p in moved], moved, alpha=group["weight_decay"])
+        torch._foreach_addcmul_(sums, gradients, gradients)
+        lengths = torch._foreach_sqrt(sums)
+        torch._foreach_add_(lengths, group["eps"])
+        torch._foreach_mul_(gradients, group["lr"])
+        torch._foreach_addcdiv_(moved, gradients, lengths, value=-1)
+        torch._foreach_add_(steps, 1)
+
+    def next_factor(self) -> float:
+        """Zero while the pause lasts: the sums alone are stepped."""
         first = self.param_groups[0]
         moving = first["steps_left"] <= 0
         first["steps_left"] -= not moving
-        with _scaled(self, 1.0 if moving else 0.0):
-            return super().step(closure)
+        return 1.0 if moving else 0.0
 
 
-class CosineAdam(torch.optim.Adam):
+class CosineAdam(Paced, torch.optim.Adam):
     r"""Adam whose step size falls to zero over a given number of steps, along half a cosine.
 
     .. math:: \eta_t = \tfrac12 \eta\, (1 + \cos(\pi t / T)), \quad t = 0, 1, \dots, T
@@ -102,19 +153,18 @@ class CosineAdam(torch.optim.Adam):
         fused: bool | None = None,
     ) -> None:
         positive("total_steps", total_steps)
-        params = list(params)
-        _refuse_graphs(params, fused)
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
         self.param_groups[0].setdefault("total_steps", total_steps)  # saved with the state
         self.param_groups[0].setdefault("steps_taken", 0)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step, as long as the number of those before says."""
+    count = "steps_taken"
+
+    def next_factor(self) -> float:
+        """Along the cosine, at the number of steps before."""
         first = self.param_groups[0]
         part = min(1.0, first["steps_taken"] / first["total_steps"])
         first["steps_taken"] += 1
-        with _scaled(self, 0.5 * (1 + cos(pi * part))):
-            return super().step(closure)
+        return 0.5 * (1 + cos(pi * part))
 
 
 @contextmanager
@@ -128,8 +178,3 @@ def _scaled(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-
-
-def _refuse_graphs(params: list[Tensor], fused: bool | None) -> None:
-    if fused and any(p.device.type == "cuda" for p in params):
-        raise ValueError("steps are counted in Python, which a CUDA graph of this optimizer would not see")

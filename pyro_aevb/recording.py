@@ -1,12 +1,13 @@
 """Loss and gradients of a Pyro pair as a graph of tensor operations: recorded once, then replayed without Pyro.
 
-``make_fx`` runs the Pyro handlers once and records only tensor operations; inductor compiles them on a CPU, a CUDA
-graph replays them on a GPU. The minibatch's rows, the data, parameters, buffers and the estimator's own tensors are
+``make_fx`` runs the Pyro handlers once and records only tensor operations; inductor compiles them, and on a GPU a CUDA
+graph replays what it made. The minibatch's rows, the data, parameters, buffers and the estimator's own tensors are
 inputs of the graph, so what changes in them takes effect.
 
 This file holds all of the package's use of torch's compiler.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from pyro_aevb.cuda_graphs import GraphReplay, unchanged
 from pyro_aevb.seeds import unchanged_random_state
 
 __all__ = ["Recording", "TensorFunction", "record", "record_function"]
+
+logger = logging.getLogger(__name__)
 
 TensorFunction = Callable[..., tuple[Tensor, ...]]
 
@@ -40,20 +43,21 @@ class Recording:
     def __init__(self, graph: GraphModule, inputs: list[Tensor], used: list[bool]) -> None:
         self.graph = graph
         self.function: TensorFunction = graph
+        self.inlined: TensorFunction | None = graph
         self.inputs, self.used = [t.detach() for t in inputs], used
         self.sources = [(id(tensor), tensor.requires_grad) for tensor in inputs]
 
     def compile(self, visit: Visit) -> None:
-        """Replay from here on with inductor's code (CPU) or as one CUDA graph, rather than operation by operation."""
-        self.function = _compile(self.graph, [*visit, *self.inputs], len(visit))
+        """Replay from here on with inductor's code, on a GPU as one CUDA graph, rather than operation by operation."""
+        self.function, self.inlined = _compile(self.graph, [*visit, *self.inputs], len(visit))
 
     def __call__(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
         """The loss and each parameter's gradient, ``None`` where the loss does not depend on it."""
         return self._run(self.function, visit)
 
-    def uncompiled(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
-        """The same, operation by operation, for use inside a larger graph."""
-        return self._run(self.graph, visit)
+    def inside(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
+        """The same, for use inside a larger CUDA graph, where there is ``inlined``."""
+        return self._run(self.inlined or self.graph, visit)
 
     def _run(self, function: TensorFunction, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
         with torch.no_grad():
@@ -125,7 +129,7 @@ def record_function(
     held = [tensor.detach() for tensor in fixed]
     with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
         graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
-        replay = _compile(graph, [*arguments, *held], len(arguments)) if compiled else graph
+        replay = _compile(graph, [*arguments, *held], len(arguments))[0] if compiled else graph
         replay(*arguments, *held)  # the first call compiles what is compiled lazily
 
     def recorded(*now: Tensor) -> tuple[Tensor, ...]:
@@ -169,21 +173,59 @@ def _tiny_addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: f
     return product if product is NotImplemented else bias + product
 
 
-def _compile(graph: GraphModule, inputs: list[Tensor], moving: int) -> TensorFunction:
-    """By inductor on a CPU, into a CUDA graph on a GPU, where the first ``moving`` inputs are copied each time."""
-    device = inputs[moving].device.type
-    if device == "cpu":
-        return _compile_with_inductor(graph, inputs)
-    if device == "cuda":
+def _compile(graph: GraphModule, inputs: list[Tensor], moving: int) -> tuple[TensorFunction, TensorFunction | None]:
+    """By inductor; and on a GPU as one CUDA graph, where the first ``moving`` inputs are copied each time.
+
+    Returns:
+        What to call, and what may be part of a larger CUDA graph, if anything.
+    """
+    device = inputs[moving].device
+    if device.type == "cpu":
+        return _compile_with_inductor(graph, inputs), None
+    if device.type != "cuda":
+        raise NotImplementedError(f"no graphs on {device.type}")
+    made = _compiled_alike(graph, inputs)
+    try:
         with torch.no_grad():
-            return GraphReplay(graph, inputs, moving)
-    raise NotImplementedError(f"no graphs on {device}")
+            return GraphReplay(made, inputs, moving), made
+    except Exception as error:  # such as a copy from the CPU's memory, which a graph cannot hold
+        logger.info("the step runs without a CUDA graph: %s", error)
+        return made, None
+
+
+def _compiled_alike(graph: GraphModule, inputs: list[Tensor]) -> TensorFunction:
+    """Inductor's code if there is a compiler and its first result is the recording's, else the recording.
+
+    Inductor may lay a tensor out otherwise, and a GPU's random bits follow the layout: a wake-sleep step that draws
+    dreamt pixels drew others. Of a Markov chain's transition one element in ten may differ, where an acceptance turns.
+    """
+    device = inputs[-1].device
+
+    def first(function: TensorFunction) -> Tensor:
+        with torch.no_grad(), unchanged_random_state(device), unchanged(inputs):
+            return function(*inputs)[0].clone()
+
+    try:
+        compiled = _compile_with_inductor(graph, inputs)
+        alike = torch.isclose(first(compiled), first(graph), rtol=1e-4, atol=1e-6, equal_nan=True)
+    except Exception as error:  # whatever the compiler raises: the recording gives the same numbers
+        logger.info("inductor cannot compile the step, which is replayed operation by operation: %s", error)
+        return graph
+    if alike.double().mean() < 0.9:
+        logger.info("inductor's code draws other noise, so the step is replayed operation by operation")
+        return graph
+    return compiled
 
 
 def _compile_with_inductor(graph: GraphModule, inputs: list[Tensor]) -> TensorFunction:
     import torch._inductor
     import torch._inductor.config
 
-    # fallback_random: the noise of torch's own generator, as in the eager step, not inductor's.
-    with torch._inductor.config.patch(fallback_random=True), torch.no_grad():
+    # fallback_random: the noise of torch's own generator, as in the eager step, not inductor's. deterministic: on a GPU
+    # inductor else chooses by a stopwatch how sums are taken, and a resumed run would round otherwise than a whole one.
+    config = torch._inductor.config
+    options = {"fallback_random": True}
+    if inputs[-1].device.type != "cpu" and hasattr(config, "deterministic"):
+        options["deterministic"] = True
+    with config.patch(options), torch.no_grad():
         return torch._inductor.compile(graph, list(inputs))

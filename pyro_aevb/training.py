@@ -20,6 +20,7 @@ from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, fir
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, Settings, current_device, find_device, find_settings, largest_product
+from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.pairs import Pair, modules_of, trained_parameters
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
@@ -279,7 +280,7 @@ class Trainer:
             # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
             # Where weights are latents of the model they have a prior there, and their guide's parameters have none.
             prior = 0 if self._global_latents else self._scale * self.batches.batch_size / self.batches.size
-            optimizer = partial(torch.optim.Adagrad, lr=0.02, weight_decay=prior)
+            optimizer = partial(Adagrad, lr=0.02, weight_decay=prior, warm_up=0)
         parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches
         if name == "svi" or (name == "auto" and isinstance(optimizer, PyroOptim)):
             return SVIEngine(*parts), False

@@ -116,7 +116,7 @@ def test_bad_input(cli, bad_files, tmp_path, arguments, message):
         (lambda run: _edit(run, "hidden: 8", "hidden: 9"), "another model"),
         (lambda run: _edit(run, "split_seed: 0", "split_seed: 1"), "another data"),
         (lambda run: _edit(run, "seed: 0", "seed: 1"), "another"),
-        (lambda run: _edit(run, "class_path: torch.optim.Adagrad", "class_path: torch.optim.LBFGS"), ""),
+        (lambda run: _edit(run, "class_path: pyro_aevb.optimizers.Adagrad", "class_path: torch.optim.LBFGS"), ""),
     ],
 )
 def test_resuming_a_damaged_or_changed_run(cli, damage, message, tmp_path):

@@ -7,15 +7,19 @@ import torch
 
 from pyro_aevb import capture, cuda_graphs, estimators
 from pyro_aevb.cuda_graphs import GraphReplay, WholeSteps
+from pyro_aevb.optimizers import Adagrad, CosineAdam
 from tests.trainings import make, weights
 
-OPTIMIZERS = {
-    "SGD": partial(torch.optim.SGD, lr=1e-5, momentum=0.9, dampening=0.5),
-    "Adagrad": partial(torch.optim.Adagrad, lr=1e-2, lr_decay=0.1, weight_decay=1.0),
-    "Adam": partial(torch.optim.Adam, lr=1e-3, weight_decay=1.0),
-    "AdamW": partial(torch.optim.AdamW, lr=1e-3),
-    "RMSprop": partial(torch.optim.RMSprop, lr=1e-3),
+OPTIMIZERS = {  # step sizes that are float32 numbers, as a graph has them
+    "SGD": partial(torch.optim.SGD, lr=2**-17, momentum=0.9, dampening=0.5),
+    "Adagrad": partial(torch.optim.Adagrad, lr=2**-7, lr_decay=0.1, weight_decay=1.0),
+    "Adam": partial(torch.optim.Adam, lr=2**-10, weight_decay=1.0),
+    "AdamW": partial(torch.optim.AdamW, lr=2**-10),
+    "RMSprop": partial(torch.optim.RMSprop, lr=2**-10),
+    "paused": partial(Adagrad, lr=2**-3, warm_up=30),
+    "falling": partial(CosineAdam, lr=2**-7, total_steps=80),
 }
+ROUNDED = {"falling": 1e-6}  # relative error of weights where step sizes are rounded to float32
 
 
 @pytest.fixture
@@ -40,17 +44,17 @@ def train(trainer):
     """Fifty steps, a change of the learning rate, fifty more: short batches, single steps and launches are mixed."""
     reports = list(trainer.run(1000))
     for group in trainer.engine.optimizer.param_groups:
-        group["lr"] /= 3
+        group["lr"] /= 4
     return [*reports, *trainer.run(1000)]
 
 
-def compare(captured, eager, rtol):
+def compare(captured, eager, rtol, whole=True):
     for one, other in zip(train(captured), train(eager), strict=True):
         assert one.samples_seen == other.samples_seen
         assert one.bound == pytest.approx(other.bound, rel=rtol)
     for name, weight in weights(eager).items():
         torch.testing.assert_close(weights(captured)[name], weight, rtol=rtol, atol=rtol)
-    assert captured.engine._whole, "no launch took several steps"
+    assert captured.engine._whole or not whole, "no launch took several steps"
     for a, b in zip(
         cuda_graphs.state_tensors(captured.engine.optimizer),
         cuda_graphs.state_tensors(eager.engine.optimizer),
@@ -62,7 +66,7 @@ def compare(captured, eager, rtol):
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "RMSprop"])  # capturable on a GPU only
 def test_whole_steps_equal_eager_ones(name, imitated):
     runs = [make(engine=e, batch_size=25, optimizer=OPTIMIZERS[name], report_every=300) for e in ("captured", "eager")]
-    compare(imitated(runs[0]), runs[1], 1e-12)
+    compare(imitated(runs[0]), runs[1], ROUNDED.get(name, 1e-12))
 
 
 def test_whole_steps_resume_bit_for_bit(imitated):
@@ -102,7 +106,14 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device o
 @pytest.mark.parametrize("estimator", estimators.__all__)
 def test_a_cuda_graph_equals_eager(estimator):
     runs = [
-        make(engine=e, batch_size=20, report_every=500, device="cuda", estimator=getattr(estimators, estimator)())
+        make(
+            engine=e,
+            batch_size=20,
+            report_every=500,
+            device="cuda",
+            estimator=getattr(estimators, estimator)(),
+            optimizer=OPTIMIZERS["paused"],
+        )
         for e in ("captured", "eager")
     ]
     compare(*runs, 1e-9)
@@ -116,4 +127,5 @@ def test_whole_steps_on_a_gpu_equal_eager_ones(name):
         make(engine=e, batch_size=20, report_every=500, device="cuda", optimizer=OPTIMIZERS[name])
         for e in ("captured", "eager")
     ]
-    compare(*runs, 1e-9)
+    fused = runs[0].engine.optimizer.param_groups[0].get("fused")
+    compare(*runs, ROUNDED.get(name, 1e-9), whole=name != "Adagrad" or fused)  # torch 2.11 has no fused one for a GPU

@@ -1,21 +1,23 @@
 """The paper's Adagrad against its formula, CosineAdam against torch's, in all engines, and resumed."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 
 from pyro_aevb import InputError
+from pyro_aevb.engines import load_optimizer_state
 from pyro_aevb.optimizers import Adagrad, CosineAdam
 from tests.trainings import assert_equal, make, weights
 
 
-@pytest.mark.parametrize("fused", [None, True])
-def test_the_formula_step_by_step(fused):
+@pytest.mark.parametrize("how", [{}, {"fused": True}, {"capturable": True}])
+def test_the_formula_step_by_step(how):
     generator = torch.Generator().manual_seed(0)
     p = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()
     expected, total = p.detach().clone(), torch.zeros(5, dtype=torch.float64)
-    optimizer = Adagrad([p], lr=0.3, weight_decay=0.1, warm_up=3, fused=fused)
+    optimizer = Adagrad([p], lr=0.3, weight_decay=0.1, warm_up=3, **how)
     for step in range(8):
         g = torch.randn(5, generator=generator, dtype=torch.float64)
         p.grad = g.clone()
@@ -82,6 +84,34 @@ def test_nothing_moves_in_the_pause_and_a_resumed_run_goes_on_with_it(tmp_path):
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     list(again.run(400))
     assert_equal(weights(again), weights(trained("eager")))
+
+
+@pytest.mark.parametrize("there", [{"fused": True}, {"capturable": True}, {"fused": False}])
+@pytest.mark.parametrize("here", [{"fused": True}, {"capturable": True}, {"fused": False}])
+def test_a_state_goes_on_where_steps_are_computed_otherwise(there, here):
+    def stepped(optimizer, p, times):
+        for i in range(times):
+            p.grad = torch.full_like(p, i + 1.0)
+            optimizer.step()
+
+    p, q = (torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    first, second = Adagrad([p], lr=0.3, warm_up=2, **there), Adagrad([q], lr=0.7, warm_up=9, **here)
+    stepped(first, p, 3)
+    q.data.copy_(p)
+    load_optimizer_state(second, copy.deepcopy(first.state_dict()))
+    assert {key: second.param_groups[0][key] for key in here} == here
+    stepped(first, p, 4)
+    stepped(second, q, 4)
+    torch.testing.assert_close(p, q, rtol=1e-13, atol=0)
+
+
+def test_a_state_of_torchs_own_adagrad_has_no_pause_and_another_optimizers_is_refused():
+    p = torch.ones(3, requires_grad=True)
+    ours = Adagrad([p], warm_up=0)
+    load_optimizer_state(ours, torch.optim.Adagrad([p]).state_dict())
+    assert ours.param_groups[0]["steps_left"] == 0
+    with pytest.raises(ValueError, match="different number"):
+        load_optimizer_state(ours, torch.optim.Adagrad([{"params": [p]}, {"params": []}]).state_dict())
 
 
 def test_from_the_command_line(cli, tmp_path):

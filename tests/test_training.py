@@ -171,7 +171,7 @@ def test_a_pair_without_parameters_is_refused():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-@pytest.mark.parametrize("engine", ["eager", "svi"])
+@pytest.mark.parametrize("engine", ["captured", "eager", "svi"])
 def test_cuda_trains_and_resumes(engine, tmp_path):
     whole = make(device="cuda", engine=engine)
     list(whole.run(600))

@@ -24,7 +24,10 @@ PARTS: dict[str, Any] = {
     "likelihood": {"class_path": "pyro_aevb.likelihoods.Bernoulli"},
     "guide": {"class_path": "pyro_aevb.guides.DiagonalNormal"},
     "estimator": {"class_path": "pyro_aevb.estimators.SGVB"},
-    "optimizer": {"class_path": "torch.optim.Adagrad", "init_args": {"lr": 0.02, "weight_decay": 1.0}},
+    "optimizer": {
+        "class_path": "pyro_aevb.optimizers.Adagrad",
+        "init_args": {"lr": 0.02, "weight_decay": 1.0, "warm_up": 0},
+    },
 }
 
 
