@@ -28,6 +28,7 @@ curve; seed 0's AEVB was measured beside other work.
 
 import csv
 import itertools
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -54,7 +55,7 @@ WORDS = {"AEVB": "AEVB", "WS": "wake-sleep", "mnist": "MNIST", "frey_face": "Fre
 STEP_SIZES = (0.01, 0.02, 0.1)
 FAILED = -1e30  # the bound of a training that ended in a loss not finite
 FIRST = 300_000  # samples after which the step size is chosen
-MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is read; evaluated ten times up to each
+MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is read
 
 
 def options_of(
@@ -86,28 +87,38 @@ def options_of(
     ]
 
 
-def run_curve(runs: Path, data: str, latent_dim: int, method: str, seed: int, samples: int, device: str) -> dict:
-    """One curve: choose its step size, train, and read its metrics."""
+def run_curve(
+    runs: Path, data: str, latent_dim: int, method: str, seed: int, samples: int, device: str, chosen: Path | None
+) -> dict:
+    """One curve: choose its step size, or take the one in the folder ``chosen``; train, and read its metrics."""
     name = f"{data}-{latent_dim}-{method}-{seed}"
     engine = f"--engine={'captured' if samples > FIRST else 'eager'}"
     options = {
         rate: [*options_of(data, latent_dim, method, rate, seed), engine, f"--device={device}"] for rate in STEP_SIZES
     }
     trials = {rate: runs / "step_sizes" / f"{name}-{rate}" for rate in STEP_SIZES}
-    tried = {rate: first_bound(trials[rate], options[rate], min(FIRST, samples)) for rate in STEP_SIZES}
+    tried = chosen_before(chosen, name) or {
+        rate: first_bound(trials[rate], options[rate], min(FIRST, samples)) for rate in STEP_SIZES
+    }
     rate = max(tried, key=lambda r: tried[r])
     if tried[rate] == FAILED:
         raise RunFailedError(f"{name} failed with every step size: begin one of {runs / 'step_sizes'} by hand", 1)
-    if not (runs / name).exists():
+    if trials[rate].exists() and not (runs / name).exists():
         shutil.copytree(trials[rate], runs / name)  # and go on with it
-    stops = [stop for stop in MILESTONES if stop < samples] + [samples]
-    for stop in stops:
-        metrics = train(runs / name, options[rate], stop, max(1, stop // 10))
+    metrics = train(runs / name, options[rate], samples, "log")
     print(f"{name}: step size {rate}, {last_test(metrics)}, {minutes_of(metrics)} minutes", flush=True)
     return {
         **{"data": data, "latent_dim": latent_dim, "method": method, "seed": seed, "rate": rate, "metrics": metrics},
-        **{"name": name, "tried": tried, "minutes": minutes_of(metrics)},
+        **{"name": name, "tried": tried, "minutes": minutes_of(metrics), "device": device},
     }
+
+
+def chosen_before(folder: Path | None, name: str) -> dict[float, float]:
+    """The training bounds of a curve's step sizes as results in a folder have them; empty where there are none."""
+    if not folder or not (folder / "settings.json").exists():
+        return {}
+    tried = json.loads((folder / "settings.json").read_text()).get(name, {}).get("tried", {})
+    return {float(rate): bound for rate, bound in tried.items()}
 
 
 def first_bound(path: Path, options: list[str], first: int) -> float:
@@ -127,11 +138,11 @@ def last_test(metrics: list[dict]) -> str:
 
 
 def run(
-    runs: Path, samples: int, seeds: int, device: str, jobs: int, only: list[str], folder: Path | None
+    runs: Path, samples: int, seeds: int, device: str, jobs: int, only: list[str], folder: Path, chosen: Path | None
 ) -> list[dict]:
     """All curves, each kept in ``folder`` as it ends."""
     cases = [
-        (runs, data, latent_dim, method, seed, samples, device)
+        (runs, data, latent_dim, method, seed, samples, device, chosen)
         for seed in range(seeds)
         for data, dims in LATENT_DIMS.items()
         for latent_dim in dims
@@ -143,8 +154,7 @@ def run(
     def run_and_keep(*case: object) -> dict:
         curve = run_curve(*case)
         with lock:
-            if folder:
-                keep(curve, folder)
+            keep(curve, folder)
         return curve
 
     return all_of(run_and_keep, cases[::-1], jobs)  # the longest first: no core waits for the other at the end
@@ -179,13 +189,12 @@ def theirs(data: str, latent_dim: int, method: str, split: str) -> list[tuple[fl
 
 
 def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[dict]]:
-    """Our curves: for each number of samples the points of the seeds, where all seeds have one."""
+    """Our curves: of each seed its points."""
     wanted, found = (data, latent_dim, method, split), {}
     some = [r for r in rows if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted]
-    for r in sorted(some, key=lambda r: r["samples"]):
-        found.setdefault(r["samples"], []).append(r)
-    seeds = len({r["seed"] for r in some})
-    return {samples: points for samples, points in found.items() if len(points) == seeds}
+    for r in sorted(some, key=lambda r: (r["seed"], r["samples"])):
+        found.setdefault(r["seed"], []).append(r)
+    return found
 
 
 def mean(points: list[dict], column: str = "bound") -> float:
@@ -207,7 +216,8 @@ def table(rows: list[dict]) -> list[dict]:
     """At each milestone: curve, paper, ours (mean over seeds), its error by the choice of test images, difference."""
     out = []
     for data, latent_dim, method, samples in itertools.product(LATENT_DIMS, ALL_DIMS, METHODS, MILESTONES):
-        near = ours(rows, data, latent_dim, method, "test").get(samples)
+        seeds = ours(rows, data, latent_dim, method, "test").values()
+        near = [point for points in seeds for point in points if point["samples"] == samples]
         paper = paper_at(data, latent_dim, method, samples)
         if near and paper is not None:
             row = {"data": data, "latent_dim": latent_dim, "method": method, "samples": samples}
@@ -234,17 +244,11 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> No
     for method, color in zip(METHODS, ("C3", "C2"), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
             name = f"{WORDS[method]}, {split}"
-            paper, own = theirs(data, latent_dim, method, split), ours(rows, data, latent_dim, method, split)
+            paper = theirs(data, latent_dim, method, split)
             axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22, label=f"{name}, paper")
-            if own:
-                axes.plot(
-                    own.keys(),
-                    [mean(points) for points in own.values()],
-                    style,
-                    color=color,
-                    lw=1.2,
-                    label=f"{name}, ours",
-                )
+            for i, points in enumerate(ours(rows, data, latent_dim, method, split).values()):
+                x, y = ([point[column] for point in points] for column in ("samples", "bound"))
+                axes.plot(x, y, style, color=color, lw=1, label=None if i else f"{name}, ours")
     axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(1e5, 1.2e8))
     axes.set_ylim(*((-165, -95) if data == "mnist" else (0, 1650)))
     axes.set(xlabel="training samples seen", ylabel="bound, nats per datum")
@@ -265,25 +269,23 @@ def keep(curve: dict, folder: Path) -> None:
     if found := table(rows):
         write_csv(folder / "table.csv", found)
     plot(rows).savefig(folder / "figure2.png", dpi=90)
-    about = provenance(
-        1,
-        step_size=curve["rate"],
-        tried={str(rate): bound for rate, bound in curve["tried"].items()},
-        minutes=curve["minutes"],
-    )
+    tried = {str(rate): bound for rate, bound in curve["tried"].items()}
+    about = provenance(1, curve["device"], step_size=curve["rate"], tried=tried, minutes=curve["minutes"])
     note(folder / "settings.json", **{curve["name"]: about})
 
 
 if __name__ == "__main__":
     parser = arguments(__doc__, "figure2", 1e7, "1000 samples of each small curve, nothing kept")
     parser.add_argument("only", nargs="*", help="how names of curves begin, as mnist or frey_face-2-WS; all by default")
+    parser.add_argument("--chosen", action="store_true", help="take step sizes chosen before from the results here")
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile
 
         LATENT_DIMS, STEP_SIZES = {"frey_face": (2,)}, (0.01,)
         with tempfile.TemporaryDirectory() as temporary:
-            found = run(Path(temporary), 1000, 1, "cpu", 2, [], Path(temporary) / "kept")
+            found = run(Path(temporary), 1000, 1, "cpu", 2, [], Path(temporary) / "kept", None)
         print(len(found), "curves drawn")
     else:
-        run(chosen.runs, int(chosen.samples), chosen.seeds, chosen.device, chosen.jobs, chosen.only, FOLDER)
+        known = FOLDER if chosen.chosen else None
+        run(chosen.runs, int(chosen.samples), chosen.seeds, chosen.device, chosen.jobs, chosen.only, FOLDER, known)

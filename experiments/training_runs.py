@@ -40,8 +40,14 @@ def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.Argum
     return parser
 
 
-def train(path: Path, options: list[str], samples: int, every: int) -> list[dict]:
+def train(path: Path, options: list[str], samples: int, every: int | str) -> list[dict]:
     """Begin a run, or go on with it, up to so many samples; its metrics up to there.
+
+    Arguments:
+        path: Of the run.
+        options: The command line's, but how far and how often.
+        samples: Up to which to train.
+        every: Samples between two evaluations, and saves; or ``log``.
 
     Raises:
         RunFailedError: If the run that is there was begun with other options.

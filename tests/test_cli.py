@@ -22,6 +22,12 @@ def config_of(name):
 # ---------------------------------------------------------------- good use
 
 
+def test_bounds_as_a_logarithmic_axis_wants_them(cli):
+    train(cli, "--samples=2500", "--evaluate_every=log", "--save_every=log")
+    evaluated = [m["samples_seen"] for m in Run("run").metrics() if "test_bound" in m]
+    assert evaluated == [*range(100, 1000, 100), 1000, 2000, 2500]
+
+
 def test_train_evaluate_plot_sample(cli, tmp_path):
     assert "on test" in train(cli)
     run = Run("run")

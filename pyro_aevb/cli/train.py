@@ -26,6 +26,7 @@ from pyro_aevb.training import AUTO_CAPTURE_STEPS, Trainer
 
 __all__ = ["options", "parser", "train"]
 
+Every = int | Literal["log"]
 RESUMABLE = {"samples", "device", "data_root", "evaluate_every", "save_every", "resume"}
 
 
@@ -49,8 +50,8 @@ def options(
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
     device: str = "auto",
     report_every: int = 10_000,
-    evaluate_every: int = 100_000,
-    save_every: int = 100_000,
+    evaluate_every: Every = 100_000,
+    save_every: Every = 100_000,
     out: str | None = None,
 ) -> None:
     """Train a model and its guide, and keep the run in a folder.
@@ -76,8 +77,8 @@ def options(
         precision: bfloat16 allows products in bfloat16 where the processor has units for it.
         device: auto, cpu, cuda, cuda:1, mps, ...
         report_every: Samples between two reports of the training bound.
-        evaluate_every: Samples between two bounds on the test set.
-        save_every: Samples between two saves.
+        evaluate_every: Samples between two bounds on the test set; ``log`` for 1e5, 2e5, ..., 9e5, 1e6, 2e6, ...
+        save_every: Samples between two saves; or ``log``.
         out: The run's folder; by default the first free of runs/DATA-1, runs/DATA-2, ...
     """
 
@@ -158,7 +159,7 @@ def _check(config: Namespace) -> None:
     if not 1 <= config.samples < 1e15 or config.samples != int(config.samples):
         raise InputError(f"--samples must be a whole number of at least 1, such as 1e6, not {config.samples:g}")
     for key in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim"):
-        if config[key] < 1:
+        if config[key] != "log" and config[key] < 1:
             raise InputError(f"--{key} must be at least 1, not {config[key]}")
 
 
@@ -226,7 +227,8 @@ def _record(progress: Progress) -> dict[str, Any]:
     return {key: value for key, value in progress._asdict().items() if value is not None}
 
 
-def _crossed(before: int, now: int, every: int) -> bool:
+def _crossed(before: int, now: int, every: Every) -> bool:
+    every = 10 ** (len(str(now)) - 1) if every == "log" else every
     return before // every != now // every
 
 
