@@ -3,7 +3,7 @@
 Every contestant, in a process of its own, trains the same variational auto-encoder (Bernoulli likelihood, tanh, Adam)
 on the same binary data in memory, one at a time. Rounds are interleaved, a contestant's number is the median over
 rounds, and only ratios within one run mean anything: these machines are noisy. Results are in
-``experiments/benchmark/``: JSON, a table, charts.
+``experiments/benchmark/``: JSON, a table, charts; with ``--device cuda``, of the steps alone, in its folder ``cuda``.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def serve(name: str, pipe: Connection) -> None:
                 step = None  # its memory is free before the next one's is taken
                 step = CONTESTANTS[name](*question)
                 step(1)
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             pipe.send(time.perf_counter() - start)
 
 
@@ -176,8 +179,9 @@ def table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_bars(results: dict, key: str = "784-500-20, M=100") -> Figure:
-    """Milliseconds a step, a bar a contestant."""
+def draw_bars(results: dict) -> Figure:
+    """Milliseconds a step at the first size, a bar a contestant."""
+    key = next(iter(results["steps"]))
     row = results["steps"][key]
     names = sorted(row, key=lambda name: row[name]["ms"], reverse=True)
     figure = Figure(figsize=(7, 0.34 * len(names) + 0.9), layout="constrained")
@@ -203,35 +207,41 @@ def draw_growth(results: dict) -> Figure:
     return figure
 
 
-def keep(results: dict) -> None:
+def keep(results: dict, folder: Path) -> None:
     """Write JSON, table and charts."""
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (FOLDER / "table.md").write_text(table(results))
-    draw_bars(results).savefig(FOLDER / "steps.png", dpi=110)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "table.md").write_text(table(results))
+    draw_bars(results).savefig(folder / "steps.png", dpi=110)
     if results["growth"]:
-        draw_growth(results).savefig(FOLDER / "growth.png", dpi=110)
+        draw_growth(results).savefig(folder / "growth.png", dpi=110)
+
+
+def device_name(device: str) -> str:
+    """In words."""
+    cpu = f"{torch.get_num_threads()} threads, {platform.machine()}"
+    return cpu if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def run(options: argparse.Namespace) -> dict:
     """All measurements."""
     names = [name for name in (SMOKE if options.smoke else CONTESTANTS) if name not in options.without]
     workers = {name: Worker(name) for name in names}
-    shapes = {"784-100-3": SHAPES["784-100-3"]} if options.smoke else SHAPES
+    shapes = {key: replace(SHAPES[key], device=options.device) for key in options.shapes}
     results: dict = {
         "contestants": names,
-        "device": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        "device": device_name(options.device),
         "torch": torch.__version__,
         "steps": {},
         "memory": {},
         "growth": {},
     }
     for key, shape in shapes.items():
-        for batch_size in BATCHES[:1] if options.smoke else BATCHES:
+        for batch_size in options.batches:
             row = measure(shape, batch_size, workers, options.rounds, options.seconds)
             results["steps"][f"{key}, M={batch_size}"] = row
             print(f"{key}, M={batch_size}:", {n: round(row[n]["ms"], 2) for n in names}, flush=True)
-    if not options.smoke:
+    if not options.smoke and options.device == "cpu":
         results["memory"] = {name: measure_memory(name) for name in (REFERENCE, "eager engine", OURS)}
         results["growth"] = measure_growth(workers, max(3, options.rounds // 3), options.seconds)
     return results
@@ -242,11 +252,14 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each contestant in each round")
     parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shapes", nargs="*", default=[*SHAPES], choices=[*SHAPES])
+    parser.add_argument("--batches", nargs="*", type=int, default=BATCHES)
     parser.add_argument("--smoke", action="store_true", help="one small size, one short round, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
-        chosen.rounds, chosen.seconds = 1, 0.02
+        chosen.rounds, chosen.seconds, chosen.shapes, chosen.batches = 1, 0.02, ["784-100-3"], [100]
     measured = run(chosen)
     print(table(measured))
     if not chosen.smoke:
-        keep(measured)
+        keep(measured, FOLDER if chosen.device == "cpu" else FOLDER / torch.device(chosen.device).type)

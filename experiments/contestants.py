@@ -1,6 +1,7 @@
 """The contestants of ``benchmark.py``: the same variational auto-encoder trained in different ways.
 
-Each is a function of (shape, batch size, particles) that returns a function of a number of steps. Unless its name says
+Each is a function of (shape, batch size, particles) that returns a function of a number of steps, which may return
+before a GPU has taken them. Unless its name says
 otherwise a contestant runs as its user would run it: no process-wide setting is touched for it.
 """
 
@@ -33,6 +34,7 @@ class Shape:
     data_dim: int
     hidden: tuple[int, ...]
     latent_dim: int
+    device: str = "cpu"
 
 
 _DATA: dict[int, Tensor] = {}
@@ -49,7 +51,8 @@ def data(shape: Shape) -> Tensor:
 def networks(shape: Shape) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder."""
     encoder = aevb.nn.MLP(shape.data_dim, 2 * shape.latent_dim, shape.hidden)
-    return encoder, aevb.nn.MLP(shape.latent_dim, shape.data_dim, shape.hidden[::-1])
+    decoder = aevb.nn.MLP(shape.latent_dim, shape.data_dim, shape.hidden[::-1])
+    return encoder.to(shape.device), decoder.to(shape.device)
 
 
 def pair(shape: Shape) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
@@ -57,12 +60,12 @@ def pair(shape: Shape) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
     likelihood = aevb.likelihoods.Bernoulli(shape.latent_dim, shape.data_dim, hidden=shape.hidden[::-1])
     guide = aevb.guides.DiagonalNormal(shape.data_dim, shape.latent_dim, hidden=shape.hidden)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(shape.latent_dim), likelihood, SIZE)
-    return model, aevb.RecognitionModel(guide, SIZE)
+    return model.to(shape.device), aevb.RecognitionModel(guide, SIZE).to(shape.device)
 
 
 def minibatches(shape: Shape, batch_size: int) -> Callable[[], Tensor]:
     """The next minibatch, from one tensor in memory by a permutation."""
-    batches, step = Batches(data(shape), batch_size, 0, torch.device("cpu")), iter(range(10**9))
+    batches, step = Batches(data(shape), batch_size, 0, torch.device(shape.device)), iter(range(10**9))
     return lambda: batches[next(step)][0]
 
 
@@ -80,7 +83,8 @@ def with_our_settings(make: Callable[..., Step]) -> Callable[..., Step]:
     """The same contestant with the processor settings that ``Trainer`` finds: oneDNN's products on AMD."""
 
     def made(shape: Shape, batch_size: int, particles: int = 1) -> Step:
-        settings = find_settings((batch_size, shape.data_dim, shape.hidden[0]), torch.device("cpu"), "float32")
+        product = batch_size, shape.data_dim, shape.hidden[0]
+        settings = find_settings(product, torch.device(shape.device), "float32")
         step = make(shape, batch_size, particles)
 
         def steps(count: int) -> None:
@@ -102,7 +106,7 @@ def matrix_products(shape: Shape, batch_size: int, particles: int = 1) -> Step:
     products = []
     for sizes, rows in ((encoder, batch_size), (decoder, batch_size * particles)):
         for i, (a, b) in enumerate(pairwise(sizes)):
-            x, weight, g = torch.randn(rows, a), torch.randn(b, a), torch.randn(rows, b)
+            x, weight, g = (torch.randn(size, device=shape.device) for size in ((rows, a), (b, a), (rows, b)))
             products += [(x, weight.T), (g.T, x)]
             if i > 0 or sizes is decoder:  # the data need no gradient
                 products.append((g, weight))
@@ -121,7 +125,7 @@ def by_hand(shape: Shape, batch_size: int, particles: int = 1, compiled: bool = 
     following = minibatches(shape, batch_size)
 
     def once() -> None:
-        value = objective(following(), torch.randn(batch_size, shape.latent_dim))
+        value = objective(following(), torch.randn(batch_size, shape.latent_dim, device=shape.device))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -151,7 +155,7 @@ def make_trainer(
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     optimizer = partial(torch.optim.Adam, lr=RATE)
     estimator = aevb.estimators.SGVB(**options)
-    return aevb.Trainer(*pair(shape), rows, estimator, optimizer, batch_size, engine=engine, device="cpu")
+    return aevb.Trainer(*pair(shape), rows, estimator, optimizer, batch_size, engine=engine, device=shape.device)
 
 
 def engine_alone(shape: Shape, batch_size: int, particles: int = 1) -> Step:
@@ -194,7 +198,7 @@ def data_loader(shape: Shape, batch_size: int, particles: int = 1) -> Step:
     batches = forever()
 
     def once() -> float:
-        (x,) = next(batches)
+        x = next(batches)[0].to(shape.device)
         mean, log_variance = encoder(x).chunk(2, dim=-1)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         cross_entropy = functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")

@@ -10,21 +10,25 @@ from pathlib import Path
 import torch
 
 
-def provenance(threads: int | None = None, **settings: object) -> dict:
+def provenance(threads: int | None = None, device: str = "cpu", **settings: object) -> dict:
     """Commit, versions and device, with an experiment's own settings first; ``threads`` of its runs, if not ours."""
+    cpu = f"{threads or torch.get_num_threads()} threads of {platform.machine()}"
     return {
         **settings,
         "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": f"{threads or torch.get_num_threads()} threads of {platform.machine()}",
+        "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
     }
 
 
 def commit() -> str:
     """The revision these numbers were measured at."""
     here = Path(__file__).parent
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
+    try:
+        asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
+    except FileNotFoundError:  # no git on this machine
+        return ""
     return asked.stdout.strip()
 
 
