@@ -54,21 +54,23 @@ def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """A line for each setting, a column for each number of latents; the paper's at the end."""
+    """For each number of samples: a line a setting, a column a number of latents; the paper's at the end."""
     panels = [(data, latent_dim) for data, dims in PANELS.items() for latent_dim in dims]
-    samples = max(r["samples"] for r in rows)
-    known = {tuple(r[key] for key in CASE[:-1]): r for r in rows if r["seed"] == 0 and r["samples"] == samples}
-    heads = [f"{WORDS[data]}, {latent_dim}" for data, latent_dim in panels]
-    lines = [f"Test bound after {samples:,} samples:", ""]
-    lines += [
-        "| step size | pause | log-variance times | " + " | ".join(heads) + " |",
-        "|---" * (3 + len(panels)) + "|",
-    ]
-    for step_size, pause, scale in itertools.product(STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES):
-        cells = [cell(known.get((*panel, step_size, pause, scale))) for panel in panels]
-        lines.append(f"| {step_size} | {pause or 'none'} | {scale:g} | " + " | ".join(cells) + " |")
-    paper = [cell({"test_bound": paper_at(*panel, "WS", samples)}) for panel in panels]
-    return "\n".join([*lines, "| the paper | | | " + " | ".join(paper) + " |", ""])
+    heads = " | ".join(f"{WORDS[data]}, {latent_dim}" for data, latent_dim in panels)
+    lines = []
+    for samples in sorted({r["samples"] for r in rows}):
+        lines += [f"Test bound after {samples:,} samples:", "", f"| step size | pause | log-variance times | {heads} |"]
+        lines += ["|---" * (3 + len(panels)) + "|"]
+        known = {tuple(r[key] for key in CASE[:-1]): r for r in rows if r["seed"] == 0 and r["samples"] == samples}
+        for setting in itertools.product(STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES):
+            found = [known.get((*panel, *setting)) for panel in panels]
+            if any(found):
+                step_size, pause, scale = setting
+                cells = " | ".join(map(cell, found))
+                lines.append(f"| {step_size} | {pause or 'none'} | {scale:g} | {cells} |")
+        paper = " | ".join(cell({"test_bound": paper_at(*panel, "WS", samples)}) for panel in panels)
+        lines += [f"| the paper | | | {paper} |", ""]
+    return "\n".join(lines)
 
 
 def cell(row: dict | None) -> str:
@@ -83,7 +85,7 @@ def keep(row: dict, folder: Path) -> None:
     known = read_csv(folder / "bounds.csv")
     if not (new := taken([row], known, *CASE)):
         return
-    rows = sorted(beside(known, new, *CASE), key=lambda r: tuple(r[key] for key in CASE))
+    rows = sorted(beside(known, new, *CASE, "samples"), key=lambda r: tuple(r[key] for key in CASE))
     write_csv(folder / "bounds.csv", rows)
     (folder / "table.md").write_text(table(rows))
     note(folder / "settings.json", **{name_of(tuple(row[key] for key in CASE)): provenance(1, **row)})
