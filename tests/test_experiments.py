@@ -76,6 +76,7 @@ def test_a_shorter_curve_of_figure2_leaves_all_results(first, tmp_path, monkeypa
     monkeypatch.syspath_prepend(EXPERIMENTS)
     figure2 = importlib.import_module("figure2")
     curve = {"data": "mnist", "latent_dim": 3, "method": "AEVB", "seed": 0, "name": "one", "minutes": 1.0}
+    curve["device"] = "cpu"
     for samples in (first, 20):
         seen = {"samples_seen": samples, "bound": -1.0, "test_bound": -2.0, "test_se": 0.1}
         figure2.keep(curve | {"rate": 1 / samples, "tried": {0.01: 1.0}, "metrics": [seen]}, tmp_path)
@@ -83,6 +84,18 @@ def test_a_shorter_curve_of_figure2_leaves_all_results(first, tmp_path, monkeypa
     assert [row["samples"] for row in figure2.read_csv(tmp_path / "curves.csv")] == [farther] * 2
     assert json.loads((tmp_path / "settings.json").read_text())["one"]["step_size"] == 1 / farther
     assert ("results stay" in capsys.readouterr().out) is (first == 30)
+    assert figure2.chosen_before(tmp_path, "one") == {0.01: 1.0}
+    assert figure2.chosen_before(tmp_path, "another") == figure2.chosen_before(None, "one") == {}
+
+
+def test_rows_of_the_literature_stand_beside_longer_ones(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    literature = importlib.import_module("literature")
+    numbers = {"epochs": 1.0, "bound": -1.0, "log_likelihood": -1.0, "se": 0.1, "all_images": None, "published": None}
+    for samples in (20, 30, 10, 30):
+        literature.keep({"name": "VAE", "seed": 0, "samples": samples, **numbers}, tmp_path, "cpu")
+    assert [row["samples"] for row in literature.read_csv(tmp_path / "evidence.csv")] == [20, 30]
+    assert [*json.loads((tmp_path / "settings.json").read_text())] == ["VAE-20-0", "VAE-30-0"]
 
 
 def test_wake_sleep_is_trained_as_its_settings_say(monkeypatch):
