@@ -88,7 +88,7 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
         ["priors_likelihoods/priors.png", "priors_likelihoods/likelihoods.png"],
         {},
     ),
-    ("What a training step costs", "benchmark.py", ["benchmark/steps.png"], {}),
+    ("What a training step costs", "benchmark.py", ["benchmark/steps.png", "benchmark/cuda/steps.png"], {}),
     ("Several trainings at once", "members.py", [], {"members/table.md": as_is}),
 ]
 
