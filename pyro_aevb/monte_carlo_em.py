@@ -106,8 +106,7 @@ class MonteCarloEM:
         self.chains = self._begin()  # (N, K)
         self.step_size = torch.tensor(FIRST_STEP_SIZE, device=self.device, dtype=self.chains.dtype)
         self.acceptance = torch.full_like(self.step_size, math.nan)
-        # The weight of the prior N(0, I) on all weights in the units of this loss.
-        default = partial(Adagrad, lr=0.02, weight_decay=1.0, warm_up=0)
+        default = partial(Adagrad, lr=0.02, weight_decay=1.0, warm_up=0)  # the prior N(0, I) in this loss's units
         self.optimizer = make_optimizer(default if optimizer is None else optimizer, self.parameters)
         self.settings = find_settings(largest_product(self.parameters, batch_size), self.device, "float32")
         self.eager = EagerSteps(model, self.space, self.batches.size, leapfrog_steps, target_acceptance)
