@@ -5,26 +5,26 @@ mean over the first 1000 training and test images by appendix D: 50 and 50 poste
 its chains begin decides: Monte Carlo EM has no guide, and chains from prior draws stay in the wrong place (AEVB, 1000
 images, 1e6 samples, the first 200 of them: -153.4 after 200 transitions, -151.5 after 1000; from the guide -122.6, and
 importance sampling says -122.9). So for all methods each chain begins at one of 1000 prior draws, chosen with odds
-p(x|z). At the end annealed importance sampling of the first 100, from the prior, tells what that estimate is worth.
+p(x|z). Annealed importance sampling of the first 100, from the prior, tells at the end what that is worth.
 
 The step size is that of 0.01, 0.02 and 0.1 with the highest training bound (log p(x, z) for Monte Carlo EM) over the
 second half of the first 1e5 samples; of MCEM over that of the first 1e6 of 1000 images. Initial weights and optimizer
 are Figure 2's; Monte Carlo EM begins as AEVB does.
 
 Samples are counted as evaluated, as the paper's axis says: each of Monte Carlo EM's 10 leapfrog steps counts a datum,
-and so does each of its 5 weight updates: 15, and the paper's points lie 15 N apart. It does not say when its chains
-move. "MCEM" here moves them all, then updates the weights 5 times with all data, without Adagrad's pause of 100 steps,
-which alone would take 3e5 samples of 1000 images, where the paper's curve has long been rising. "minibatch MCEM" is 5
-updates after each minibatch's own chains, with the pause. Five minibatches after all chains, with the pause, is too
-slow for the paper's: with 1000 images -149.3 / -159.6 on train / test at 1e6, where MCEM has -137.4 / -151.4 and the
-paper -139.6 / -152.6. With 50,000 images it is the other way round: MCEM is far ahead of the paper's curve, which comes
-into view at 2.6e7, and five minibatches after all chains lie on it at 3e7, -163.3 / -162.8 (paper -164.0 / -165.6), but
-not at 6.8e7, -151.8 / -151.8 (paper -146.8 / -148.3). So no reading gives both of the paper's curves.
+and so does each of its 5 weight updates: 15, and the paper's points lie 15 N apart. When its chains move it does not
+say. "MCEM" here moves them all, then updates the weights 5 times with all data, without Adagrad's pause of 100 steps,
+which alone would take 3e5 samples of 1000 images. "minibatch MCEM" is 5 updates after each minibatch's own chains, with
+the pause. Five minibatches after all chains, with the pause, is too slow for the paper's: with 1000 images -149.3 /
+-159.6 on train / test at 1e6, where MCEM has -137.4 / -151.4 and the paper -139.6 / -152.6. With 50,000 images it is
+the other way round: MCEM is far ahead of the paper's curve, and five minibatches after all chains lie on it at 3e7,
+-163.3 / -162.8 (paper -164.0 / -165.6), but not at 6.8e7, -151.8 / -151.8 (paper -146.8 / -148.3); nor do updates with
+all data at step size 0.02, -166.6 / -165.7 and -158.8 / -158.8. No reading tried gives both curves.
 
 Other initial weights, N = 1000, at 1e7: AEVB from N(0, 0.01) -112.4 / -141.9; wake-sleep from a standard deviation of
 0.1 -120.7 / -142.0, at step size 0.1, with the pause and without the scale of Figure 2, which here change 0.4 nats.
 
-Results are in ``experiments/figure3/``; every point is kept as it is measured, in ``runs/figure3/``, and gone on with.
+Results are in ``experiments/figure3/``; every point is kept in ``runs/figure3/`` as it is measured, and gone on with.
 """
 
 import csv

@@ -3,7 +3,8 @@
 In the paper's Figure 2 wake-sleep on Frey Face stays at 569 nats with any number of latents, what a Gaussian for each
 pixel scores without any latent, while on MNIST it learns. Settings are Figure 2's but for three: the step size; whether
 Adagrad pauses for 100 steps, in which it sums squares and does not move, as the author's public code does and the paper
-does not tell; and the scale of the guide's log-variance, for which see ``figure2.py``. Test bound after 5e5 samples.
+does not tell; and the scale of the guide's log-variance, for which see ``figure2.py``. Test bound after 5e5
+samples; of some Frey Face runs also after 1e7, by ``--samples``.
 
 Results are in ``experiments/wake_sleep/``: ``bounds.csv``, ``table.md``; about 15 minutes on two cores.
 """
