@@ -2,9 +2,9 @@
 
 The rules of CUDA graphs, and how they are kept: warm-up and capture run on a side stream; whatever changes between
 replays lies in memory of fixed address and is copied into, not replaced (minibatch rows, learning rates, parameters and
-the optimizer's state, which fused optimizers change in place); outputs are cloned before the next replay overwrites
-them; nothing inside reads a value back; torch registers the default generator with the graph, so that each replay draws
-new noise and the generator's state can be saved and put back between replays.
+the optimizer's state, which fused or capturable ones change in place); outputs are cloned before the next replay
+overwrites them; nothing inside reads a value back; torch registers the default generator with the graph, so that each
+replay draws new noise and the generator's state can be saved and put back between replays.
 """
 
 from collections.abc import Callable, Iterator
@@ -154,9 +154,13 @@ class WholeSteps:
 
 
 def updates_in_place(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
-    """Can the optimizer's step be captured: is it fused or capturable, with all of its state on the device?"""
+    """Can the optimizer's step be captured: is it fused or capturable, with all of its state on the device?
+
+    A user's own may do more in Python than a graph would see, such as set its step size: none but torch's and ours.
+    """
+    known = isinstance(optimizer, Paced) or type(optimizer).__module__.startswith("torch.optim.")
     capturable = all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
-    return capturable and all(tensor.device.type == device.type for tensor in state_tensors(optimizer))
+    return known and capturable and all(tensor.device.type == device.type for tensor in state_tensors(optimizer))
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:

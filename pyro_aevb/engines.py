@@ -185,6 +185,9 @@ def first_loss(estimator: ELBO) -> Callable[..., Tensor]:
 def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """One optimizer over all parameters, with ``fused=True`` where it takes that and nothing else was asked.
 
+    On a GPU with ``capturable=True`` where it takes that instead; there one more is made, of a parameter of no meaning,
+    to see that it steps.
+
     Raises:
         InputError: If there is nothing to train, an optimizer lacks a parameter, or its settings are refused.
     """
@@ -226,10 +229,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         ValueError: If it is another optimizer's.
     """
     if len(state["param_groups"]) == len(optimizer.param_groups):
-        groups = [
-            {**own, **saved, **{key: own[key] for key in COMPUTED_BY if key in own}}
-            for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
-        ]
+        pairs = list(zip(optimizer.param_groups, state["param_groups"], strict=True))
+        for own, saved in pairs:
+            # Of another version of torch one of these may hold, of another optimizer both do.
+            if (unknown := saved.keys() - own.keys()) and (missing := own.keys() - saved.keys()):
+                raise ValueError(f"saved by another optimizer: it has {sorted(unknown)} and lacks {sorted(missing)}")
+        groups = [{**saved, **{key: own[key] for key in COMPUTED_BY if key in own}} for own, saved in pairs]
         state = {**state, "param_groups": groups}
     optimizer.load_state_dict(state)
 

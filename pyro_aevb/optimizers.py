@@ -87,9 +87,17 @@ class Adagrad(Paced, torch.optim.Adagrad):
 
     count = "steps_left"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A state that knows no pause, such as torch's own Adagrad's, is past it."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no types
+        self.param_groups[0].setdefault("steps_left", 0)
+        for group in self.param_groups:
+            group.setdefault("capturable", False)
+
     def update(self, closure: Callable[[], Any] | None = None) -> Any:
         """A step of the size that is set, not counted."""
-        if self.param_groups[0]["fused"] or not self.param_groups[0]["capturable"]:
+        groups = self.param_groups
+        if not all(group["capturable"] and not group["fused"] and not group["lr_decay"] for group in groups):
             return super().update(closure)
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
@@ -99,7 +107,8 @@ class Adagrad(Paced, torch.optim.Adagrad):
     @torch.no_grad()
     def _update_by_tensors(self, group: dict[str, Any]) -> None:
         """The formula for all weights at once, in seven launches."""
-        moved = [p for p in group["params"] if p.grad is not None]
+        if not (moved := [p for p in group["params"] if p.grad is not None]):
+            return
         sums, steps = ([self.state[p][key] for p in moved] for key in ("sum", "step"))
         gradients = torch._foreach_add([p.grad for p in moved], moved, alpha=group["weight_decay"])
         torch._foreach_addcmul_(sums, gradients, gradients)
@@ -158,6 +167,12 @@ class CosineAdam(Paced, torch.optim.Adam):
         self.param_groups[0].setdefault("steps_taken", 0)
 
     count = "steps_taken"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Where on the cosine a state is it must say itself."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no types
+        if not {"steps_taken", "total_steps"} <= self.param_groups[0].keys():
+            raise ValueError("saved by another optimizer: it does not say how many steps were taken of how many")
 
     def next_factor(self) -> float:
         """Along the cosine, at the number of steps before."""

@@ -82,7 +82,7 @@ def record(
         parameters: What to differentiate by.
         constants: Further tensors that it reads, and does not change: the data.
         others: Further tensors that may change between calls.
-        compiled: Compile with inductor (CPU) or into a CUDA graph, rather than replay operation by operation.
+        compiled: Compile with inductor, and into a CUDA graph, rather than replay operation by operation.
 
     Raises:
         Exception: Whatever tracing or compiling raises, such as control flow that depends on data.
@@ -184,7 +184,7 @@ def _compile(graph: GraphModule, inputs: list[Tensor], moving: int) -> tuple[Ten
         return _compile_with_inductor(graph, inputs), None
     if device.type != "cuda":
         raise NotImplementedError(f"no graphs on {device.type}")
-    made = _compiled_alike(graph, inputs)
+    made = _compiled_alike(graph, inputs, device)
     try:
         with torch.no_grad():
             return GraphReplay(made, inputs, moving), made
@@ -193,20 +193,19 @@ def _compile(graph: GraphModule, inputs: list[Tensor], moving: int) -> tuple[Ten
         return made, None
 
 
-def _compiled_alike(graph: GraphModule, inputs: list[Tensor]) -> TensorFunction:
+def _compiled_alike(graph: GraphModule, inputs: list[Tensor], device: torch.device) -> TensorFunction:
     """Inductor's code if there is a compiler and its first result is the recording's, else the recording.
 
     Inductor may lay a tensor out otherwise, and a GPU's random bits follow the layout: a wake-sleep step that draws
     dreamt pixels drew others. Of a Markov chain's transition one element in ten may differ, where an acceptance turns.
     """
-    device = inputs[-1].device
 
     def first(function: TensorFunction) -> Tensor:
         with torch.no_grad(), unchanged_random_state(device), unchanged(inputs):
             return function(*inputs)[0].clone()
 
     try:
-        compiled = _compile_with_inductor(graph, inputs)
+        compiled = _compile_with_inductor(graph, inputs, deterministic=True)
         alike = torch.isclose(first(compiled), first(graph), rtol=1e-4, atol=1e-6, equal_nan=True)
     except Exception as error:  # whatever the compiler raises: the recording gives the same numbers
         logger.info("inductor cannot compile the step, which is replayed operation by operation: %s", error)
@@ -217,7 +216,7 @@ def _compiled_alike(graph: GraphModule, inputs: list[Tensor]) -> TensorFunction:
     return compiled
 
 
-def _compile_with_inductor(graph: GraphModule, inputs: list[Tensor]) -> TensorFunction:
+def _compile_with_inductor(graph: GraphModule, inputs: list[Tensor], deterministic: bool = False) -> TensorFunction:
     import torch._inductor
     import torch._inductor.config
 
@@ -225,7 +224,7 @@ def _compile_with_inductor(graph: GraphModule, inputs: list[Tensor]) -> TensorFu
     # inductor else chooses by a stopwatch how sums are taken, and a resumed run would round otherwise than a whole one.
     config = torch._inductor.config
     options = {"fallback_random": True}
-    if inputs[-1].device.type != "cpu" and hasattr(config, "deterministic"):
+    if deterministic and hasattr(config, "deterministic"):
         options["deterministic"] = True
     with config.patch(options), torch.no_grad():
         return torch._inductor.compile(graph, list(inputs))

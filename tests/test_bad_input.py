@@ -21,6 +21,7 @@ BAD = [
     (["train", "--latent_dim=two"], "--latent_dim"),
     (["train", "--latent_dim=0"], "--latent_dim"),
     (["train", "--samples=0"], "--samples"),
+    (["train", "--evaluate_every=often"], "--evaluate_every: expected an integer or log, not often"),
     (["train", "--samples=1.5"], "--samples"),
     (["train", "--samples=nan"], "--samples"),
     (["train", "--hidden=0"], "at least one unit"),

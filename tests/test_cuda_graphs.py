@@ -17,6 +17,7 @@ OPTIMIZERS = {  # step sizes that are float32 numbers, as a graph has them
     "AdamW": partial(torch.optim.AdamW, lr=2**-10),
     "RMSprop": partial(torch.optim.RMSprop, lr=2**-10),
     "paused": partial(Adagrad, lr=2**-3, warm_up=30),
+    "paused, by tensors": partial(Adagrad, lr=2**-3, warm_up=30, fused=False, capturable=True),
     "falling": partial(CosineAdam, lr=2**-7, total_steps=80),
 }
 ROUNDED = {"falling": 1e-6}  # relative error of weights where step sizes are rounded to float32
@@ -79,6 +80,25 @@ def test_whole_steps_resume_bit_for_bit(imitated):
     list(second.run(600))
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(second)[name]), name
+
+
+class Counting(torch.optim.Adam):
+    """A user's own, which sets its step size in Python: a graph would keep the first."""
+
+    def step(self, closure=None):
+        self.count = getattr(self, "count", 0) + 1
+        self.param_groups[0]["lr"] = 2**-7 / self.count
+        return super().step(closure)
+
+
+def test_an_optimizer_that_acts_in_python_steps_outside(imitated):
+    parts = {"batch_size": 20, "report_every": 300, "optimizer": Counting}
+    runs = [make(engine=engine, **parts) for engine in ("captured", "eager")]
+    for run in (imitated(runs[0]), runs[1]):
+        list(run.run(1000))
+    assert runs[0].engine._whole is None
+    for name, weight in weights(runs[1]).items():
+        assert torch.equal(weights(runs[0])[name], weight), name
 
 
 def test_a_changed_setting_is_captured_anew(imitated):

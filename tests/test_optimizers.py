@@ -105,13 +105,50 @@ def test_a_state_goes_on_where_steps_are_computed_otherwise(there, here):
     torch.testing.assert_close(p, q, rtol=1e-13, atol=0)
 
 
-def test_a_state_of_torchs_own_adagrad_has_no_pause_and_another_optimizers_is_refused():
+def test_a_state_of_torchs_own_adagrad_is_past_the_pause():
     p = torch.ones(3, requires_grad=True)
-    ours = Adagrad([p], warm_up=0)
+    ours = Adagrad([p], warm_up=7)
     load_optimizer_state(ours, torch.optim.Adagrad([p]).state_dict())
     assert ours.param_groups[0]["steps_left"] == 0
+
+
+@pytest.mark.parametrize("saved", [torch.optim.Adam, torch.optim.SGD, CosineAdam])
+@pytest.mark.parametrize("here", [Adagrad, CosineAdam, torch.optim.SGD, torch.optim.Adagrad])
+def test_another_optimizers_state_is_refused(saved, here):
+    if saved is here:
+        return
+    p = torch.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match="another optimizer"):
+        load_optimizer_state(here([p]), saved([p]).state_dict())
+
+
+def test_a_state_of_other_groups_is_refused():
+    p = torch.ones(3, requires_grad=True)
     with pytest.raises(ValueError, match="different number"):
-        load_optimizer_state(ours, torch.optim.Adagrad([{"params": [p]}, {"params": []}]).state_dict())
+        load_optimizer_state(Adagrad([p]), Adagrad([{"params": [p]}, {"params": []}]).state_dict())
+
+
+def test_a_group_without_gradients_stays():
+    p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    optimizer = Adagrad([{"params": [p]}, {"params": [q]}], lr=0.3, warm_up=0, capturable=True)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert (p < 1).all()
+    assert (q == 1).all()
+
+
+def test_a_run_of_pyros_svi_saved_before_there_was_a_pause_goes_on(tmp_path):
+    begun = make(engine="svi")
+    list(begun.run(100))
+    state = begun.state_dict()
+    for one in state["optimizer"].values():
+        for key in ("steps_left", "capturable"):
+            del one["param_groups"][0][key]
+    again = make(engine="svi")
+    again.load_state_dict(state)
+    list(begun.run(100))
+    list(again.run(100))
+    assert_equal(weights(begun), weights(again))
 
 
 def test_from_the_command_line(cli, tmp_path):

@@ -108,6 +108,10 @@ _TRANSLATIONS = [
         r"\3 has no option '\2': see 'pyro-aevb train --\1.help \3'",
     ),
     (r'Parser key "(\w+)": .*Parser key "([\w.]+)": (.*?)\.? Got value: ([^.]*)\. Got', r"--\1.\2: \3, not \4"),
+    (
+        r"""Parser key "([\w.]+)": .*\[int, \['log'\]\].*Given value: (\S+)""",
+        r"--\1: expected an integer or log, not \2",
+    ),
     (r'Parser key "([\w.]+)": (.*?)\.? Got value: (.*)', r"--\1: \2, not \3"),
     (r'Parser key "([\w.]+)": (.*)', r"--\1: \2"),
     (r"[Uu]nrecognized arguments: (.*)", r"unknown option \1: see --help"),

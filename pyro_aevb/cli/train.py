@@ -77,8 +77,8 @@ def options(
         precision: bfloat16 allows products in bfloat16 where the processor has units for it.
         device: auto, cpu, cuda, cuda:1, mps, ...
         report_every: Samples between two reports of the training bound.
-        evaluate_every: Samples between two bounds on the test set; ``log`` for 1e5, 2e5, ..., 9e5, 1e6, 2e6, ...
-        save_every: Samples between two saves; or ``log``.
+        evaluate_every: Samples between two bounds on the test set; ``log`` for 1, 2, ..., 9 times each power of ten.
+        save_every: Samples between two saves; or ``log``, as above.
         out: The run's folder; by default the first free of runs/DATA-1, runs/DATA-2, ...
     """
 
