@@ -166,7 +166,7 @@ def plot(records: list[dict]) -> Figure:
     return figure
 
 
-def write(records: list[dict], folder: Path) -> None:
+def write(records: list[dict], folder: Path, device: str) -> None:
     """CSV, JSON, figure."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, path = [row for record in records for row in record["rows"]], folder / "points.csv"
@@ -176,7 +176,7 @@ def write(records: list[dict], folder: Path) -> None:
     write_csv(folder / "differences.csv", differences(records))
     plot(records).savefig(folder / "appendix_f.png", dpi=100)
     about = [{k: v for k, v in record.items() if k not in ("rows", "images")} for record in records]
-    (folder / "settings.json").write_text(json.dumps(provenance(1, runs=about), indent=1) + "\n")
+    (folder / "settings.json").write_text(json.dumps(provenance(1, device, runs=about), indent=1) + "\n")
 
 
 def run(runs: Path, samples: float, seeds: int, device: str, jobs: int) -> list[dict]:
@@ -193,8 +193,9 @@ if __name__ == "__main__":
     if chosen.smoke:
         IMAGES, WEIGHTS, END_WEIGHTS, LATENTS, BY_GUIDE, POINTS = 20, 3, 5, 50, (2, 5), (0.5, 1.0)
         with tempfile.TemporaryDirectory() as temporary:
-            write(records := [run_curve(Path(temporary), m, 1000, 0, 1000, "cpu") for m in METHODS], Path(temporary))
+            records = [run_curve(Path(temporary), m, 1000, 0, 1000, "cpu") for m in METHODS]
+            write(records, Path(temporary), "cpu")
     else:
         records = run(chosen.runs, chosen.samples, chosen.seeds, chosen.device, chosen.jobs)
-        write(records, FOLDER)
+        write(records, FOLDER, chosen.device)
     print(f"full VB measured in {len(records)} curves")

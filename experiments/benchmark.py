@@ -261,5 +261,5 @@ if __name__ == "__main__":
         chosen.rounds, chosen.seconds, chosen.shapes, chosen.batches = 1, 0.02, ["784-100-3"], [100]
     measured = run(chosen)
     print(table(measured))
-    if not chosen.smoke:
+    if not chosen.smoke and (chosen.device != "cpu" or set(chosen.shapes) == set(SHAPES)):
         keep(measured, FOLDER if chosen.device == "cpu" else FOLDER / torch.device(chosen.device).type)

@@ -69,7 +69,7 @@ def run_curve(runs: Path, data: str, latent_dim: int, part: str, seed: int, samp
     print(f"{name}: test bound {last['test_bound']:.2f} ± {last['test_se']:.2f}, {minutes} minutes", flush=True)
     return {
         **{"data": data, "latent_dim": latent_dim, "method": part, "seed": seed, "rate": PANELS[data][latent_dim][0]},
-        **{"name": name, "metrics": metrics, "minutes": minutes},
+        **{"name": name, "metrics": metrics, "minutes": minutes, "device": device},
     }
 
 
@@ -161,7 +161,7 @@ def keep(curve: dict, folder: Path, samples: int) -> None:
     if found := table(rows, samples):
         write_csv(folder / "table.csv", found)
     plot(rows, samples).savefig(folder / "beyond.png", dpi=90)
-    about = provenance(1, learning_rate=curve["rate"], minutes=curve["minutes"])
+    about = provenance(1, curve["device"], learning_rate=curve["rate"], minutes=curve["minutes"])
     note(folder / "settings.json", **{curve["name"]: about})
 
 

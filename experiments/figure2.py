@@ -36,7 +36,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from results import beside, note, provenance, read_csv, taken, write_csv
-from training_runs import RunFailedError, all_of, arguments, minutes_of, train, training_bound
+from training_runs import RunFailedError, all_of, arguments, check_options, minutes_of, train, training_bound
 
 FOLDER = Path(__file__).parent / "figure2"
 PAPER = Path(__file__).parent / "paper_curves" / "figure2.csv"
@@ -105,6 +105,7 @@ def run_curve(
     if tried[rate] == FAILED:
         raise RunFailedError(f"{name} failed with every step size: begin one of {runs / 'step_sizes'} by hand", 1)
     if trials[rate].exists() and not (runs / name).exists():
+        check_options(trials[rate], options[rate])
         shutil.copytree(trials[rate], runs / name)  # and go on with it
     metrics = train(runs / name, options[rate], samples, "log")
     print(f"{name}: step size {rate}, {last_test(metrics)}, {minutes_of(metrics)} minutes", flush=True)

@@ -252,7 +252,7 @@ def plot(rows: list[dict]) -> Figure:
     return figure
 
 
-def write(runs: Path, rows: list[dict], folder: Path) -> None:
+def write(runs: Path, rows: list[dict], folder: Path, device: str) -> None:
     """CSV, JSON, figure, beside the curves that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     known, order = read_csv(folder / "points.csv"), [*METHODS, *MONTE_CARLO_EM]
@@ -265,7 +265,7 @@ def write(runs: Path, rows: list[dict], folder: Path) -> None:
     for name in sorted({"-".join(map(str, key(row))) for row in new}):
         r = json.loads((runs / f"{name}.json").read_text())
         about = {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
-        note(folder / "settings.json", **{name: provenance(1, **about)})
+        note(folder / "settings.json", **{name: provenance(1, device, **about)})
 
 
 def run(runs: Path, seeds: int, samples: int, device: str, jobs: int, only: list[str]) -> list[dict]:
@@ -293,8 +293,8 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as temporary:
             folder, methods = Path(temporary), (*METHODS, *MONTE_CARLO_EM)
             rows = [row for m in methods for row in run_curve(folder, m, 1000, 0, 1000, "cpu")]
-            write(folder, rows, folder / "kept")
+            write(folder, rows, folder / "kept", "cpu")
         print(len(rows), "points measured")
     else:
         asked = chosen.runs, chosen.seeds, int(chosen.samples), chosen.device, chosen.jobs, chosen.only
-        write(chosen.runs, run(*asked), FOLDER)
+        write(chosen.runs, run(*asked), FOLDER, chosen.device)

@@ -31,7 +31,7 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
     return {**row, "test_bound": last["test_bound"], "minutes": minutes_of(metrics)}
 
 
-def keep(found: list[dict], runs: Path) -> None:
+def keep(found: list[dict], runs: Path, device: str) -> None:
     """Pictures of the first seed, numbers of all, beside what is there."""
     FOLDER.mkdir(exist_ok=True)
     about, curve = FOLDER / "settings.json", ("data", "seed")
@@ -41,7 +41,7 @@ def keep(found: list[dict], runs: Path) -> None:
     for row in new:
         if row["seed"] == 0:
             shutil.copy(runs / f"{row['data']}-0" / "figures" / "manifold.png", FOLDER / f"{row['data']}.png")
-    about.write_text(json.dumps(provenance(1, runs=beside(known, new, *curve)), indent=1) + "\n")
+    about.write_text(json.dumps(provenance(1, device, runs=beside(known, new, *curve)), indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     else:
         settings = [(data, seed) for seed in range(chosen.seeds) for data in STEP_SIZES]
         cases = [(chosen.runs, *setting, int(chosen.samples), chosen.device) for setting in settings]
-        keep(all_of(run, cases, chosen.jobs), chosen.runs)
+        keep(all_of(run, cases, chosen.jobs), chosen.runs, chosen.device)

@@ -64,5 +64,5 @@ if __name__ == "__main__":
             if about.exists() and shorter(rows, json.loads(about.read_text())["runs"], "latent_dim", "seed"):
                 continue
             plot(rows, values).savefig(folder / f"{name}.png", dpi=100)
-            about.write_text(json.dumps(provenance(1, runs=rows), indent=1) + "\n")
+            about.write_text(json.dumps(provenance(1, chosen.device, runs=rows), indent=1) + "\n")
     print("samples drawn")

@@ -25,7 +25,7 @@ import json
 import threading
 from pathlib import Path
 
-from results import beside, note, provenance, read_csv, taken, write_csv
+from results import beside, note, of_its_length, provenance, read_csv, write_csv
 from training_runs import all_of, arguments, call, minutes_of, train
 
 FOLDER = Path(__file__).parent / "literature"
@@ -49,7 +49,7 @@ def options_of(name: str, samples: int, seed: int, device: str) -> list[str]:
     """The command line's."""
     return [
         *("--data=mnist", "--binarize=dynamic", "--latent_dim=50", f"--seed={seed}", f"--device={device}"),
-        *("--optimizer=pyro_aevb.optimizers.CosineAdam", f"--optimizer.lr={3e-3 if samples <= 1e6 else 1e-3}"),
+        *("--optimizer=pyro_aevb.optimizers.CosineAdam", f"--optimizer.lr={'3e-3' if samples <= 1e6 else '1e-3'}"),
         f"--optimizer.total_steps={max(1, samples // 100)}",
         *ROWS[name][0],
     ]
@@ -80,12 +80,12 @@ def evidence(path: Path, images: int) -> dict:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there, also those of fewer samples."""
+    """CSV, JSON, and a table to read, beside the rows that are there; those of other lengths stay."""
     folder.mkdir(parents=True, exist_ok=True)
     known = read_csv(folder / "evidence.csv")
-    if not (new := taken([row], known, "name", "seed")):
+    if not of_its_length(row, known, "name", "seed"):
         return
-    rows = beside(known, new, "name", "seed", "samples")
+    rows = beside(known, [row], "name", "seed", "samples")
     rows.sort(key=lambda r: (r["samples"], [*ROWS].index(r["name"]), r["seed"]))
     write_csv(folder / "evidence.csv", rows)
     (folder / "table.md").write_text(table(rows))

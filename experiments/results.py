@@ -9,16 +9,18 @@ from pathlib import Path
 
 import torch
 
+from pyro_aevb.hardware import find_device
+
 
 def provenance(threads: int | None = None, device: str = "cpu", **settings: object) -> dict:
     """Commit, versions and device, with an experiment's own settings first; ``threads`` of its runs, if not ours."""
-    cpu = f"{threads or torch.get_num_threads()} threads of {platform.machine()}"
+    cpu, where = f"{threads or torch.get_num_threads()} threads of {platform.machine()}", find_device(device)
     return {
         **settings,
         "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else cpu,
     }
 
 
@@ -49,6 +51,12 @@ def taken(rows: list[dict], known: list[dict], *keys: str) -> list[dict]:
     for curve in (curve for curve in now if now[curve] < before.get(curve, 0)):
         print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now[curve]:,}")
     return [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
+
+
+def of_its_length(row: dict, known: list[dict], *keys: str) -> bool:
+    """Whether a row belongs among results of several lengths: as :func:`taken`, or one of its length is there."""
+    lengths = {other["samples"] for other in known if of(other, keys) == of(row, keys)}
+    return row["samples"] in lengths or bool(taken([row], known, *keys))
 
 
 def shorter(rows: list[dict], known: list[dict], *keys: str) -> bool:

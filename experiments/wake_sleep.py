@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from figure2 import WORDS, options_of, paper_at
-from results import beside, note, provenance, read_csv, taken, write_csv
+from results import beside, note, of_its_length, provenance, read_csv, write_csv
 from training_runs import RunFailedError, all_of, arguments, minutes_of, train
 
 FOLDER = Path(__file__).parent / "wake_sleep"
@@ -79,17 +79,18 @@ def cell(row: dict | None) -> str:
     return "" if row is None or row["test_bound"] is None else f"{row['test_bound']:.0f}"
 
 
-def keep(row: dict, folder: Path) -> None:
+def keep(row: dict, folder: Path, device: str) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there."""
     print(row, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     known = read_csv(folder / "bounds.csv")
-    if not (new := taken([row], known, *CASE)):
+    if not of_its_length(row, known, *CASE):
         return
-    rows = sorted(beside(known, new, *CASE, "samples"), key=lambda r: tuple(r[key] for key in CASE))
+    rows = sorted(beside(known, [row], *CASE, "samples"), key=lambda r: tuple(r[key] for key in (*CASE, "samples")))
     write_csv(folder / "bounds.csv", rows)
     (folder / "table.md").write_text(table(rows))
-    note(folder / "settings.json", **{name_of(tuple(row[key] for key in CASE)): provenance(1, **row)})
+    name = name_of(tuple(row[key] for key in (*CASE, "samples")))
+    note(folder / "settings.json", **{name: provenance(1, device, **row)})
 
 
 def run_all(runs: Path, some: list[tuple], samples: int, device: str, jobs: int, folder: Path) -> int:
@@ -99,7 +100,7 @@ def run_all(runs: Path, some: list[tuple], samples: int, device: str, jobs: int,
     def run_and_keep(case: tuple) -> None:
         row = run(runs, case, samples, device)
         with lock:
-            keep(row, folder)
+            keep(row, folder, device)
 
     return len(all_of(run_and_keep, [(case,) for case in some], jobs))
 
