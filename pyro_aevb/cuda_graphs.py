@@ -109,7 +109,7 @@ class WholeSteps:
     @staticmethod
     def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """All settings that a capture freezes: if they change, capture anew."""
-        moving = ("params", "lr", "capturable", getattr(optimizer, "count", None))
+        moving = ("params", "lr", "capturable", optimizer.count if isinstance(optimizer, Paced) else None)
         return [{k: v for k, v in group.items() if k not in moving} for group in optimizer.param_groups]
 
     def __call__(self, visits: list[Visit]) -> list[Tensor]:

@@ -16,7 +16,7 @@ __all__ = ["Adagrad", "CosineAdam", "Paced"]
 class Paced(torch.optim.Optimizer):
     """An optimizer whose step sizes change from step to step, by a count kept in Python.
 
-    Its step comes in two parts: a CUDA graph holds the update, is told each step's size, and counts for itself.
+    Its step comes in two parts: a CUDA graph holds the update, and is told each step's size by who counts outside.
     """
 
     count: str
