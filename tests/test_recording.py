@@ -222,3 +222,44 @@ def test_a_function_is_recorded_with_all_that_it_reads():
             expected = function(b)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+# ---------------------------------------------------------------- what a CUDA graph is made of, without a GPU
+
+NOISY = (lambda x: (x + torch.randn_like(x), x.sum()), (torch.ones(64),))
+
+
+def chosen(monkeypatch, make):
+    """What a CUDA graph would replay, where ``make`` stands for the compiler; and the recording."""
+    function, inputs = NOISY
+    graph = recording._trace(function, inputs, fuse_tiny=False)
+    monkeypatch.setattr(recording, "_compile_with_inductor", make(recording._compile_with_inductor))
+    return recording._compiled_alike(graph, [*inputs], torch.device("cpu")), graph
+
+
+def test_inductors_code_is_taken_where_it_draws_the_same_noise(monkeypatch):
+    made, graph = chosen(monkeypatch, lambda compile_: compile_)
+    assert made is not graph
+    with aevb.seeded(0):
+        expected = graph(*NOISY[1])[0]
+    with aevb.seeded(0):
+        torch.testing.assert_close(made(*NOISY[1])[0], expected)
+
+
+def test_the_recording_is_taken_where_inductor_draws_other_noise(monkeypatch):
+    def reversed_noise(_):
+        return lambda graph, inputs, deterministic: lambda *now: (graph(*now)[0].flip(0), now[0].sum())
+
+    made, graph = chosen(monkeypatch, reversed_noise)
+    assert made is graph
+
+
+def test_the_recording_is_taken_where_inductor_fails(monkeypatch):
+    def failing(_):
+        def compile_(*arguments, **options):
+            raise RuntimeError("no compiler")
+
+        return compile_
+
+    made, graph = chosen(monkeypatch, failing)
+    assert made is graph
