@@ -28,6 +28,7 @@ Results are in ``experiments/figure3/``; every point is kept in ``runs/figure3/`
 """
 
 import csv
+import itertools
 import json
 import multiprocessing
 import time
@@ -39,9 +40,9 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from figure2 import INITIAL_SD, LOG_VARIANCE_SCALE, PAUSE, WORDS
+from figure2 import INITIAL_SD, LOG_VARIANCE_SCALE, PAUSE, WORDS, mean
 from matplotlib.figure import Figure
-from results import beside, note, provenance, read_csv, taken, write_csv
+from results import beside, note, of, provenance, read_csv, taken, write_csv
 from training_runs import RunFailedError, arguments
 
 import pyro_aevb as aevb
@@ -212,25 +213,23 @@ def theirs_at(size: int, method: str, split: str, samples: float) -> float | Non
 
 
 def table(rows: list[dict]) -> list[dict]:
-    """Each curve at 1e7 and at its end beside the paper's at as many samples; empty where the paper's is not there."""
+    """Each curve at 1e7 and at its end, means over seeds, beside the paper's; empty where that is not there."""
     out = []
-    for i, row in enumerate(rows):
-        last = i + 1 == len(rows) or key(rows[i + 1]) != key(row)
-        for split in ("train", "test") if last or row["point"] == COMPARED else ():
-            paper = theirs_at(row["size"], row["method"], split, row["samples"])
-            line = {k: row[k] for k in ("size", "method", "seed", "samples")} | {"split": split}
-            line |= {"paper": "" if paper is None else round(paper, 2), "ours": round(row[split], 2)}
-            out.append({**line, "se": round(row[f"{split}_se"], 2)})
-            out[-1]["difference"] = "" if paper is None else round(row[split] - paper, 2)
+    for size, method in dict.fromkeys((row["size"], row["method"]) for row in rows):
+        curve = [row for row in rows if (row["size"], row["method"]) == (size, method)]
+        points = {row["point"] for row in curve}
+        for point, split in itertools.product(sorted(points & {COMPARED, max(points)}), ("train", "test")):
+            seeds = [row for row in curve if row["point"] == point]
+            samples, ours = seeds[0]["samples"], mean(seeds, split)
+            paper = theirs_at(size, method, split, samples)
+            line = {"size": size, "method": method, "samples": samples, "split": split}
+            line |= {"paper": "" if paper is None else round(paper, 2), "ours": round(ours, 2)}
+            line |= {"se": round(mean(seeds, f"{split}_se"), 2)}
+            out.append(line | {"difference": "" if paper is None else round(ours - paper, 2), "seeds": len(seeds)})
     return out
 
 
 CURVE = ("size", "method", "seed")
-
-
-def key(row: dict) -> tuple:
-    """What tells one curve from another."""
-    return tuple(row[name] for name in CURVE)
 
 
 def plot(rows: list[dict]) -> Figure:
@@ -242,7 +241,7 @@ def plot(rows: list[dict]) -> Figure:
                 if paper := theirs(size, method, split):
                     axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22)
                 for seed in sorted({r["seed"] for r in rows if (r["size"], r["method"]) == (size, method)}):
-                    ours = [(r["samples"], r[split]) for r in rows if key(r) == (size, method, seed)]
+                    ours = [(r["samples"], r[split]) for r in rows if of(r, CURVE) == (size, method, seed)]
                     name = f"{WORDS.get(method, method)}, {split}" if seed == 0 else None
                     axes.plot(*zip(*ours, strict=True), style, marker="o", ms=3, color=color, lw=1.2, label=name)
         axes.set(title=f"N = {size:,}", xlabel="training samples evaluated", ylabel="log p(x), nats per datum")
@@ -262,7 +261,7 @@ def write(runs: Path, rows: list[dict], folder: Path, device: str) -> None:
     write_csv(folder / "points.csv", rows)
     write_csv(folder / "table.csv", table(rows))
     plot(rows).savefig(folder / "figure3.png", dpi=100)
-    for name in sorted({"-".join(map(str, key(row))) for row in new}):
+    for name in sorted({"-".join(map(str, of(row, CURVE))) for row in new}):
         r = json.loads((runs / f"{name}.json").read_text())
         about = {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
         note(folder / "settings.json", **{name: provenance(1, device, **about)})

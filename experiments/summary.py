@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,16 +29,42 @@ def shown(value: str) -> str:
     return f"{number:.3g}" if abs(number) >= 1e5 else f"{number:.5g}"
 
 
-def figure2(path: Path) -> list[str]:
-    """Figure 2 beside the paper, a line a curve and milestone."""
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    lines = ["| curve | samples | paper | ours | difference | seeds |", "|---" * 6 + "|"]
-    for r in rows:
-        curve = f"{WORDS[r['data']]}, {r['latent_dim']} latents, {WORDS[r['method']]}"
-        own = f"{r['ours']} ± {r['se']}"
-        numbers = [f"{float(r['samples']):.0e}", r["paper"], own, f"{float(r['difference']):+.2f}", r["seeds"]]
-        lines.append("| " + " | ".join([curve, *numbers]) + " |")
+def compared(curve: str, paper: str = "paper", **more: str) -> Callable[[Path], list[str]]:
+    """A table of curves beside the paper's: their names, filled in from a row's words, and ``more`` columns at the end.
+
+    Arguments:
+        curve: A name with columns in braces, as ``"{data}, {latent_dim} latents"``.
+        paper: The column of the paper's value.
+        more: Heading and column of what else is shown.
+    """
+
+    def made(path: Path) -> list[str]:
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        heads = ["curve", "samples", paper.replace("_", " at "), "ours", "difference", *more]
+        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for r in rows:
+            words = {column: WORDS.get(value, value) for column, value in r.items()}
+            numbers = [shown(r["samples"]), r[paper], f"{r['ours']} ± {r['se']}"]
+            numbers += [f"{float(r['difference']):+.2f}" if r["difference"] else ""]
+            lines.append(
+                "| " + " | ".join([curve.format(**words), *numbers, *(shown(r[c]) for c in more.values())]) + " |"
+            )
+        return lines
+
+    return made
+
+
+def annealed(path: Path) -> list[str]:
+    """Appendix D beside annealed importance sampling, on the same images, with the error of their difference."""
+    heads = ["curve", "images", "appendix D", "annealed importance sampling", "difference"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, r in json.loads(path.read_text()).items():
+        size, method, seed = name.rsplit("-", 1)[0].split("-", 1) + name.rsplit("-", 1)[1:]
+        for split in ("train", "test") if "train_annealed" in r else ():
+            density, other, se = (r[f"{split}_{part}"] for part in ("appendix_d", "annealed", "difference_se"))
+            curve = f"N = {size}, {WORDS.get(method, method)}, seed {seed}"
+            lines.append(f"| {curve} | {split} | {density:.2f} | {other:.2f} | {density - other:+.2f} ± {se:.2f} |")
     return lines
 
 
@@ -52,14 +79,17 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
         "Figure 2: the bound in training; the paper's curves are broad",
         "figure2.py",
         ["figure2/figure2.png"],
-        {"figure2/table.csv": figure2},
+        {"figure2/table.csv": compared("{data}, {latent_dim} latents, {method}", seeds="seeds")},
     ),
     ("What decides how far wake-sleep gets", "wake_sleep.py", [], {"wake_sleep/table.md": as_is}),
     (
         "Figure 3: log p(x) in training; the paper's curves are broad",
         "figure3.py",
         ["figure3/figure3.png"],
-        {"figure3/table.csv": columns},
+        {
+            "figure3/table.csv": compared("N = {size}, {method}, {split}", seeds="seeds"),
+            "figure3/settings.json": annealed,
+        },
     ),
     (
         "Figure 4: the manifold of two latents",
@@ -78,7 +108,11 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
         "Beyond the paper: Figure 2 with modern parts",
         "beyond.py",
         ["beyond/beyond.png"],
-        {"beyond/table.csv": columns},
+        {
+            "beyond/table.csv": compared(
+                "{data}, {latent_dim} latents, {part}, seed {seed}", "paper_1e8", **{"passed at": "passed_at"}
+            )
+        },
     ),
     ("Beyond the paper: binary MNIST", "literature.py", [], {"literature/table.md": as_is}),
     ("Estimators compared", "estimators.py", ["estimators/gradients.png"], {}),
