@@ -20,7 +20,7 @@ Results are in ``experiments/beyond/``; runs are kept in ``runs/beyond/`` and go
 import threading
 from pathlib import Path
 
-from figure2 import HIDDEN, OPTIONS, WORDS, paper_at, points, theirs
+from figure2 import CURVE, HIDDEN, OPTIONS, WORDS, paper_at, points, theirs
 from matplotlib.figure import Figure
 from results import beside, note, provenance, read_csv, write_csv
 from training_runs import all_of, arguments, minutes_of, train
@@ -151,13 +151,14 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts
 
 
 def keep(curve: dict, folder: Path, samples: int) -> None:
-    """Into CSV, JSON and the figure, beside the curves that are there."""
+    """Into CSV, JSON and the figure, beside the curves that are there; not where those are from more samples."""
     folder.mkdir(parents=True, exist_ok=True)
-    last = curve["metrics"][-1]["samples_seen"]
-    rows = [{**row, "last": last} for row in points(curve)]
-    rows = beside(read_csv(folder / "curves.csv"), rows, "data", "latent_dim", "method", "seed", "last")
+    known, last = read_csv(folder / "curves.csv"), curve["metrics"][-1]["samples_seen"]
+    if samples < budget(known):
+        print(f"results stay: they are from --samples {budget(known):,}, more than {samples:,}")
+        return
+    rows = beside(known, [{**row, "last": last} for row in points(curve)], *CURVE, "last")
     write_csv(folder / "curves.csv", rows)
-    samples = max(samples, budget(rows))
     if found := table(rows, samples):
         write_csv(folder / "table.csv", found)
     plot(rows, samples).savefig(folder / "beyond.png", dpi=90)

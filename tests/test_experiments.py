@@ -155,3 +155,5 @@ def test_a_shorter_run_does_not_take_the_place_of_a_longer_one_beyond_the_paper(
         beyond.keep({**curve, "name": f"mnist-{samples}", "minutes": 1.0, "device": "cpu"}, tmp_path, samples)
     _, row = (tmp_path / "table.csv").read_text().splitlines()
     assert row.startswith("mnist,3,Adam,0,4000000,-133.38,-140.0,")
+    assert {r["last"] for r in beyond.read_csv(tmp_path / "curves.csv")} == {2_000_000, 4_000_000}
+    assert set(json.loads((tmp_path / "settings.json").read_text())) == {"mnist-2000000", "mnist-4000000"}
