@@ -157,3 +157,27 @@ def test_a_shorter_run_does_not_take_the_place_of_a_longer_one_beyond_the_paper(
     assert row.startswith("mnist,3,Adam,0,4000000,-133.38,-140.0,")
     assert {r["last"] for r in beyond.read_csv(tmp_path / "curves.csv")} == {2_000_000, 4_000_000}
     assert set(json.loads((tmp_path / "settings.json").read_text())) == {"mnist-2000000", "mnist-4000000"}
+
+
+def test_figure_3s_table_has_means_over_seeds_at_1e7_and_at_the_end(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    table = importlib.import_module("figure3").table
+    curve = {"size": 1000, "method": "AEVB", "train": -110.0, "train_se": 1.0, "test": -140.0, "test_se": 2.0}
+    points = [(0, 1_000_000), (0, 10_000_000), (0, 30_000_000), (1, 1_000_000), (1, 10_000_000)]
+    rows = [{**curve, "seed": seed, "point": point, "samples": point} for seed, point in points]
+    rows[-1] |= {"train": -112.0, "train_se": 2.0}
+    found = {(row["samples"], row["split"]): row for row in table(rows)}
+    assert set(found) == {(samples, split) for samples in (10_000_000, 30_000_000) for split in ("train", "test")}
+    assert [found[10_000_000, "train"][name] for name in ("paper", "ours", "se", "seeds")] == [-114.33, -111.0, 1.5, 2]
+    assert found[30_000_000, "test"]["difference"] == 3.09
+    assert found[30_000_000, "test"]["seeds"] == 1
+
+
+def test_the_summary_reads_a_curves_name_with_blanks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    said = {"appendix_d": -112.2, "annealed": -111.1, "difference_se": 0.9}
+    about = {f"{split}_{name}": value for split in ("train", "test") for name, value in said.items()}
+    (tmp_path / "settings.json").write_text(json.dumps({"1000-minibatch MCEM-0": about, "1000-WS-0": {"minutes": 1}}))
+    _, _, first, second = importlib.import_module("summary").annealed(tmp_path / "settings.json")
+    assert first == "| N = 1000, minibatch MCEM, seed 0 | train | -112.20 | -111.10 | -1.10 ± 0.90 |"
+    assert second.startswith("| N = 1000, minibatch MCEM, seed 0 | test |")
