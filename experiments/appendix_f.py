@@ -26,17 +26,16 @@ from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
+import results
 import torch
 import torch.distributions as dist
 from matplotlib.figure import Figure
-from results import provenance, read_csv, shorter, write_csv
 from training_runs import arguments
 
 import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood
 from pyro_aevb.checkpoints import replaced
 
-FOLDER = Path(__file__).parent / "appendix_f"
 SIZES = {1000: 1.0, 50_000: 1.5}  # training images, and the part of --samples that are visited in all
 METHODS = {"ML": {"point_mass": True, "prior_scale": 1e6}, "MAP": {"point_mass": True}, "VB": {"initial_scale": 0.03}}
 LATENT_DIM, HIDDEN, BATCH, STEP_SIZE = 3, 100, 100, 0.01
@@ -45,6 +44,7 @@ IMAGES, DRAWS = 1000, 3  # of each split; draws of the weights for bounds
 WEIGHTS, END_WEIGHTS, LATENTS, SPREAD = 100, 400, 250, 1.3  # draws for log p(x | X), on the way and at the end
 BY_GUIDE = 10, 100  # draws of weights and latents with the encoder
 ALIVE = 0.05  # nats that the average weight out of a hidden unit knows
+CURVE = ("size", "method", "seed")
 CURVES = {"test_predictive": "o-", "train_predictive": "o--", "log_px_bound": "o:"}
 
 
@@ -149,15 +149,17 @@ def differences(records: list[dict]) -> list[dict]:
     return rows
 
 
-def plot(records: list[dict]) -> Figure:
+def plot(rows: list[dict]) -> Figure:
     """log p(x | X) of train and test images, and VB's bound on log p(X)."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = dict(zip(SIZES, figure.subplots(1, 2), strict=True))
-    for r, (column, style) in product(records, CURVES.items()):
-        points = {row["samples"]: row[column] for row in r["rows"] if row[column] is not None}
-        name = f"{r['method']}, {column.replace('_', ' ')}" if points and r["seed"] == 0 else None
-        style = f"C{[*METHODS].index(r['method'])}{style}"
-        panels[r["size"]].plot([*points], [*points.values()], style, ms=3, label=name)
+    curves = dict.fromkeys(results.of(row, CURVE) for row in rows)
+    for (size, method, seed), (column, style) in product(curves, CURVES.items()):
+        own = [row for row in rows if results.of(row, CURVE) == (size, method, seed)]
+        points = {row["samples"]: row[column] for row in own if row[column] is not None}
+        name = f"{method}, {column.replace('_', ' ')}" if points and seed == 0 else None
+        style = f"C{[*METHODS].index(method)}{style}"
+        panels[size].plot([*points], [*points.values()], style, ms=3, label=name)
     for size, axes in panels.items():
         axes.set(title=f"N = {size:,}", xlabel="training samples seen", ylabel="nats per datum", xscale="log")
         axes.grid(alpha=0.3)
@@ -166,17 +168,21 @@ def plot(records: list[dict]) -> Figure:
     return figure
 
 
-def write(records: list[dict], folder: Path, device: str) -> None:
+def keep(records: list[dict], folder: Path, device: str) -> None:
     """CSV, JSON, figure."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows, path = [row for record in records for row in record["rows"]], folder / "points.csv"
-    if shorter(rows, read_csv(path), "size", "method", "seed"):
+    if results.shorter(rows, results.read_csv(path), *CURVE):
         return
-    write_csv(path, rows)
-    write_csv(folder / "differences.csv", differences(records))
-    plot(records).savefig(folder / "appendix_f.png", dpi=100)
+    results.write_csv(path, rows)
+    results.write_csv(folder / "differences.csv", differences(records))
     about = [{k: v for k, v in record.items() if k not in ("rows", "images")} for record in records]
-    (folder / "settings.json").write_text(json.dumps(provenance(1, device, runs=about), indent=1) + "\n")
+    results.write(folder / "settings.json", json.dumps(results.provenance(1, device, runs=about), indent=1) + "\n")
+    draw(folder)
+
+
+def draw(folder: Path) -> None:
+    """The figure of what is there."""
+    plot(results.read_csv(folder / "points.csv")).savefig(folder / "appendix_f.png", dpi=100)
 
 
 def run(runs: Path, samples: float, seeds: int, device: str, jobs: int) -> list[dict]:
@@ -194,8 +200,10 @@ if __name__ == "__main__":
         IMAGES, WEIGHTS, END_WEIGHTS, LATENTS, BY_GUIDE, POINTS = 20, 3, 5, 50, (2, 5), (0.5, 1.0)
         with tempfile.TemporaryDirectory() as temporary:
             records = [run_curve(Path(temporary), m, 1000, 0, 1000, "cpu") for m in METHODS]
-            write(records, Path(temporary), "cpu")
+            keep(records, Path(temporary), "cpu")
+        print(f"full VB measured in {len(records)} curves")
+    elif chosen.redraw:
+        draw(chosen.results / "appendix_f")
     else:
         records = run(chosen.runs, chosen.samples, chosen.seeds, chosen.device, chosen.jobs)
-        write(records, FOLDER, chosen.device)
-    print(f"full VB measured in {len(records)} curves")
+        keep(records, chosen.results / "appendix_f", chosen.device)

@@ -17,22 +17,21 @@ networks. The bound on test is (6) or (7) whatever was trained by, so the import
 Results are in ``experiments/beyond/``; runs are kept in ``runs/beyond/`` and gone on with.
 """
 
-import threading
 from pathlib import Path
 
-from figure2 import CURVE, HIDDEN, OPTIONS, WORDS, paper_at, points, theirs
+import paper
+from figure2 import CURVE, HIDDEN, OPTIONS, WORDS, points
 from matplotlib.figure import Figure
-from results import beside, note, provenance, read_csv, write_csv
-from training_runs import all_of, arguments, minutes_of, train
-
-FOLDER = Path(__file__).parent / "beyond"
+from results import beside, note, of, provenance, read_csv, taken, write_csv
+from training_runs import all_kept, arguments, minutes_of, said, train
 
 PANELS = {  # latents: learning rate, and the part of the samples
     "frey_face": {2: (2e-3, 0.25), 5: (2e-3, 0.25), 10: (1e-3, 0.5), 20: (1e-3, 0.5)},
     "mnist": {**dict.fromkeys((3, 5, 10, 20), (3e-3, 1.0)), 200: (3e-3, 1.25)},
 }
-PARTS = {
-    "Adam": ["--estimator=SGVBAnalyticKL"],
+MAIN = "Adam"
+PARTS = {  # side by side
+    "Adam alone": ["--estimator=SGVBAnalyticKL"],
     "DReG(5)": ["--estimator=DoublyReparameterized", "--estimator.num_particles=5"],
     "VampPrior(500)": ["--estimator=SGVB", "--prior=VampPrior", "--prior.components=500"],
     "flow guide": ["--estimator=SGVB", "--guide=Flow"],
@@ -48,14 +47,14 @@ MILESTONE = 100_000_000  # the paper's
 def options_of(data: str, latent_dim: int, part: str, samples: int, seed: int, device: str) -> list[str]:
     """The command line's."""
     if part == "convolutions":
-        networks = [f"--{of}.network={name}" for of, (name, _) in NETWORKS.items()]
-        networks += [f"--{of}.network.channels={channels}" for of, (_, channels) in NETWORKS.items()]
-        networks += [f"--{of}.network.shape={SHAPE[data]}" for of in NETWORKS]
+        networks = [f"--{which}.network={name}" for which, (name, _) in NETWORKS.items()]
+        networks += [f"--{which}.network.channels={channels}" for which, (_, channels) in NETWORKS.items()]
+        networks += [f"--{which}.network.shape={SHAPE[data]}" for which in NETWORKS]
     else:
         networks = [f"--hidden={HIDDEN[data]}"]
     return [
         *(f"--data={data}", f"--latent_dim={latent_dim}", f"--seed={seed}", f"--device={device}"),
-        *(*OPTIONS[data], *PARTS[part], *networks),
+        *(*OPTIONS[data], *PARTS["Adam alone" if part == MAIN else part], *networks),
         *("--optimizer=pyro_aevb.optimizers.CosineAdam", "--optimizer.weight_decay=1"),
         *(f"--optimizer.lr={PANELS[data][latent_dim][0]}", f"--optimizer.total_steps={max(1, samples // 100)}"),
     ]
@@ -69,126 +68,113 @@ def run_curve(runs: Path, data: str, latent_dim: int, part: str, seed: int, samp
     print(f"{name}: test bound {last['test_bound']:.2f} ± {last['test_se']:.2f}, {minutes} minutes", flush=True)
     return {
         **{"data": data, "latent_dim": latent_dim, "method": part, "seed": seed, "rate": PANELS[data][latent_dim][0]},
-        **{"name": name, "metrics": metrics, "minutes": minutes, "device": device},
+        **{"metrics": metrics, "minutes": minutes, "device": device},
     }
 
 
 def cases(samples: int, seeds: int) -> list[tuple[str, int, str, int, int]]:
     """Data, latents, part, seed and samples of every curve."""
-    first = [
-        (data, dim, "Adam", seed, int(samples * part))
-        for seed in range(seeds)
-        for data, dims in PANELS.items()
-        for dim, (_, part) in dims.items()
-    ]
-    rest = [(data, dim, part, 0, int(samples * SMALL)) for data, dim in BESIDE.items() for part in PARTS]
-    return first + [case for case in rest if case not in first]
+    panels = [(data, dim, part) for data, dims in PANELS.items() for dim, (_, part) in dims.items()]
+    found = []
+    for seed in range(seeds):
+        found += [(data, dim, MAIN, seed, int(samples * part)) for data, dim, part in panels]
+        found += [(data, dim, part, seed, int(samples * SMALL)) for data, dim in BESIDE.items() for part in PARTS]
+    return found
 
 
 # ---------------------------------------------------------------- results
 
 
-def curve_of(rows: list[dict], data: str, latent_dim: int, part: str, seed: int, last: int) -> list[tuple]:
-    """Samples, test bound and its error, of the run that went to so many samples."""
-    wanted = (data, latent_dim, part, seed, last, "test")
-    keys = ("data", "latent_dim", "method", "seed", "last", "split")
-    return sorted((r["samples"], r["bound"], r["se"]) for r in rows if tuple(r[key] for key in keys) == wanted)
+def bounds_of(rows: list[dict], *curve: object) -> list[tuple]:
+    """Samples, test bound and its error."""
+    return sorted((r["samples"], r["bound"], r["se"]) for r in rows if of(r, (*CURVE, "split")) == (*curve, "test"))
 
 
-def budget(rows: list[dict]) -> int:
-    """The largest ``--samples`` that some panel was run with: a shorter run does not take its place."""
-    adam = [r for r in rows if r["method"] == "Adam"]
-    return max((round(r["last"] / PANELS[r["data"]][r["latent_dim"]][1]) for r in adam), default=0)
-
-
-def table(rows: list[dict], samples: int) -> list[dict]:
+def table(rows: list[dict]) -> list[dict]:
     """The paper's test bound after 1e8 samples, ours at the end, and when ours passed the paper's."""
     out = []
-    for data, latent_dim, part, seed, last in cases(samples, 1 + max(r["seed"] for r in rows)):
-        found, paper = (
-            curve_of(rows, data, latent_dim, part, seed, last),
-            paper_at(data, latent_dim, "AEVB", 0.99 * MILESTONE),
-        )
-        if found and paper is not None:
-            passed = next((seen for seen, bound, _ in found if bound >= paper), "")
-            row = {"data": data, "latent_dim": latent_dim, "part": part, "seed": seed, "samples": last}
-            row |= {"paper_1e8": round(paper, 2), "ours": round(found[-1][1], 2), "se": round(found[-1][2], 2)}
-            out.append({**row, "difference": round(found[-1][1] - paper, 2), "passed_at": passed})
+    for curve in dict.fromkeys(of(row, CURVE) for row in rows):
+        data, latent_dim, part, seed = curve
+        found, theirs = bounds_of(rows, *curve), paper.at(paper.figure2(data, latent_dim, "AEVB", "test"), MILESTONE)
+        samples, bound, se = found[-1]
+        row = {"data": data, "latent_dim": latent_dim, "part": part, "seed": seed, "samples": samples}
+        row |= {"paper_1e8": round(theirs, 2), "ours": round(bound, 2), "se": round(se, 2)}
+        row["difference"] = round(bound - theirs, 2)
+        out.append({**row, "passed_at": next((seen for seen, ours, _ in found if ours >= theirs), "")})
     return out
 
 
-def plot(rows: list[dict], samples: int) -> Figure:
+def plot(rows: list[dict]) -> Figure:
     """The paper's AEVB behind, a panel for each number of latents; then the two with all parts."""
     figure = Figure(figsize=(16, 9), layout="constrained")
     panels = figure.subplots(3, 5)
     for line, (data, dims) in enumerate(sorted(PANELS.items(), reverse=True)):
-        for column, latent_dim in enumerate(dims):
-            draw_panel(
-                panels[line][column], rows, data, latent_dim, {"Adam": int(samples * PANELS[data][latent_dim][1])}
-            )
-        for unused in panels[line][len(dims) :]:
-            unused.axis("off")
+        for axes, latent_dim in zip(panels[line], dims, strict=False):
+            draw_panel(axes, rows, data, latent_dim, [MAIN])
     for axes, (data, latent_dim) in zip(panels[2], BESIDE.items(), strict=False):
-        draw_panel(axes, rows, data, latent_dim, dict.fromkeys(PARTS, int(samples * SMALL)))
+        draw_panel(axes, rows, data, latent_dim, [*PARTS])
         axes.legend(fontsize="x-small", loc="lower right")
-    for unused in panels[2][len(BESIDE) :]:
+    for unused in (axes for axes in panels.flat if not axes.lines):
         unused.axis("off")
     return figure
 
 
-def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts: dict[str, int]) -> None:
+def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts: list[str]) -> None:
     """Test bounds: the paper's broad, its value after 1e8 samples a line, ours thin."""
-    paper = theirs(data, latent_dim, "AEVB", "test")
-    axes.plot(*zip(*paper, strict=True), color="C3", lw=3.5, alpha=0.22, label="the paper's AEVB")
-    axes.axhline(paper_at(data, latent_dim, "AEVB", 0.99 * MILESTONE), color="C3", lw=0.6, ls=":")
-    for color, (part, last) in enumerate(parts.items()):
-        if own := curve_of(rows, data, latent_dim, part, 0, last):
-            axes.plot(*list(zip(*own, strict=True))[:2], color=f"C{color}", lw=1.2, label=part)
+    theirs = paper.figure2(data, latent_dim, "AEVB", "test")
+    axes.plot(*zip(*theirs, strict=True), color="C3", lw=3.5, alpha=0.22, label="the paper's AEVB")
+    axes.axhline(paper.at(theirs, MILESTONE), color="C3", lw=0.6, ls=":")
+    for color, part in enumerate(parts):
+        for seed in sorted({r["seed"] for r in rows if of(r, CURVE[:3]) == (data, latent_dim, part)}):
+            own, label = bounds_of(rows, data, latent_dim, part, seed), None if seed else part
+            axes.plot(*list(zip(*own, strict=True))[:2], color=f"C{color}", lw=1.2, label=label)
     axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(4e4, 1.2e8))
     axes.set_ylim(*((-165, -90) if data == "mnist" else (0, 1650)))
     axes.set(xlabel="training samples seen", ylabel="test bound, nats per datum")
     axes.grid(alpha=0.3)
 
 
-def keep(curve: dict, folder: Path, samples: int) -> None:
-    """Into CSV, JSON and the figure, beside the curves that are there; not where those are from more samples."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known, last = read_csv(folder / "curves.csv"), curve["metrics"][-1]["samples_seen"]
-    if samples < budget(known):
-        print(f"results stay: they are from --samples {budget(known):,}, more than {samples:,}")
-        return
-    rows = beside(known, [{**row, "last": last} for row in points(curve)], *CURVE, "last")
-    write_csv(folder / "curves.csv", rows)
-    if found := table(rows, samples):
-        write_csv(folder / "table.csv", found)
-    plot(rows, samples).savefig(folder / "beyond.png", dpi=90)
-    about = provenance(1, curve["device"], learning_rate=curve["rate"], minutes=curve["minutes"])
-    note(folder / "settings.json", **{curve["name"]: about})
+def keep(curve: dict, folder: Path) -> None:
+    """Into CSV, JSON and the figure, beside the curves that are there."""
+    known = read_csv(folder / "curves.csv")
+    if new := taken(points(curve), known, *CURVE):
+        order = [case[:4] for case in cases(0, 1 + max(r["seed"] for r in known + new))]
+        rows = sorted(beside(known, new, *CURVE), key=lambda row: order.index(of(row, CURVE)))
+        write_csv(folder / "curves.csv", rows)
+        about = provenance(1, curve["device"], learning_rate=curve["rate"], samples=new[-1]["samples"])
+        name = "-".join(map(str, of(curve, CURVE)))
+        note(folder / "settings.json", **{name: about | {"minutes": curve["minutes"]}})
+        draw(folder)
 
 
-def run(runs: Path, some: list[tuple], samples: int, device: str, jobs: int, folder: Path) -> int:
+def draw(folder: Path) -> None:
+    """Table and figure of what is there."""
+    rows = read_csv(folder / "curves.csv")
+    write_csv(folder / "table.csv", table(rows))
+    plot(rows).savefig(folder / "beyond.png", dpi=90)
+
+
+def run(runs: Path, some: list[tuple], device: str, jobs: int, folder: Path) -> int:
     """All curves, each kept as it ends; their number."""
-    lock = threading.Lock()
-
-    def run_and_keep(*case: object) -> None:
-        curve = run_curve(runs, *case, device)
-        with lock:
-            keep(curve, folder, samples)
-
-    return len(all_of(run_and_keep, some, jobs))
+    each = [(runs, *case, device) for case in some]
+    return len(all_kept(run_curve, lambda curve: keep(curve, folder), each, jobs))
 
 
 if __name__ == "__main__":
     parser = arguments(__doc__, "beyond", 4e6, "a thousand samples of some parts, nothing kept")
     parser.add_argument("only", nargs="*", help="mnist, frey_face; both by default")
     chosen = parser.parse_args()
+    folder = chosen.results / "beyond"
     if chosen.smoke:
         import tempfile
 
-        some = [("frey_face", 2, "Adam", 0, 2000), ("frey_face", 10, "flow guide", 0, 200)]
+        some = [("frey_face", 2, MAIN, 0, 2000), ("frey_face", 10, "flow guide", 0, 200)]
         some += [("frey_face", 10, "convolutions", 0, 200), ("frey_face", 10, "VampPrior(500)", 0, 200)]
         with tempfile.TemporaryDirectory() as temporary:
-            print(run(Path(temporary), some, 2000, "cpu", 2, Path(temporary) / "kept"), "parts trained")
+            print(run(Path(temporary), some, "cpu", 2, Path(temporary) / "kept"), "parts trained")
+    elif chosen.redraw:
+        draw(folder)
     else:
         some = [c for c in cases(int(chosen.samples), chosen.seeds) if not chosen.only or c[0] in chosen.only]
-        run(chosen.runs, some, int(chosen.samples), chosen.device, chosen.jobs, FOLDER)
+        with said():
+            run(chosen.runs, some, chosen.device, chosen.jobs, folder)

@@ -27,19 +27,27 @@ kept in ``runs/figure2/`` and gone on with. ``minutes`` there are those of one c
 curve; seed 0's AEVB was measured beside other work.
 """
 
-import csv
 import itertools
 import json
-import shutil
-import threading
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from results import beside, note, provenance, read_csv, taken, write_csv
-from training_runs import RunFailedError, all_of, arguments, check_options, minutes_of, train, training_bound
+from paper import at
+from paper import figure2 as paper_figure2
+from results import HERE, beside, note, provenance, read_csv, taken, write_csv
+from training_runs import (
+    RunFailedError,
+    all_kept,
+    arguments,
+    check_options,
+    copy,
+    minutes_of,
+    said,
+    train,
+    training_bound,
+)
 
-FOLDER = Path(__file__).parent / "figure2"
-PAPER = Path(__file__).parent / "paper_curves" / "figure2.csv"
+FOLDER = HERE / "figure2"
 
 LATENT_DIMS = {"frey_face": (2, 5, 10, 20), "mnist": (3, 5, 10, 20, 200)}
 ALL_DIMS = (2, 3, 5, 10, 20, 200)
@@ -55,6 +63,7 @@ METHODS = {"AEVB": "SGVBAnalyticKL", "WS": "WakeSleep"}
 WORDS = {"AEVB": "AEVB", "WS": "wake-sleep", "mnist": "MNIST", "frey_face": "Frey Face"}
 STEP_SIZES = (0.01, 0.02, 0.1)
 FAILED = -1e30  # the bound of a training that ended in a loss not finite
+ENGINE = "captured"
 FIRST = 300_000  # samples after which the step size is chosen
 MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is read
 
@@ -93,9 +102,9 @@ def run_curve(
 ) -> dict:
     """One curve: choose its step size, or take the one in the folder ``chosen``; train, and read its metrics."""
     name = f"{data}-{latent_dim}-{method}-{seed}"
-    engine = f"--engine={'captured' if samples > FIRST else 'eager'}"
     options = {
-        rate: [*options_of(data, latent_dim, method, rate, seed), engine, f"--device={device}"] for rate in STEP_SIZES
+        rate: [*options_of(data, latent_dim, method, rate, seed), f"--engine={ENGINE}", f"--device={device}"]
+        for rate in STEP_SIZES
     }
     trials = {rate: runs / "step_sizes" / f"{name}-{rate}" for rate in STEP_SIZES}
     tried = chosen_before(chosen, name) or {
@@ -106,7 +115,7 @@ def run_curve(
         raise RunFailedError(f"{name} failed with every step size: begin one of {runs / 'step_sizes'} by hand", 1)
     if trials[rate].exists() and not (runs / name).exists():
         check_options(trials[rate], options[rate])
-        shutil.copytree(trials[rate], runs / name)  # and go on with it
+        copy(trials[rate], runs / name)  # and go on with it
     metrics = train(runs / name, options[rate], samples, "log")
     print(f"{name}: step size {rate}, {last_test(metrics)}, {minutes_of(metrics)} minutes", flush=True)
     return {
@@ -151,15 +160,8 @@ def run(
         for method in METHODS
         if not only or any(f"{data}-{latent_dim}-{method}-{seed}".startswith(start) for start in only)
     ]
-    lock = threading.Lock()
-
-    def run_and_keep(*case: object) -> dict:
-        curve = run_curve(*case)
-        with lock:
-            keep(curve, folder)
-        return curve
-
-    return all_of(run_and_keep, cases[::-1], jobs)  # the longest first: no core waits for the other at the end
+    longest_first = cases[::-1]  # no core waits for the other at the end
+    return all_kept(run_curve, lambda curve: keep(curve, folder), longest_first, jobs)
 
 
 # ---------------------------------------------------------------- results
@@ -182,14 +184,6 @@ def points(curve: dict) -> list[dict]:
     ]
 
 
-def theirs(data: str, latent_dim: int, method: str, split: str) -> list[tuple[float, float]]:
-    """The paper's curve: samples and bound."""
-    with PAPER.open() as file:
-        wanted = (data, str(latent_dim), f"{method}_{split}")
-        rows = [r for r in csv.DictReader(file) if (r["data"], r["latent_dim"], r["curve"]) == wanted]
-    return sorted((float(r["samples"]), float(r["bound"])) for r in rows)
-
-
 def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[dict]]:
     """Our curves: of each seed its points."""
     wanted, found = (data, latent_dim, method, split), {}
@@ -204,24 +198,14 @@ def mean(points: list[dict], column: str = "bound") -> float:
     return sum(point[column] for point in points) / len(points)
 
 
-def paper_at(data: str, latent_dim: int, method: str, samples: float) -> float | None:
-    """The paper's test bound at so many samples, between its nearest points."""
-    found = theirs(data, latent_dim, method, "test")
-    below, above = ([p for p in found if p[0] <= samples], [p for p in found if p[0] >= samples])
-    if not below or not above:
-        return None
-    (a, low), (b, high) = below[-1], above[0]
-    return low if a == b else low + (high - low) * (samples - a) / (b - a)
-
-
 def table(rows: list[dict]) -> list[dict]:
     """At each milestone: curve, paper, ours (mean over seeds), its error by the choice of test images, difference."""
     out = []
     for data, latent_dim, method, samples in itertools.product(LATENT_DIMS, ALL_DIMS, METHODS, MILESTONES):
         seeds = ours(rows, data, latent_dim, method, "test").values()
         near = [point for points in seeds for point in points if point["samples"] == samples]
-        paper = paper_at(data, latent_dim, method, samples)
-        if near and paper is not None:
+        if near:
+            paper = at(paper_figure2(data, latent_dim, method, "test"), samples)
             row = {"data": data, "latent_dim": latent_dim, "method": method, "samples": samples}
             row |= {"paper": round(paper, 2), "ours": round(mean(near), 2), "se": round(mean(near, "se"), 2)}
             out.append({**row, "difference": round(mean(near) - paper, 2), "seeds": len(near)})
@@ -246,7 +230,7 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> No
     for method, color in zip(METHODS, ("C3", "C2"), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
             name = f"{WORDS[method]}, {split}"
-            paper = theirs(data, latent_dim, method, split)
+            paper = paper_figure2(data, latent_dim, method, split)
             axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22, label=f"{name}, paper")
             for i, points in enumerate(ours(rows, data, latent_dim, method, split).values()):
                 x, y = ([point[column] for point in points] for column in ("samples", "bound"))
@@ -262,18 +246,21 @@ CURVE = ("data", "latent_dim", "method", "seed")
 
 def keep(curve: dict, folder: Path) -> None:
     """Into CSV, JSON and the figure, beside the curves that are there."""
-    folder.mkdir(parents=True, exist_ok=True)
     known = read_csv(folder / "curves.csv")
-    if not (new := taken(points(curve), known, *CURVE)):
-        return
-    rows = beside(known, new, *CURVE)
-    write_csv(folder / "curves.csv", rows)
+    if new := taken(points(curve), known, *CURVE):
+        write_csv(folder / "curves.csv", beside(known, new, *CURVE))
+        tried = {str(rate): bound for rate, bound in curve["tried"].items()}
+        about = provenance(1, curve["device"], step_size=curve["rate"], tried=tried, minutes=curve["minutes"])
+        note(folder / "settings.json", **{curve["name"]: about})
+        draw(folder)
+
+
+def draw(folder: Path) -> None:
+    """Table and figure of what is there."""
+    rows = read_csv(folder / "curves.csv")
     if found := table(rows):
         write_csv(folder / "table.csv", found)
     plot(rows).savefig(folder / "figure2.png", dpi=90)
-    tried = {str(rate): bound for rate, bound in curve["tried"].items()}
-    about = provenance(1, curve["device"], step_size=curve["rate"], tried=tried, minutes=curve["minutes"])
-    note(folder / "settings.json", **{curve["name"]: about})
 
 
 if __name__ == "__main__":
@@ -281,13 +268,17 @@ if __name__ == "__main__":
     parser.add_argument("only", nargs="*", help="how names of curves begin, as mnist or frey_face-2-WS; all by default")
     parser.add_argument("--chosen", action="store_true", help="take step sizes chosen before from the results here")
     chosen = parser.parse_args()
+    folder = chosen.results / "figure2"
     if chosen.smoke:
         import tempfile
 
-        LATENT_DIMS, STEP_SIZES = {"frey_face": (2,)}, (0.01,)
+        LATENT_DIMS, STEP_SIZES, ENGINE = {"frey_face": (2,)}, (0.01,), "eager"
         with tempfile.TemporaryDirectory() as temporary:
             found = run(Path(temporary), 1000, 1, "cpu", 2, [], Path(temporary) / "kept", None)
         print(len(found), "curves drawn")
+    elif chosen.redraw:
+        draw(folder)
     else:
         known = FOLDER if chosen.chosen else None
-        run(chosen.runs, int(chosen.samples), chosen.seeds, chosen.device, chosen.jobs, chosen.only, FOLDER, known)
+        with said():
+            run(chosen.runs, int(chosen.samples), chosen.seeds, chosen.device, chosen.jobs, chosen.only, folder, known)

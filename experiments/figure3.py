@@ -27,7 +27,6 @@ Other initial weights, N = 1000, at 1e7: AEVB from N(0, 0.01) -112.4 / -141.9; w
 Results are in ``experiments/figure3/``; every point is kept in ``runs/figure3/`` as it is measured, and gone on with.
 """
 
-import csv
 import itertools
 import json
 import multiprocessing
@@ -36,21 +35,20 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from figure2 import INITIAL_SD, LOG_VARIANCE_SCALE, PAUSE, WORDS, mean
 from matplotlib.figure import Figure
+from paper import at
+from paper import figure3 as paper_figure3
 from results import beside, note, of, provenance, read_csv, taken, write_csv
-from training_runs import RunFailedError, arguments
+from training_runs import RunFailedError, arguments, said
 
 import pyro_aevb as aevb
 from pyro_aevb.checkpoints import replaced
 from pyro_aevb.optimizers import Adagrad
 
-FOLDER = Path(__file__).parent / "figure3"
-PAPER = Path(__file__).parent / "paper_curves" / "figure3.csv"
 SIZES, LATENT_DIM, HIDDEN, BATCH = (1000, 50_000), 3, 100, 100
 METHODS = {"AEVB": aevb.estimators.SGVBAnalyticKL, "WS": aevb.estimators.WakeSleep}
 MONTE_CARLO_EM = ("MCEM", "minibatch MCEM")
@@ -157,7 +155,8 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
     data = aevb.data.load("mnist")
     train, test = data.train[:size], data.test
     kept, state = (runs / f"{size}-{method}-{seed}.{ending}" for ending in ("json", "pt"))
-    settings = [INITIAL_SD.get(method), PAUSE.get(method), LOG_VARIANCE_SCALE.get(method)]
+    settings = [INITIAL_SD.get(method), PAUSE.get(method), LOG_VARIANCE_SCALE.get(method), HIDDEN, BATCH, [*STEP_SIZES]]
+    settings += [LEAPFROG_STEPS, UPDATES, DRAWS, BURN_IN, IMAGES, CANDIDATES, min(FIRST, samples)]
     if kept.exists():
         record = json.loads(kept.read_text())
         if record["settings"] != settings:
@@ -197,21 +196,6 @@ def keep(record: dict, kept: Path, trainer: Training, state: Path) -> None:
 # ---------------------------------------------------------------- results
 
 
-def theirs(size: int, method: str, split: str) -> list[tuple[float, float]]:
-    """The paper's curve: samples and log p(x)."""
-    with PAPER.open() as file:
-        wanted = (str(size), f"{method}_{split}")
-        some = [r for r in csv.DictReader(file) if (r["size"], r["curve"]) == wanted]
-    return sorted((float(r["samples"]), float(r["log_likelihood"])) for r in some)
-
-
-def theirs_at(size: int, method: str, split: str, samples: float) -> float | None:
-    """The paper's log p(x) at so many samples, between its nearest points; ``None`` outside of them."""
-    some = theirs(size, method, split)
-    below, above = ([p for p in some if p[0] <= samples], [p for p in some if p[0] >= samples])
-    return np.interp(samples, *zip(below[-1], above[0], strict=True)).item() if below and above else None
-
-
 def table(rows: list[dict]) -> list[dict]:
     """Each curve at 1e7 and at its end, means over seeds, beside the paper's; empty where that is not there."""
     out = []
@@ -221,7 +205,7 @@ def table(rows: list[dict]) -> list[dict]:
         for point, split in itertools.product(sorted(points & {COMPARED, max(points)}), ("train", "test")):
             seeds = [row for row in curve if row["point"] == point]
             samples, ours = seeds[0]["samples"], mean(seeds, split)
-            paper = theirs_at(size, method, split, samples)
+            paper = at(paper_figure3(size, method, split), samples)
             line = {"size": size, "method": method, "samples": samples, "split": split}
             line |= {"paper": "" if paper is None else round(paper, 2), "ours": round(ours, 2)}
             line |= {"se": round(mean(seeds, f"{split}_se"), 2)}
@@ -238,7 +222,7 @@ def plot(rows: list[dict]) -> Figure:
     for axes, size in zip(figure.subplots(1, 2), SIZES, strict=True):
         for color, method in zip(("C3", "C2", "C0", "C9"), (*METHODS, *MONTE_CARLO_EM), strict=True):
             for split, style in (("train", "--"), ("test", "-")):
-                if paper := theirs(size, method, split):
+                if paper := paper_figure3(size, method, split):
                     axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22)
                 for seed in sorted({r["seed"] for r in rows if (r["size"], r["method"]) == (size, method)}):
                     ours = [(r["samples"], r[split]) for r in rows if of(r, CURVE) == (size, method, seed)]
@@ -253,18 +237,23 @@ def plot(rows: list[dict]) -> Figure:
 
 def write(runs: Path, rows: list[dict], folder: Path, device: str) -> None:
     """CSV, JSON, figure, beside the curves that are there."""
-    folder.mkdir(parents=True, exist_ok=True)
     known, order = read_csv(folder / "points.csv"), [*METHODS, *MONTE_CARLO_EM]
     new = taken(rows, known, *CURVE)
     rows = beside(known, new, *CURVE)
     rows.sort(key=lambda row: (row["size"], row["seed"], order.index(row["method"]), row["samples"]))
     write_csv(folder / "points.csv", rows)
-    write_csv(folder / "table.csv", table(rows))
-    plot(rows).savefig(folder / "figure3.png", dpi=100)
     for name in sorted({"-".join(map(str, of(row, CURVE))) for row in new}):
         r = json.loads((runs / f"{name}.json").read_text())
         about = {"step_size": r["rate"], "minutes": round(r["minutes"], 1), **r.get("annealed", {})}
         note(folder / "settings.json", **{name: provenance(1, device, **about)})
+    draw(folder)
+
+
+def draw(folder: Path) -> None:
+    """Table and figure of what is there."""
+    rows = read_csv(folder / "points.csv")
+    write_csv(folder / "table.csv", table(rows))
+    plot(rows).savefig(folder / "figure3.png", dpi=100)
 
 
 def run(runs: Path, seeds: int, samples: int, device: str, jobs: int, only: list[str]) -> list[dict]:
@@ -294,6 +283,9 @@ if __name__ == "__main__":
             rows = [row for m in methods for row in run_curve(folder, m, 1000, 0, 1000, "cpu")]
             write(folder, rows, folder / "kept", "cpu")
         print(len(rows), "points measured")
+    elif chosen.redraw:
+        draw(chosen.results / "figure3")
     else:
         asked = chosen.runs, chosen.seeds, int(chosen.samples), chosen.device, chosen.jobs, chosen.only
-        write(chosen.runs, run(*asked), FOLDER, chosen.device)
+        with said():
+            write(chosen.runs, run(*asked), chosen.results / "figure3", chosen.device)

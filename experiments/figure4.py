@@ -10,12 +10,11 @@ import shutil
 from pathlib import Path
 
 from figure2 import options_of
-from results import beside, provenance, taken
-from training_runs import all_of, arguments, call, minutes_of, train
+from results import beside, provenance, taken, write
+from training_runs import all_of, arguments, call, minutes_of, said, train
 
 from pyro_aevb.checkpoints import Run
 
-FOLDER = Path(__file__).parent / "figure4"
 SAMPLES, STEP_SIZES = 2_000_000, {"mnist": 0.02, "frey_face": 0.01}  # as Figure 2 chooses with few latents
 
 
@@ -31,21 +30,21 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
     return {**row, "test_bound": last["test_bound"], "minutes": minutes_of(metrics)}
 
 
-def keep(found: list[dict], runs: Path, device: str) -> None:
+def keep(found: list[dict], runs: Path, folder: Path, device: str) -> None:
     """Pictures of the first seed, numbers of all, beside what is there."""
-    FOLDER.mkdir(exist_ok=True)
-    about, curve = FOLDER / "settings.json", ("data", "seed")
+    folder.mkdir(parents=True, exist_ok=True)
+    about, curve = folder / "settings.json", ("data", "seed")
     known = json.loads(about.read_text())["runs"] if about.exists() else []
     if not (new := taken(found, known, *curve)):
         return
     for row in new:
         if row["seed"] == 0:
-            shutil.copy(runs / f"{row['data']}-0" / "figures" / "manifold.png", FOLDER / f"{row['data']}.png")
-    about.write_text(json.dumps(provenance(1, device, runs=beside(known, new, *curve)), indent=1) + "\n")
+            shutil.copy(runs / f"{row['data']}-0" / "figures" / "manifold.png", folder / f"{row['data']}.png")
+    write(about, json.dumps(provenance(1, device, runs=beside(known, new, *curve)), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, "figure4", SAMPLES, "500 samples, nothing kept")
+    parser = arguments(__doc__, "figure4", SAMPLES, "500 samples, nothing kept", redraw=False)
     chosen = parser.parse_args()
     if chosen.smoke:
         import tempfile
@@ -55,4 +54,5 @@ if __name__ == "__main__":
     else:
         settings = [(data, seed) for seed in range(chosen.seeds) for data in STEP_SIZES]
         cases = [(chosen.runs, *setting, int(chosen.samples), chosen.device) for setting in settings]
-        keep(all_of(run, cases, chosen.jobs), chosen.runs, chosen.device)
+        with said():
+            keep(all_of(run, cases, chosen.jobs), chosen.runs, chosen.results / "figure4", chosen.device)

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from figure2 import options_of
 from matplotlib.figure import Figure
-from results import provenance, shorter
-from training_runs import all_of, arguments, call, train
+from results import provenance, shorter, write
+from training_runs import all_of, arguments, call, said, train
 
 from pyro_aevb.checkpoints import Run
 
-FOLDER = Path(__file__).parent / "figure5"
 SAMPLES, STEP_SIZE, LATENT_DIMS, COUNT = 2_000_000, 0.02, (2, 5, 10, 20), 100
 
 
@@ -48,7 +47,7 @@ def plot(found: list[dict], values: Path) -> Figure:
 if __name__ == "__main__":
     import tempfile
 
-    parser = arguments(__doc__, "figure5", SAMPLES, "500 samples with 2 and 5 latents, nothing kept")
+    parser = arguments(__doc__, "figure5", SAMPLES, "500 samples with 2 and 5 latents, nothing kept", redraw=False)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         values = Path(temporary)
@@ -57,12 +56,14 @@ if __name__ == "__main__":
             chosen.runs, chosen.samples = values / "figure5", 500
         for seed in range(chosen.seeds):
             cases = [(chosen.runs, dim, seed, int(chosen.samples), chosen.device, values) for dim in LATENT_DIMS]
-            rows = all_of(run, cases, chosen.jobs)
-            folder, name = (values if chosen.smoke else FOLDER), "figure5" if seed == 0 else f"figure5_{seed}"
-            folder.mkdir(exist_ok=True)
+            with said():
+                rows = all_of(run, cases, chosen.jobs)
+            folder = values if chosen.smoke else chosen.results / "figure5"
+            folder.mkdir(parents=True, exist_ok=True)
+            name = "figure5" if seed == 0 else f"figure5_{seed}"
             about = folder / f"{name}.json"
             if about.exists() and shorter(rows, json.loads(about.read_text())["runs"], "latent_dim", "seed"):
                 continue
             plot(rows, values).savefig(folder / f"{name}.png", dpi=100)
-            about.write_text(json.dumps(provenance(1, chosen.device, runs=rows), indent=1) + "\n")
+            write(about, json.dumps(provenance(1, chosen.device, runs=rows), indent=1) + "\n")
     print("samples drawn")

@@ -22,13 +22,11 @@ Runs are kept in ``runs/literature/`` and gone on with; results are in ``experim
 """
 
 import json
-import threading
 from pathlib import Path
 
-from results import beside, note, of_its_length, provenance, read_csv, write_csv
-from training_runs import all_of, arguments, call, minutes_of, train
+from results import beside, note, of_its_length, provenance, read_csv, write, write_csv
+from training_runs import all_kept, arguments, call, minutes_of, said, train
 
-FOLDER = Path(__file__).parent / "literature"
 TRAINING_SIZE, FIRST_IMAGES, TEST_IMAGES, DRAWS = 60_000, 1000, 10_000, 5000
 MLP = ["--hidden=[200,200]"]
 CONVOLUTIONS = ["--likelihood.network=ConvolutionalDecoder", "--likelihood.network.channels=[32,16]"]
@@ -59,8 +57,8 @@ def run(runs: Path, name: str, samples: int, seed: int, device: str) -> dict:
     """Train a row, or go on with it; its evidence."""
     path = runs / f"{name}-{samples}-{seed}"
     metrics = train(path, options_of(name, samples, seed, device), samples, max(1, samples // 5))
-    first = evidence(path, FIRST_IMAGES)
-    whole = evidence(path, TEST_IMAGES) if ROWS[name][1] else None
+    first = evidence(path, FIRST_IMAGES, device)
+    whole = evidence(path, TEST_IMAGES, device) if ROWS[name][1] else None
     row = {
         **{"name": name, "seed": seed, "samples": samples, "epochs": round(samples / TRAINING_SIZE, 1)},
         "bound": first["bound"]["mean"],
@@ -73,23 +71,34 @@ def run(runs: Path, name: str, samples: int, seed: int, device: str) -> dict:
     return row
 
 
-def evidence(path: Path, images: int) -> dict:
+def evidence(path: Path, images: int, device: str) -> dict:
     """What ``evaluate`` says of so many test images."""
-    options = [f"--num_samples={DRAWS}", f"--count={images}", f"--keep={path / f'evidence_{images}'}", "--json"]
+    options = [
+        f"--num_samples={DRAWS}",
+        f"--count={images}",
+        f"--keep={path / f'evidence_{images}'}",
+        "--json",
+        f"--device={device}",
+    ]
     return json.loads(call("evaluate", str(path), *options))
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there; those of other lengths stay."""
-    folder.mkdir(parents=True, exist_ok=True)
     known = read_csv(folder / "evidence.csv")
-    if not of_its_length(row, known, "name", "seed"):
-        return
-    rows = beside(known, [row], "name", "seed", "samples")
-    rows.sort(key=lambda r: (r["samples"], [*ROWS].index(r["name"]), r["seed"]))
-    write_csv(folder / "evidence.csv", rows)
-    (folder / "table.md").write_text(table(rows))
-    note(folder / "settings.json", **{f"{row['name']}-{row['samples']}-{row['seed']}": provenance(1, device, **row)})
+    if of_its_length(row, known, "name", "seed"):
+        rows = beside(known, [row], "name", "seed", "samples")
+        rows.sort(key=lambda r: (r["samples"], [*ROWS].index(r["name"]), r["seed"]))
+        write_csv(folder / "evidence.csv", rows)
+        note(
+            folder / "settings.json", **{f"{row['name']}-{row['samples']}-{row['seed']}": provenance(1, device, **row)}
+        )
+        draw(folder)
+
+
+def draw(folder: Path) -> None:
+    """The table of what is there."""
+    write(folder / "table.md", table(read_csv(folder / "evidence.csv")))
 
 
 def table(rows: list[dict]) -> str:
@@ -105,14 +114,8 @@ def table(rows: list[dict]) -> str:
 
 def run_all(cases: list[tuple], jobs: int, folder: Path) -> int:
     """All rows, each kept as it ends; their number."""
-    lock = threading.Lock()
-
-    def run_and_keep(*case: object) -> None:
-        row = run(*case)
-        with lock:
-            keep(row, folder, case[-1])
-
-    return len(all_of(run_and_keep, cases, jobs))
+    device = cases[0][-1]
+    return len(all_kept(run, lambda row: keep(row, folder, device), cases, jobs))
 
 
 if __name__ == "__main__":
@@ -126,8 +129,11 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as temporary:
             cases = [(Path(temporary), name, 400, 0, "cpu") for name in ("VAE", "VAE, flow guide")]
             print(run_all(cases, 1, Path(temporary)), "rows measured")
+    elif chosen.redraw:
+        draw(chosen.results / "literature")
     else:
         wanted = [name for name in ROWS if not chosen.only or name in chosen.only]
         seeds, samples = range(chosen.seeds), int(chosen.samples)
         cases = [(chosen.runs, name, samples, seed, chosen.device) for seed in seeds for name in wanted]
-        run_all(cases, chosen.jobs, FOLDER)
+        with said():
+            run_all(cases, chosen.jobs, chosen.results / "literature")

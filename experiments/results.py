@@ -1,23 +1,29 @@
 """What every experiment keeps its results with: CSV, and where the numbers come from."""
 
 import csv
+import io
 import json
 import platform
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import pyro
 import torch
 
+from pyro_aevb.checkpoints import replaced
 from pyro_aevb.hardware import find_device
+
+HERE = Path(__file__).parent  # where results are kept, unless --results says where
 
 
 def provenance(threads: int | None = None, device: str = "cpu", **settings: object) -> dict:
     """Commit, versions and device, with an experiment's own settings first; ``threads`` of its runs, if not ours."""
-    cpu, where = f"{threads or torch.get_num_threads()} threads of {platform.machine()}", find_device(device)
+    cpu, where = f"{threads or torch.get_num_threads()} threads of {processor()}", find_device(device)
     return {
         **settings,
         "commit": commit(),
+        "pyro": pyro.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else cpu,
@@ -25,21 +31,39 @@ def provenance(threads: int | None = None, device: str = "cpu", **settings: obje
 
 
 def commit() -> str:
-    """The revision these numbers were measured at."""
-    here = Path(__file__).parent
+    """The revision these numbers were measured at; marked where code differs from it."""
     try:
-        asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
+        found, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, cwd=HERE).stdout.strip()
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", ":/*.py"])
+        )
     except FileNotFoundError:  # no git on this machine
         return ""
-    return asked.stdout.strip()
+    return f"{found}, changed" if changed else found
+
+
+def processor() -> str:
+    """The name of the CPU, where Linux tells it; else its architecture."""
+    with suppress(OSError, IndexError):
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0].split(":")[1].strip()
+    return platform.machine()
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Columns by name, those of the first row."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue())
+
+
+def write(path: Path, text: str) -> None:
+    """All of it, or nothing: what is there stays whole when we are interrupted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as file:
+        file.write(text.encode())
 
 
 def taken(rows: list[dict], known: list[dict], *keys: str) -> list[dict]:
@@ -117,4 +141,4 @@ def note(path: Path, **about: dict) -> None:
     for name, new in about.items():
         if name not in known or any(known[name].get(key) != new[key] for key in new.keys() - provenance().keys()):
             known[name] = new
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    write(path, json.dumps(known, indent=1) + "\n")

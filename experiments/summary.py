@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from figure2 import WORDS
-
-HERE = Path(__file__).parent
+from results import HERE, write
 
 
 def columns(path: Path, *names: str) -> list[str]:
@@ -149,7 +148,9 @@ def summary(folder: Path) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="print, write nothing")
-    if parser.parse_args().smoke:
-        print(summary(HERE))
+    parser.add_argument("--results", type=Path, default=HERE, help="where they are; the page is written there")
+    chosen = parser.parse_args()
+    if chosen.smoke:
+        print(summary(chosen.results))
     else:
-        (HERE / "README.md").write_text(summary(HERE))
+        write(chosen.results / "README.md", summary(chosen.results))

@@ -3,12 +3,17 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from results import HERE
 
 from pyro_aevb.checkpoints import Run
 
@@ -16,12 +21,12 @@ from pyro_aevb.checkpoints import Run
 class RunFailedError(Exception):
     """The command line ended with an error: its words, and ``code``, 1 for a loss that is not finite."""
 
-    def __init__(self, words: str, code: int) -> None:
+    def __init__(self, words: str, code: int = 1) -> None:
         super().__init__(words)
         self.code = code
 
 
-def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.ArgumentParser:
+def arguments(doc: str, name: str, samples: float, smoke: str, redraw: bool = True) -> argparse.ArgumentParser:
     """What every figure takes.
 
     Arguments:
@@ -29,6 +34,7 @@ def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.Argum
         name: The script's; its runs are kept in the folder of that name.
         samples: By default.
         smoke: What ``--smoke`` does.
+        redraw: Whether pictures can be drawn from results alone.
     """
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--samples", type=float, default=samples)
@@ -36,8 +42,20 @@ def arguments(doc: str, name: str, samples: float, smoke: str) -> argparse.Argum
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=HERE, help="where results are kept, beside the longer there")
+    if redraw:
+        parser.add_argument("--redraw", action="store_true", help="tables and figures from the results there")
     parser.add_argument("--smoke", action="store_true", help=smoke)
     return parser
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """A failed run's words, without a traceback, and exit code 1."""
+    try:
+        yield
+    except RunFailedError as error:
+        sys.exit(str(error))
 
 
 def train(path: Path, options: list[str], samples: int, every: int | str) -> list[dict]:
@@ -55,14 +73,16 @@ def train(path: Path, options: list[str], samples: int, every: int | str) -> lis
     check_options(path, options)
     known = path.exists()
     if not known or Run(path).load()["samples_seen"] < samples:  # a kill can leave metrics without their checkpoint
-        begin = [f"--resume={path}"] if known else [f"--out={path}", *options]
+        device = [option for option in options if option.startswith("--device=")]
+        begin = [f"--resume={path}", *device] if known else [f"--out={path}", *options]
         call("train", *begin, f"--samples={samples}", f"--evaluate_every={every}", f"--save_every={every}")
     return [m for m in Run(path).metrics() if m["samples_seen"] <= samples]
 
 
 def check_options(path: Path, options: list[str]) -> None:
-    """Keep a run's options beside it; refuse others."""
+    """Keep a run's options beside it; refuse others, but of the device, which a run may change."""
     kept = path.parent / f"{path.name}.options.json"
+    options = [option for option in options if not option.startswith("--device=")]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and kept.exists() and json.loads(kept.read_text()) != options:
         raise RunFailedError(f"{path} was begun with other options, those in {kept}: remove it or give --runs", 2)
@@ -82,6 +102,27 @@ def all_of(function: Callable[..., Any], cases: Iterable[tuple], jobs: int) -> l
     """A function of each case, so many at once; results in the cases' order."""
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda case: function(*case), cases))
+
+
+def all_kept(function: Callable[..., Any], keep: Callable[[Any], None], cases: Iterable[tuple], jobs: int) -> list[Any]:
+    """As :func:`all_of`; what each returns is kept as it ends, one at a time."""
+    lock = threading.Lock()
+
+    def run_and_keep(*case: object) -> object:
+        found = function(*case)
+        with lock:
+            keep(found)
+        return found
+
+    return all_of(run_and_keep, cases, jobs)
+
+
+def copy(run: Path, other: Path) -> None:
+    """A run under another name; an interrupted copy is not there."""
+    half = other.parent / f"{other.name}.half"
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(run, half)
+    half.rename(other)
 
 
 def minutes_of(metrics: list[dict]) -> float:

@@ -10,14 +10,13 @@ Results are in ``experiments/wake_sleep/``: ``bounds.csv``, ``table.md``; about 
 """
 
 import itertools
-import threading
 from pathlib import Path
 
-from figure2 import WORDS, options_of, paper_at
-from results import beside, note, of_its_length, provenance, read_csv, write_csv
-from training_runs import RunFailedError, all_of, arguments, minutes_of, train
+from figure2 import WORDS, options_of
+from paper import at, figure2
+from results import beside, note, of_its_length, provenance, read_csv, write, write_csv
+from training_runs import RunFailedError, all_kept, arguments, minutes_of, said, train
 
-FOLDER = Path(__file__).parent / "wake_sleep"
 PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (20,)}
 STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES = (0.01, 0.02), (100, 0), (1.0, 0.1)
 SAMPLES = 500_000
@@ -69,7 +68,7 @@ def table(rows: list[dict]) -> str:
                 step_size, pause, scale = setting
                 cells = " | ".join(map(cell, found))
                 lines.append(f"| {step_size} | {pause or 'none'} | {scale:g} | {cells} |")
-        paper = " | ".join(cell({"test_bound": paper_at(*panel, "WS", samples)}) for panel in panels)
+        paper = " | ".join(cell({"test_bound": at(figure2(*panel, "WS", "test"), samples)}) for panel in panels)
         lines += [f"| the paper | | | {paper} |", ""]
     return "\n".join(lines)
 
@@ -82,27 +81,24 @@ def cell(row: dict | None) -> str:
 def keep(row: dict, folder: Path, device: str) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there."""
     print(row, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
     known = read_csv(folder / "bounds.csv")
-    if not of_its_length(row, known, *CASE):
-        return
-    rows = sorted(beside(known, [row], *CASE, "samples"), key=lambda r: tuple(r[key] for key in (*CASE, "samples")))
-    write_csv(folder / "bounds.csv", rows)
-    (folder / "table.md").write_text(table(rows))
-    name = name_of(tuple(row[key] for key in (*CASE, "samples")))
-    note(folder / "settings.json", **{name: provenance(1, device, **row)})
+    if of_its_length(row, known, *CASE):
+        rows = sorted(beside(known, [row], *CASE, "samples"), key=lambda r: tuple(r[key] for key in (*CASE, "samples")))
+        write_csv(folder / "bounds.csv", rows)
+        name = name_of(tuple(row[key] for key in (*CASE, "samples")))
+        note(folder / "settings.json", **{name: provenance(1, device, **row)})
+        draw(folder)
+
+
+def draw(folder: Path) -> None:
+    """The table of what is there."""
+    write(folder / "table.md", table(read_csv(folder / "bounds.csv")))
 
 
 def run_all(runs: Path, some: list[tuple], samples: int, device: str, jobs: int, folder: Path) -> int:
     """All cases, each kept as it ends; their number."""
-    lock = threading.Lock()
-
-    def run_and_keep(case: tuple) -> None:
-        row = run(runs, case, samples, device)
-        with lock:
-            keep(row, folder, device)
-
-    return len(all_of(run_and_keep, [(case,) for case in some], jobs))
+    each = [(runs, case, samples, device) for case in some]
+    return len(all_kept(run, lambda row: keep(row, folder, device), each, jobs))
 
 
 if __name__ == "__main__":
@@ -117,7 +113,10 @@ if __name__ == "__main__":
             folder = Path(temporary)
             print(run_all(folder, cases(1), 1000, "cpu", 1, folder), "settings measured")
             print((folder / "table.md").read_text())
+    elif chosen.redraw:
+        draw(chosen.results / "wake_sleep")
     else:
         starts = tuple(chosen.only) or ("",)
         some = [case for case in cases(chosen.seeds) if name_of(case).startswith(starts)]
-        run_all(chosen.runs, some, int(chosen.samples), chosen.device, chosen.jobs, FOLDER)
+        with said():
+            run_all(chosen.runs, some, int(chosen.samples), chosen.device, chosen.jobs, chosen.results / "wake_sleep")
