@@ -56,10 +56,12 @@ OPTIONS = {
     "frey_face": ["--likelihood=Gaussian", "--likelihood.sigmoid_mean=true", "--binarize=none"],
 }
 HIDDEN = {"mnist": 500, "frey_face": 200}
-INITIAL_SD = {"AEVB": None, "WS": 0.01}  # of weights; None: PyTorch's own
-PAUSE = {"AEVB": 100, "WS": 0}  # first steps, in which Adagrad sums squares and does not move
-LOG_VARIANCE_SCALE = {"AEVB": 1.0, "WS": 0.1}  # of the guide
-METHODS = {"AEVB": "SGVBAnalyticKL", "WS": "WakeSleep"}
+METHODS = {
+    # initial_sd is of weights, None PyTorch's own; pause is of Adagrad's first steps, in which it sums squares and does
+    # not move; the scale is of the guide's log-variance
+    "AEVB": {"estimator": "SGVBAnalyticKL", "initial_sd": None, "pause": 100, "log_variance_scale": 1.0},
+    "WS": {"estimator": "WakeSleep", "initial_sd": 0.01, "pause": 0, "log_variance_scale": 0.1},
+}
 WORDS = {"AEVB": "AEVB", "WS": "wake-sleep", "mnist": "MNIST", "frey_face": "Frey Face"}
 STEP_SIZES = (0.01, 0.02, 0.1)
 FAILED = -1e30  # the bound of a training that ended in a loss not finite
@@ -69,30 +71,24 @@ MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is rea
 
 
 def options_of(
-    data: str,
-    latent_dim: int,
-    method: str,
-    step_size: float,
-    seed: int,
-    pause: int | None = None,
-    log_variance_scale: float | None = None,
+    data: str, latent_dim: int, method: str, step_size: float, seed: int, **other: str | float | None
 ) -> list[str]:
-    """The command line's; pause and scale are the method's by default."""
-    pause = PAUSE[method] if pause is None else pause
-    scale = LOG_VARIANCE_SCALE[method] if log_variance_scale is None else log_variance_scale
+    """The command line's; ``other`` settings than the method's."""
+    settings = METHODS[method] | other
+    networks = ("likelihood", "guide")
     return [
         f"--data={data}",
         *OPTIONS[data],
         f"--latent_dim={latent_dim}",
-        f"--estimator={METHODS[method]}",
+        f"--estimator={settings['estimator']}",
         "--optimizer=pyro_aevb.optimizers.Adagrad",
         "--optimizer.weight_decay=1",
         f"--optimizer.lr={step_size}",
-        f"--optimizer.warm_up={pause}",
-        f"--guide.log_variance_scale={scale}",
-        *(f"--{part}.network=MLP" for part in ("likelihood", "guide")),
-        *(f"--{part}.network.hidden={HIDDEN[data]}" for part in ("likelihood", "guide")),
-        *(f"--{part}.network.initial_sd={sd}" for part in ("likelihood", "guide") if (sd := INITIAL_SD[method])),
+        f"--optimizer.warm_up={settings['pause']}",
+        f"--guide.log_variance_scale={settings['log_variance_scale']}",
+        *(f"--{part}.network=MLP" for part in networks),
+        *(f"--{part}.network.hidden={HIDDEN[data]}" for part in networks),
+        *(f"--{part}.network.initial_sd={sd}" for part in networks if (sd := settings["initial_sd"])),
         f"--seed={seed}",
     ]
 

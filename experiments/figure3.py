@@ -38,7 +38,8 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
-from figure2 import INITIAL_SD, LOG_VARIANCE_SCALE, PAUSE, WORDS, mean
+from figure2 import METHODS as SETTINGS
+from figure2 import WORDS, mean
 from matplotlib.figure import Figure
 from paper import at
 from paper import figure3 as paper_figure3
@@ -65,13 +66,14 @@ Training = aevb.Trainer | aevb.MonteCarloEM
 def make(method: str, data: torch.Tensor, rate: float, seed: int, device: str, long: bool) -> Training:
     """A training from the start."""
     size, dim = len(data), data.shape[1]
-    network = partial(aevb.nn.MLP, hidden=HIDDEN, initial_sd=INITIAL_SD.get(method))
+    settings = SETTINGS.get(method, SETTINGS["AEVB"])
+    network = partial(aevb.nn.MLP, hidden=HIDDEN, initial_sd=settings["initial_sd"])
     with aevb.seeded(seed):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, dim, relaxed=True, network=network)
-        scale = LOG_VARIANCE_SCALE.get(method, 1.0)
+        scale = settings["log_variance_scale"]
         q = aevb.guides.DiagonalNormal(dim, LATENT_DIM, network=network, log_variance_scale=scale)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(LATENT_DIM), likelihood, size)
-    optimizer = partial(Adagrad, lr=rate, weight_decay=1.0, warm_up=PAUSE.get(method, 100))
+    optimizer = partial(Adagrad, lr=rate, weight_decay=1.0, warm_up=settings["pause"])
     engine = "captured" if long else "eager"
     options = {"device": device, "report_every": max(BATCH, min(size, FIRST // 10))}
     steps = {"leapfrog_steps": LEAPFROG_STEPS, "updates": UPDATES}
@@ -155,7 +157,7 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
     data = aevb.data.load("mnist")
     train, test = data.train[:size], data.test
     kept, state = (runs / f"{size}-{method}-{seed}.{ending}" for ending in ("json", "pt"))
-    settings = [INITIAL_SD.get(method), PAUSE.get(method), LOG_VARIANCE_SCALE.get(method), HIDDEN, BATCH, [*STEP_SIZES]]
+    settings = [SETTINGS.get(method), HIDDEN, BATCH, [*STEP_SIZES]]
     settings += [LEAPFROG_STEPS, UPDATES, DRAWS, BURN_IN, IMAGES, CANDIDATES, min(FIRST, samples)]
     if kept.exists():
         record = json.loads(kept.read_text())

@@ -80,6 +80,7 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
         ["figure2/figure2.png"],
         {"figure2/table.csv": compared("{data}, {latent_dim} latents, {method}", seeds="seeds")},
     ),
+    ("Where the paper leaves a choice open", "choices.py", [], {"choices/table.md": as_is}),
     ("What decides how far wake-sleep gets", "wake_sleep.py", [], {"wake_sleep/table.md": as_is}),
     (
         "Figure 3: log p(x) in training; the paper's curves are broad",

@@ -38,7 +38,7 @@ def name_of(case: tuple) -> str:
 def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
     """One training, or going on with it: its last test bound, none where a loss was not finite."""
     data, latent_dim, step_size, pause, scale, seed = case
-    options = options_of(data, latent_dim, "WS", step_size, seed, pause, scale)
+    options = options_of(data, latent_dim, "WS", step_size, seed, pause=pause, log_variance_scale=scale)
     row = dict(zip(CASE, case, strict=True)) | {"samples": samples, "test_bound": None, "se": None, "minutes": None}
     try:
         found = train(

@@ -21,6 +21,7 @@ SMOKE = {
     "figure4.py": "manifold drawn",
     "figure5.py": "samples drawn",
     "beyond.py": "parts trained",
+    "choices.py": "choices measured",
     "literature.py": "rows measured",
     "wake_sleep.py": "settings measured",
     "appendix_f.py": "full VB measured",
