@@ -30,7 +30,7 @@ import results
 import torch
 import torch.distributions as dist
 from matplotlib.figure import Figure
-from training_runs import arguments
+from training_runs import RunFailedError, arguments, said
 
 import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood
@@ -122,8 +122,13 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
     train, test = mnist.train[:size], mnist.test
     kept, trainer = runs / f"{size}-{method}-{seed}-{samples}.pt", make(method, train, seed, samples, device)
     record = {"size": size, "method": method, "seed": seed, "minutes": 0.0, "rows": []}
+    record["settings"] = [METHODS[method], LATENT_DIM, HIDDEN, BATCH, STEP_SIZE, IMAGES, DRAWS, LATENTS, SPREAD]
+    record["settings"] += [WEIGHTS, END_WEIGHTS, *BY_GUIDE, *POINTS]
     if kept.exists():
-        record, state = torch.load(kept, weights_only=True)
+        begun, state = torch.load(kept, weights_only=True)
+        if begun.get("settings") != record["settings"]:
+            raise RunFailedError(f"{kept} was begun with other settings: remove it or give --runs")
+        record = begun
         trainer.load_state_dict(state)
     for point in (int(part * samples) for part in POINTS[len(record["rows"]) :]):
         started = time.perf_counter()
@@ -175,7 +180,7 @@ def keep(records: list[dict], folder: Path, device: str) -> None:
         return
     results.write_csv(path, rows)
     results.write_csv(folder / "differences.csv", differences(records))
-    about = [{k: v for k, v in record.items() if k not in ("rows", "images")} for record in records]
+    about = [{k: v for k, v in record.items() if k not in ("rows", "images", "settings")} for record in records]
     results.write(folder / "settings.json", json.dumps(results.provenance(1, device, runs=about), indent=1) + "\n")
     draw(folder)
 
@@ -205,5 +210,6 @@ if __name__ == "__main__":
     elif chosen.redraw:
         draw(chosen.results / "appendix_f")
     else:
-        records = run(chosen.runs, chosen.samples, chosen.seeds, chosen.device, chosen.jobs)
+        with said():
+            records = run(chosen.runs, chosen.samples, chosen.seeds, chosen.device, chosen.jobs)
         keep(records, chosen.results / "appendix_f", chosen.device)

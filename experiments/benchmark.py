@@ -9,7 +9,6 @@ rounds, and only ratios within one run mean anything: these machines are noisy. 
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
 from contestants import CONTESTANTS, Shape, Step  # the file beside this one
+from results import provenance, write
 
 FOLDER = Path(__file__).parent / "benchmark"
 
@@ -209,18 +209,11 @@ def draw_growth(results: dict) -> Figure:
 
 def keep(results: dict, folder: Path) -> None:
     """Write JSON, table and charts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "table.md").write_text(table(results))
+    write(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write(folder / "table.md", table(results))
     draw_bars(results).savefig(folder / "steps.png", dpi=110)
     if results["growth"]:
         draw_growth(results).savefig(folder / "growth.png", dpi=110)
-
-
-def device_name(device: str) -> str:
-    """In words."""
-    cpu = f"{torch.get_num_threads()} threads, {platform.machine()}"
-    return cpu if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -228,14 +221,8 @@ def run(options: argparse.Namespace) -> dict:
     names = [name for name in (SMOKE if options.smoke else CONTESTANTS) if name not in options.without]
     workers = {name: Worker(name) for name in names}
     shapes = {key: replace(SHAPES[key], device=options.device) for key in options.shapes}
-    results: dict = {
-        "contestants": names,
-        "device": device_name(options.device),
-        "torch": torch.__version__,
-        "steps": {},
-        "memory": {},
-        "growth": {},
-    }
+    started = time.perf_counter()
+    results: dict = {"contestants": names, "steps": {}, "memory": {}, "growth": {}}
     for key, shape in shapes.items():
         for batch_size in options.batches:
             row = measure(shape, batch_size, workers, options.rounds, options.seconds)
@@ -244,7 +231,7 @@ def run(options: argparse.Namespace) -> dict:
     if not options.smoke and options.device == "cpu":
         results["memory"] = {name: measure_memory(name) for name in (REFERENCE, "eager engine", OURS)}
         results["growth"] = measure_growth(workers, max(3, options.rounds // 3), options.seconds)
-    return results
+    return results | provenance(device=options.device, minutes=round((time.perf_counter() - started) / 60, 1))
 
 
 if __name__ == "__main__":

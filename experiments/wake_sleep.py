@@ -14,7 +14,7 @@ from pathlib import Path
 
 from figure2 import WORDS, options_of
 from paper import at, figure2
-from results import beside, note, of_its_length, provenance, read_csv, write, write_csv
+from results import beside, note, of, of_its_length, provenance, read_csv, write, write_csv
 from training_runs import RunFailedError, all_kept, arguments, minutes_of, said, train
 
 PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (20,)}
@@ -61,21 +61,24 @@ def table(rows: list[dict]) -> str:
     for samples in sorted({r["samples"] for r in rows}):
         lines += [f"Test bound after {samples:,} samples:", "", f"| step size | pause | log-variance times | {heads} |"]
         lines += ["|---" * (3 + len(panels)) + "|"]
-        known = {tuple(r[key] for key in CASE[:-1]): r for r in rows if r["seed"] == 0 and r["samples"] == samples}
+        known: dict[tuple, list[dict]] = {}
+        for row in (row for row in rows if row["samples"] == samples):
+            known.setdefault(of(row, CASE[:-1]), []).append(row)
         for setting in itertools.product(STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES):
-            found = [known.get((*panel, *setting)) for panel in panels]
+            found = [known.get((*panel, *setting), []) for panel in panels]
             if any(found):
                 step_size, pause, scale = setting
                 cells = " | ".join(map(cell, found))
                 lines.append(f"| {step_size} | {pause or 'none'} | {scale:g} | {cells} |")
-        paper = " | ".join(cell({"test_bound": at(figure2(*panel, "WS", "test"), samples)}) for panel in panels)
+        paper = " | ".join(cell([{"test_bound": at(figure2(*panel, "WS", "test"), samples)}]) for panel in panels)
         lines += [f"| the paper | | | {paper} |", ""]
     return "\n".join(lines)
 
 
-def cell(row: dict | None) -> str:
-    """A bound; nothing where it is not known, or was not finite."""
-    return "" if row is None or row["test_bound"] is None else f"{row['test_bound']:.0f}"
+def cell(rows: list[dict]) -> str:
+    """A bound, the mean over seeds; nothing where it is not known, or one was not finite."""
+    bounds = [row["test_bound"] for row in rows]
+    return f"{sum(bounds) / len(bounds):.0f}" if bounds and None not in bounds else ""
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
