@@ -16,10 +16,10 @@ and so does each of its 5 weight updates: 15, and the paper's points lie 15 N ap
 say. "MCEM" here moves them all, then updates the weights 5 times with all data, without Adagrad's pause of 100 steps,
 which alone would take 3e5 samples of 1000 images. "minibatch MCEM" is 5 updates after each minibatch's own chains, with
 the pause. Five minibatches after all chains, with the pause, is too slow for the paper's: with 1000 images -149.3 /
--159.6 on train / test at 1e6, where MCEM has -137.4 / -151.4 and the paper -139.6 / -152.6. With 50,000 images it is
-the other way round: MCEM is far ahead of the paper's curve, and five minibatches after all chains lie on it at 3e7,
--163.3 / -162.8 (paper -164.0 / -165.6), but not at 6.8e7, -151.8 / -151.8 (paper -146.8 / -148.3); nor do updates with
-all data at step size 0.02, -166.6 / -165.7 and -158.8 / -158.8. No reading tried gives both curves.
+-159.6 on train / test at 1e6, where MCEM has -137.4 / -151.4 and the paper -139.3 / -152.3. With 50,000 images it is
+the other way round: MCEM is far ahead of the paper's curve, -164.1 / -165.6 at 3e7 and -146.9 / -148.4 at 6.75e7. Five
+minibatches after all chains have -163.3 / -162.8 and -151.8 / -151.8 there; MCEM with the pause -167.2 / -166.4 and
+-151.9 / -151.8; at step size 0.02 without it -166.6 / -165.7 and -158.8 / -158.8. No reading tried gives both curves.
 
 Other initial weights, N = 1000, at 1e7: AEVB from N(0, 0.01) -112.4 / -141.9; wake-sleep from a standard deviation of
 0.1 -120.7 / -142.0, at step size 0.1, with the pause and without the scale of Figure 2, which here change 0.4 nats.
