@@ -1,4 +1,4 @@
-"""Estimators side by side on MNIST: ``python experiments/estimators.py``, about 8 minutes on two cores.
+"""Estimators side by side on MNIST: ``python experiments/estimators.py``, about 11 minutes on two cores.
 
 A pair of 784-200-20, dynamically binarised, is looked at untrained, after 2e5 and after 2e6 samples: for one minibatch
 of 100, bias, variance and signal-to-noise of each estimator's gradient, for theta and phi. Then each estimator trains
