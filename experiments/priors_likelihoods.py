@@ -6,7 +6,7 @@ binarised at each visit, a Gaussian on Frey Face. Likelihoods are compared under
 log-probability of an image of 256 grey levels, in nats. A mass function over levels or counts has it at once; a density
 has it on dequantised pixels, (level + u) / 256 with u uniform, less log 256 a pixel; one over 16 levels less log 16.
 
-About 40 minutes on two cores. Each case is kept as it ends; begun again, the script goes on with the next.
+About 50 minutes on two cores. Each case is kept as it ends; begun again, the script goes on with the next.
 """
 
 import argparse
