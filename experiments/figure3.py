@@ -17,9 +17,10 @@ say. "MCEM" here moves them all, then updates the weights 5 times with all data,
 which alone would take 3e5 samples of 1000 images. "minibatch MCEM" is 5 updates after each minibatch's own chains, with
 the pause. Five minibatches after all chains, with the pause, is too slow for the paper's: with 1000 images -149.3 /
 -159.6 on train / test at 1e6, where MCEM has -137.4 / -151.4 and the paper -139.3 / -152.3. With 50,000 images it is
-the other way round: MCEM is far ahead of the paper's curve, -164.1 / -165.6 at 3e7 and -146.9 / -148.4 at 6.75e7. Five
-minibatches after all chains have -163.3 / -162.8 and -151.8 / -151.8 there; MCEM with the pause -167.2 / -166.4 and
--151.9 / -151.8; at step size 0.02 without it -166.6 / -165.7 and -158.8 / -158.8. No reading tried gives both curves.
+the other way round: MCEM is ahead of the paper's curve, -152.5 / -152.7 at 3e7 and -143.9 / -144.3 at 6.75e7 (paper
+-164.1 / -165.6 and -146.9 / -148.4). Five minibatches after all chains have -163.3 / -162.8 and -151.8 / -151.8 there;
+MCEM with the pause -167.2 / -166.4 and -151.9 / -151.8; at step size 0.02 without it -166.6 / -165.7 and -158.8 /
+-158.8. No reading tried gives both curves.
 
 Other initial weights at 1e7: AEVB from N(0, 0.01) -112.4 / -141.9 with 1000 images, and -128.2 / -132.9 with 50,000; at
 step size 0.02 there -135.5 / -138.8, so the paper's (-135.5 / -142.3) may have had both. Wake-sleep with 1000 images
