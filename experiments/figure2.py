@@ -18,7 +18,7 @@ models the one Gaussian guide that its wake-sleep step can train has it, of the 
 by test bounds, in some 20 pilots of one seed. No choice tried has all of the paper's curves: with neither, 20 latents
 have -111 at 1e7 (paper -108.2). Frey Face stays at 569 with 2 and 5 latents, and escapes after 9e5 with 10 and 20; at
 step size 0.02 only with 20, also with dreams clipped to [0, 1] as in the author's code (815); at 0.1, with pause and
-scale, 10 and 20 within 3e6. ``wake_sleep.py`` shows what each does. From PyTorch's own initial weights wake-sleep
+scale, 10 and 20 within 3.4e6. ``wake_sleep.py`` shows what each does. From PyTorch's own initial weights wake-sleep
 is above the paper's at 1e6 with 3 and 20 latents, and 27 nats below with 200: its guide leaves the prior (KL 54 against
 10, with the pause and a scale of 1), where no dream ever goes.
 
