@@ -1,6 +1,6 @@
 # make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests;
 # make bench: what a training step costs, about 25 minutes; make figures: the paper's figures from as many samples as
-# take some 85 minutes on two cores, resumable; make figures FULL=1: from as many as the results here, four hours.
+# take some 85 minutes on two cores, resumable; make figures FULL=1: from as many as the figures here, four to five hours.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

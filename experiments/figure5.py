@@ -1,8 +1,8 @@
 """The paper's Figure 5, samples of MNIST models with 2, 5, 10 and 20 latents: ``python experiments/figure5.py``.
 
 The runs of Figures 2 and 4 are used where they are there, as long as they are; else trained first, 2e6 samples each at
-step size 0.02. Shown is the mean of p(x|z) with z from N(0, I); where the guide has left the prior without data the
-decoder has never been, and a few samples are inverted. Results are in ``experiments/figure5/``.
+step size 0.02. Shown is the mean of p(x|z) with z from N(0, I); a few samples of 5 and 20
+latents are inverted, and why was not measured. Results are in ``experiments/figure5/``.
 """
 
 import json

@@ -257,3 +257,17 @@ def test_the_summary_reads_a_curves_name_with_blanks(tmp_path, monkeypatch):
     _, _, first, second = importlib.import_module("summary").annealed(tmp_path / "settings.json")
     assert first == "| N = 1000, minibatch MCEM, seed 0 | train | -112.20 | -111.10 | -1.10 ± 0.90 |"
     assert second.startswith("| N = 1000, minibatch MCEM, seed 0 | test |")
+
+
+def test_a_resumed_run_is_told_its_device_and_cells_are_means_over_seeds(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    runs, wake_sleep, called = importlib.import_module("training_runs"), importlib.import_module("wake_sleep"), []
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(runs, "call", lambda *words: called.extend(words))
+    known = type("Known", (), {"load": lambda self: {"samples_seen": 1}, "metrics": lambda self: []})
+    monkeypatch.setattr(runs, "Run", lambda path: known())
+    runs.train(tmp_path / "run", ["--seed=0", "--device=cuda"], 10, 5)
+    assert "--device=cuda" in called
+    assert "--seed=0" not in called
+    assert wake_sleep.cell([{"test_bound": 560.0}, {"test_bound": 580.0}]) == "570"
+    assert wake_sleep.cell([{"test_bound": 560.0}, {"test_bound": None}]) == ""
