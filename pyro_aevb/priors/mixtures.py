@@ -1,9 +1,13 @@
 """Priors that are mixtures."""
 
+import math
+from typing import Any, cast
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from pyro_aevb.errors import InputError, positive
 from pyro_aevb.guides import Guide
@@ -43,7 +47,7 @@ class GaussianMixture(Prior):
     def forward(self) -> TorchDistributionMixin:
         """The mixture."""
         scale = self.log_scale.clamp(-10, 10).exp()  # (C, K)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), dist.Normal(self.loc, scale).to_event(1))
+        return _Mixture(dist.Categorical(logits=self.logits), dist.Normal(self.loc, scale).to_event(1))
 
 
 class VampPrior(Prior):
@@ -88,11 +92,44 @@ class VampPrior(Prior):
 
 
 class _Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes its wrappers at run time
-    """Components may be flows, whose context does not broadcast: each sees a copy of the value."""
+    """Gaussian components' densities are one matrix product; others, maybe flows, see a copy of the value each."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """As a plate does; the density stays the one mixture's, whose components have no batch."""
+        new = super().expand(batch_shape, _instance)
+        new.unexpanded = getattr(self, "unexpanded", self)
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the weighted sum over components."""
-        components = self.component_distribution
-        copies = value.unsqueeze(-2).expand(*value.shape[:-1], *components.batch_shape[-1:], -1)  # (..., C, K)
-        log_weights = self.mixture_distribution.logits.log_softmax(-1)
-        return (components.log_prob(copies) + log_weights).logsumexp(-1)
+        if self._validate_args:
+            self._validate_sample(value)
+        mixture = getattr(self, "unexpanded", self)
+        log_weights = mixture.mixture_distribution.logits.log_softmax(-1)
+        log_prob = (_log_densities(mixture.component_distribution, value) + log_weights).logsumexp(-1)
+        return log_prob.to(value.dtype).expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+
+def _log_densities(components: Any, value: Tensor) -> Tensor:
+    """Of each component, ``(..., C)``, at values ``(..., K)``."""
+    normal = getattr(components, "base_dist", None)
+    if isinstance(normal, Normal) and normal.loc.dim() == 2 and value.device.type != "mps":  # which has no float64
+        return _log_normals(normal.loc, normal.scale, value)
+    copies = value.unsqueeze(-2).expand(*value.shape[:-1], *components.batch_shape[-1:], -1)  # (..., C, K)
+    return cast(Tensor, components.log_prob(copies))
+
+
+def _log_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+    r"""Densities of C diagonal Gaussians, parameters ``(C, K)``, as one matrix product.
+
+    .. math:: \log \mathcal{N}(z; \mu_c, \mathrm{diag}(\sigma_c^2)) = \sum_k \Big( -\frac{z_k^2}{2 \sigma_{ck}^2}
+              + \frac{\mu_{ck} z_k}{\sigma_{ck}^2} - \frac{\mu_{ck}^2}{2 \sigma_{ck}^2} - \log \sigma_{ck} \sqrt{2 \pi} \Big)
+
+    In double precision, for the three squares cancel. Each component by itself would take ``(..., C, K)`` tensors: with
+    500 components and 50 latents 9 times as long for 100 values, 30 times for 500, less exact in single precision.
+    """
+    loc, scale, z = loc.double(), scale.double(), z.double()
+    precision = scale**-2  # (C, K)
+    constant = -(precision * loc**2 / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)  # (C,)
+    coefficients = torch.cat([-precision / 2, precision * loc], -1)  # (C, 2K)
+    return torch.cat([z**2, z], -1) @ coefficients.mT + constant  # (..., C)
