@@ -142,7 +142,7 @@ def predictive_log_likelihood(
     num_weights: int = 10,
     num_samples: int = 1000,
     *,
-    chunk_size: int = 50,
+    chunk_size: int | None = None,
     seed: int = 0,
 ) -> Tensor:
     r"""log p(x | X) of each new datum, ``(B,)``, in nats: the weights averaged out.

@@ -17,6 +17,9 @@ from pyro_aevb.pairs import Pair
 __all__ = ["WeightSums", "importance_sampling", "importance_weights"]
 
 
+# On a CPU 50 draws take 2.5 times as long as 5 where the decoder is convolutional, 1.2 to 1.4 times where it is an MLP:
+# what they pass on fits no cache.
+CPU_CHUNK, CHUNK = 5, 50
 FEWEST_FOR_A_TAIL = 25  # a fifth of the samples is the tail, and a tail has at least 5
 
 
@@ -53,7 +56,7 @@ class WeightSums(NamedTuple):
 
 
 def importance_sampling(
-    model: Pair, guide: Pair, x: Data, num_samples: int = 5000, *, chunk_size: int = 50, seed: int = 0
+    model: Pair, guide: Pair, x: Data, num_samples: int = 5000, *, chunk_size: int | None = None, seed: int = 0
 ) -> Tensor:
     r"""log p(x) of each datum by importance sampling with the guide, ``(B,)``, in nats.
 
@@ -71,7 +74,7 @@ def importance_weights(
     x: Data,
     num_samples: int = 5000,
     *,
-    chunk_size: int = 50,
+    chunk_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     keep: str | Path | None = None,
@@ -83,7 +86,8 @@ def importance_weights(
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
         num_samples: Draws S per datum.
-        chunk_size: Draws for which the model is run at once, for each of 100 data; changes memory, not numbers.
+        chunk_size: Draws for which the model is run at once, for each of 100 data; changes memory and time, not
+            numbers. By default 5 on a CPU, 50 elsewhere.
         seed: Seed of the draws; the caller's random state is left alone.
         progress: Called with the number of data finished after each block of data.
         keep: File that finished blocks are kept in: called again, it goes on where it was stopped.
@@ -96,7 +100,7 @@ def importance_weights(
         raise InputError(
             "importance sampling draws from a guide, and there is none: use annealed_importance_sampling or appendix_d"
         )
-    if min(num_samples, chunk_size) < 1:
+    if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise InputError(f"num_samples and chunk_size must be at least 1, not {num_samples} and {chunk_size}")
 
     def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,8 +134,9 @@ def _khat_of_one(log_weight: np.ndarray[Any, Any]) -> float:
 
 
 def _log_weights(
-    model: Pair, guide: Pair, args: tuple[Tensor, ...], num_samples: int, chunk_size: int
+    model: Pair, guide: Pair, args: tuple[Tensor, ...], num_samples: int, chunk_size: int | None
 ) -> Iterator[Tensor]:
+    chunk_size = chunk_size or (CPU_CHUNK if args[0].device.type == "cpu" else CHUNK)
     for start in range(0, num_samples, SAMPLE_BLOCK):
         count = min(SAMPLE_BLOCK, num_samples - start)
         latents, log_guide = traces.sample_guide(guide, args, count)
