@@ -12,7 +12,7 @@ from pathlib import Path
 
 from figure2 import WORDS, options_of
 from paper import at, figure2
-from results import beside, note, provenance, read_csv, taken, write, write_csv
+from results import keep_row, read_csv, write
 from training_runs import all_kept, arguments, minutes_of, said, train
 
 PANELS = {  # step sizes
@@ -85,13 +85,14 @@ def table(rows: list[dict]) -> str:
 
 def keep(row: dict, folder: Path, device: str) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there."""
-    known = read_csv(folder / "bounds.csv")
-    if taken([row], known, *CASE):
-        order = [*cases(1 + max(r["seed"] for r in [*known, row]))]
-        rows = sorted(beside(known, [row], *CASE), key=lambda r: order.index(tuple(r[name] for name in CASE)))
-        write_csv(folder / "bounds.csv", rows)
-        note(folder / "settings.json", **{"-".join(str(row[name]) for name in CASE): provenance(1, device, **row)})
-        draw(folder)
+    keep_row(row, folder / "bounds.csv", CASE, order, device, draw)
+
+
+def order(row: dict) -> tuple:
+    """Of rows: seeds, methods, panels, choices, lengths."""
+    method = row["method"]
+    panel, choice = [*PANELS[method]].index((row["data"], row["latent_dim"])), [*CHOICES[method]].index(row["choice"])
+    return row["seed"], [*PANELS].index(method), panel, choice, row["samples"]
 
 
 def draw(folder: Path) -> None:

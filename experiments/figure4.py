@@ -1,11 +1,11 @@
 """The paper's Figure 4, learned manifolds of two latents: ``python experiments/figure4.py``.
 
 Latents lie on a linear grid of the unit square, mapped through the inverse CDF of the Gaussian; shown is the mean of
-p(x|z). MNIST has the settings of Figure 2 and 2e6 samples. With these Frey Face's picture is noise in its larger part,
-from PyTorch's initial weights and from N(0, 0.1^2) (824 and 796 nats on test), and the same dark mouth from N(0,
-0.01^2) (784): the guide puts its faces into a part of the prior (there their means are from 0.3 to 2.6 in one latent,
-from -2 to 7 in the other), and the decoder has never seen the rest. So Frey Face is trained as ``beyond.py`` does, Adam
-whose step size falls, half as many samples (876): faces almost everywhere.
+p(x|z). MNIST has the settings of Figure 2 and 2e6 samples. With these Frey Face's picture is noise in its larger part
+from PyTorch's initial weights and from N(0, 0.1^2) (824 and 796 nats on test), and one dark mouth from N(0, 0.01^2)
+(784). Of the last it was seen why: the guide puts its faces into a part of the prior (their means are from 0.3 to 2.6
+in one latent, from -2 to 7 in the other), and the decoder has never seen the rest. So Frey Face is trained as
+``beyond.py`` does, Adam whose step size falls, half as many samples (876): faces almost everywhere.
 
 Results are in ``experiments/figure4/``; about 5 minutes on two cores, interrupted it goes on where it was.
 """

@@ -25,7 +25,7 @@ Runs are kept in ``runs/literature/`` and gone on with; results are in ``experim
 import json
 from pathlib import Path
 
-from results import beside, note, of_its_length, provenance, read_csv, write, write_csv
+from results import keep_row, read_csv, write
 from training_runs import all_kept, arguments, call, minutes_of, said, train
 
 TRAINING_SIZE, FIRST_IMAGES, TEST_IMAGES, DRAWS = 60_000, 1000, 10_000, 5000
@@ -87,15 +87,12 @@ def evidence(path: Path, images: int, device: str) -> dict:
 
 def keep(row: dict, folder: Path, device: str) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there; those of other lengths stay."""
-    known = read_csv(folder / "evidence.csv")
-    if of_its_length(row, known, "name", "seed"):
-        rows = beside(known, [row], "name", "seed", "samples")
-        rows.sort(key=lambda r: (r["samples"], [*ROWS].index(r["name"]), r["seed"]))
-        write_csv(folder / "evidence.csv", rows)
-        note(
-            folder / "settings.json", **{f"{row['name']}-{row['samples']}-{row['seed']}": provenance(1, device, **row)}
-        )
-        draw(folder)
+    keep_row(row, folder / "evidence.csv", ("name", "seed"), order, device, draw)
+
+
+def order(row: dict) -> tuple:
+    """Of rows: lengths, then the table's."""
+    return row["samples"], [*ROWS].index(row["name"]), row["seed"]
 
 
 def draw(folder: Path) -> None:

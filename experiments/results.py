@@ -5,8 +5,10 @@ import io
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -130,6 +132,27 @@ def value_of(text: str) -> int | float | str | None:
         with suppress(ValueError):
             return kind(text)
     return text
+
+
+def keep_row(
+    row: dict, path: Path, keys: tuple[str, ...], order: Callable[[dict], Any], device: str, draw: Callable[[Path], Any]
+) -> None:
+    """Write a row into a CSV of several lengths of each curve, where it comes from beside it, and draw the folder anew.
+
+    Arguments:
+        row: A result, of a training with one thread.
+        path: Of the CSV.
+        keys: What tells a curve from others.
+        order: Of rows, by which they are sorted.
+        device: On which it was trained.
+        draw: Called with the folder, when the row belongs there: :func:`of_its_length`.
+    """
+    known = read_csv(path)
+    if of_its_length(row, known, *keys):
+        keys = (*keys, "samples")
+        write_csv(path, sorted(beside(known, [row], *keys), key=order))
+        note(path.with_name("settings.json"), **{"-".join(map(str, of(row, keys))): provenance(1, device, **row)})
+        draw(path.parent)
 
 
 def note(path: Path, **about: dict) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from figure2 import WORDS, options_of
 from paper import at, figure2
-from results import beside, note, of, of_its_length, provenance, read_csv, write, write_csv
+from results import keep_row, of, read_csv, write
 from training_runs import RunFailedError, all_kept, arguments, minutes_of, said, train
 
 PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (20,)}
@@ -84,13 +84,7 @@ def cell(rows: list[dict]) -> str:
 def keep(row: dict, folder: Path, device: str) -> None:
     """CSV, JSON, and a table to read, beside the rows that are there."""
     print(row, flush=True)
-    known = read_csv(folder / "bounds.csv")
-    if of_its_length(row, known, *CASE):
-        rows = sorted(beside(known, [row], *CASE, "samples"), key=lambda r: tuple(r[key] for key in (*CASE, "samples")))
-        write_csv(folder / "bounds.csv", rows)
-        name = name_of(tuple(row[key] for key in (*CASE, "samples")))
-        note(folder / "settings.json", **{name: provenance(1, device, **row)})
-        draw(folder)
+    keep_row(row, folder / "bounds.csv", CASE, lambda r: of(r, (*CASE, "samples")), device, draw)
 
 
 def draw(folder: Path) -> None:

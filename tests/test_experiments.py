@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SMOKE = {
@@ -98,7 +100,7 @@ def test_rows_of_the_literature_stand_beside_longer_ones(tmp_path, monkeypatch):
     for samples in (20, 30, 10, 30, 20):
         literature.keep({"name": "VAE", "seed": 0, "samples": samples, **numbers}, tmp_path, "cpu")
     assert [row["samples"] for row in literature.read_csv(tmp_path / "evidence.csv")] == [20, 30]
-    assert [*json.loads((tmp_path / "settings.json").read_text())] == ["VAE-20-0", "VAE-30-0"]
+    assert [*json.loads((tmp_path / "settings.json").read_text())] == ["VAE-0-20", "VAE-0-30"]
 
 
 def test_wake_sleep_is_trained_as_its_settings_say(monkeypatch):
@@ -111,6 +113,22 @@ def test_wake_sleep_is_trained_as_its_settings_say(monkeypatch):
     assert sd not in aevb
     other = figure2.options_of("mnist", 3, "WS", 0.01, 0, pause=100, log_variance_scale=1.0)
     assert {f"{pause}=100", f"{scale}=1.0"} <= set(other)
+
+
+def test_a_choice_keeps_its_longest_run_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    choices = importlib.import_module("choices")
+    for case, samples in zip(choices.cases(2)[::-1], (20, *[30] * 65), strict=True):
+        found = {"step_size": 0.1, "samples": samples, "test_bound": -1.0 * samples, "se": 0.1, "minutes": 1.0}
+        choices.keep(dict(zip(choices.CASE, case, strict=True)) | found, tmp_path, "cpu")
+    rows = choices.read_csv(tmp_path / "bounds.csv")
+    assert [tuple(row[key] for key in choices.CASE) for row in rows] == choices.cases(2)
+    longer = rows[0] | {"samples": 40, "test_bound": -40.0}
+    for row in (longer, rows[0]):
+        choices.keep(row, tmp_path, "cpu")
+    assert [row["samples"] for row in choices.read_csv(tmp_path / "bounds.csv")][:3] == [30, 40, 30]
+    assert "| as in Figure 2 | -40.0 | -30.0 | -30.0 |" in (tmp_path / "table.md").read_text()
+    assert len(json.loads((tmp_path / "settings.json").read_text())) == 67
 
 
 def test_the_table_of_wake_sleep_is_whole(monkeypatch):
@@ -201,6 +219,17 @@ def test_a_run_goes_on_on_another_device(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="other options"), runs.said():
         runs.check_options(tmp_path / "run", ["--seed=1", "--device=cpu"])
     assert str(pickle.loads(pickle.dumps(runs.RunFailedError("words", 2)))) == "words"  # out of a process pool
+
+
+def test_appendix_f_refuses_runs_of_other_settings(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    appendix_f = importlib.import_module("appendix_f")
+    data = SimpleNamespace(train=torch.zeros(2, 4), test=torch.zeros(2, 4))
+    monkeypatch.setattr(appendix_f.aevb.data, "load", lambda *_, **__: data)
+    monkeypatch.setattr(appendix_f, "make", lambda *_: None)
+    torch.save(({"settings": ["other"], "rows": []}, {}), tmp_path / "1000-VB-0-1000.pt")
+    with pytest.raises(SystemExit, match="begun with other settings"), importlib.import_module("training_runs").said():
+        appendix_f.run_curve(tmp_path, "VB", 1000, 0, 1000, "cpu")
 
 
 def test_an_interrupted_copy_of_a_run_is_not_taken_for_it(tmp_path, monkeypatch):
