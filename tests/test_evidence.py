@@ -59,11 +59,12 @@ class CountingModel(torch.nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.particles = model, 0
+        self.model, self.particles, self.most = model, 0, 0
 
     def forward(self, x):
         z = self.model(x)
         self.particles += z.shape[0] * (z.shape[1] == 37)
+        self.most = max(self.most, z.shape[0])
         return z
 
 
@@ -75,6 +76,7 @@ def test_draws_exactly_the_samples_asked_for(num_samples, chunk_size):
     counting = CountingModel(pair.model)
     evidence.importance_weights(counting, pair.guide, pair.x, num_samples, chunk_size=chunk_size)
     assert counting.particles == num_samples
+    assert counting.most == min(num_samples, chunk_size or 500 // 37, 1000)
 
 
 def test_chunks_change_nothing():

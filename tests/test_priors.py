@@ -1,5 +1,6 @@
 """Mixture priors: one matrix product, against torch's mixture, one component at a time."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import distributions as torch_distributions
@@ -58,6 +59,29 @@ def test_a_mixture_of_flows_sees_each_component_alone():
     parts = [guide(u[None]).log_prob(z) for u in prior.inputs.sigmoid()]
     expected = torch.stack(parts).logsumexp(0) - torch.tensor(3.0, dtype=torch.float64).log()
     torch.testing.assert_close(prior().expand((2, 3)).log_prob(z), expected, rtol=1e-10, atol=1e-10)
+
+
+class Shifted(dist.Normal):
+    """A normal by name."""
+
+    def log_prob(self, value):
+        return super().log_prob(value) - 7
+
+
+def test_components_with_a_density_of_their_own_keep_it():
+    guide = aevb.guides.Family(4, 2, distribution=Shifted)
+    prior = aevb.priors.VampPrior(2, guide=guide, components=3)
+    z = torch.zeros(5, 2)
+    expected = torch.stack([guide(u[None]).log_prob(z) for u in prior.inputs.sigmoid()]).logsumexp(0)
+    torch.testing.assert_close(prior().log_prob(z), expected - torch.tensor(3.0).log())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bfloat16, torch.float64])
+def test_a_density_is_as_precise_as_its_weights(dtype):
+    prior = aevb.priors.GaussianMixture(20)
+    found = prior().log_prob(torch.ones(2, 20, dtype=dtype))
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(found.float(), by_component(prior).log_prob(torch.ones(2, 20)))
 
 
 def test_a_value_of_another_size_is_refused():

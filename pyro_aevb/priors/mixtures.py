@@ -94,26 +94,30 @@ class VampPrior(Prior):
 class _Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes its wrappers at run time
     """Gaussian components' densities are one matrix product; others, maybe flows, see a copy of the value each."""
 
+    unexpanded: Any = None
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """As a plate does; the density stays the one mixture's, whose components have no batch."""
         new = super().expand(batch_shape, _instance)
-        new.unexpanded = getattr(self, "unexpanded", self)
+        new.unexpanded = self.unexpanded or self
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the weighted sum over components."""
         if self._validate_args:
             self._validate_sample(value)
-        mixture: Any = getattr(self, "unexpanded", self)
+        mixture = self.unexpanded or self
         log_weights = mixture.mixture_distribution.logits.log_softmax(-1)
         log_prob = (_log_densities(mixture.component_distribution, value) + log_weights).logsumexp(-1)
-        return log_prob.to(value.dtype).expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+        log_prob = log_prob.to(torch.promote_types(value.dtype, log_weights.dtype))
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
 
 def _log_densities(components: Any, value: Tensor) -> Tensor:
     """Of each component, ``(..., C)``, at values ``(..., K)``."""
-    normal = getattr(components, "base_dist", None)
-    if isinstance(normal, Normal) and normal.loc.dim() == 2 and value.device.type != "mps":  # which has no float64
+    normal: Any = getattr(components, "base_dist", None)
+    known = isinstance(normal, Normal) and type(normal).log_prob is Normal.log_prob  # not a subclass's own
+    if known and normal.loc.dim() == 2 and value.device.type != "mps":  # which has no float64
         return _log_normals(normal.loc, normal.scale, value)
     copies = value.unsqueeze(-2).expand(*value.shape[:-1], *components.batch_shape[-1:], -1)  # (..., C, K)
     return cast(Tensor, components.log_prob(copies))
@@ -126,8 +130,9 @@ def _log_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
               + \frac{\mu_{ck} z_k}{\sigma_{ck}^2} - \frac{\mu_{ck}^2}{2 \sigma_{ck}^2}
               - \log \sigma_{ck} \sqrt{2 \pi} \Big)
 
-    In double precision, for the three squares cancel. Each component by itself would take ``(..., C, K)`` tensors: with
-    500 components and 50 latents 9 times as long for 100 values, 30 times for 500, less exact in single precision.
+    In double precision, for the three squares cancel: the error is some 1e-16 of them, 1e-11 nats where means are 40
+    standard deviations from 0. Each component by itself would take ``(..., C, K)`` tensors: with 500 components and 50
+    latents 9 times as long for 100 values, 30 times for 500, less exact in single precision.
     """
     loc, scale, z = loc.double(), scale.double(), z.double()
     precision = scale**-2  # (C, K)
