@@ -98,8 +98,8 @@ def table(rows: list[dict]) -> list[dict]:
         found, theirs = bounds_of(rows, *curve), paper.at(paper.figure2(data, latent_dim, "AEVB", "test"), MILESTONE)
         samples, bound, se = found[-1]
         row = {"data": data, "latent_dim": latent_dim, "part": part, "seed": seed, "samples": samples}
-        row |= {"paper_1e8": round(theirs, 2), "ours": round(bound, 2), "se": round(se, 2)}
-        row["difference"] = round(bound - theirs, 2)
+        row |= {"paper_1e8": round(theirs, 4), "ours": round(bound, 4), "se": round(se, 4)}
+        row["difference"] = round(bound - theirs, 4)
         out.append({**row, "passed_at": next((seen for seen, ours, _ in found if ours >= theirs), "")})
     return out
 

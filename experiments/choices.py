@@ -62,7 +62,7 @@ def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
     found = train(path, [*options, f"--device={device}"], samples, max(1, samples // 5))
     last = [m for m in found if "test_bound" in m][-1]
     row = dict(zip(CASE, case, strict=True)) | {"step_size": step_size, "samples": last["samples_seen"]}
-    row |= {"test_bound": round(last["test_bound"], 2), "se": round(last["test_se"], 2), "minutes": minutes_of(found)}
+    row |= {"test_bound": round(last["test_bound"], 4), "se": round(last["test_se"], 4), "minutes": minutes_of(found)}
     print(row, flush=True)
     return row
 
@@ -71,6 +71,7 @@ def table(rows: list[dict]) -> str:
     """For each method a line a choice, a column a panel; the paper's at the end."""
     lines = []
     for method, panels in PANELS.items():
+        # Rows of one case are sorted by length: the longest stays.
         known = {(r["choice"], r["data"], r["latent_dim"]): r for r in rows if (r["method"], r["seed"]) == (method, 0)}
         heads = " | ".join(f"{WORDS[data]}, {latent_dim}" for data, latent_dim in panels)
         lines += [f"| {WORDS[method]} | {heads} |", "|---" * (1 + len(panels)) + "|"]

@@ -213,9 +213,9 @@ def table(rows: list[dict]) -> list[dict]:
             samples, ours = seeds[0]["samples"], mean(seeds, split)
             paper = at(paper_figure3(size, method, split), samples)
             line = {"size": size, "method": method, "samples": samples, "split": split}
-            line |= {"paper": "" if paper is None else round(paper, 2), "ours": round(ours, 2)}
-            line |= {"se": round(mean(seeds, f"{split}_se"), 2)}
-            out.append(line | {"difference": "" if paper is None else round(ours - paper, 2), "seeds": len(seeds)})
+            line |= {"paper": "" if paper is None else round(paper, 4), "ours": round(ours, 4)}
+            line |= {"se": round(mean(seeds, f"{split}_se"), 4)}
+            out.append(line | {"difference": "" if paper is None else round(ours - paper, 4), "seeds": len(seeds)})
     return out
 
 

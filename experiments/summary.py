@@ -44,7 +44,8 @@ def compared(curve: str, paper: str = "paper", **more: str) -> Callable[[Path], 
         lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for r in rows:
             words = {column: WORDS.get(value, value) for column, value in r.items()}
-            numbers = [shown(r["samples"]), r[paper], f"{r['ours']} ± {r['se']}"]
+            numbers = [shown(r["samples"]), f"{float(r[paper]):.2f}" if r[paper] else ""]
+            numbers += [f"{float(r['ours']):.2f} ± {float(r['se']):.2f}"]
             numbers += [f"{float(r['difference']):+.2f}" if r["difference"] else ""]
             lines.append(
                 "| " + " | ".join([curve.format(**words), *numbers, *(shown(r[c]) for c in more.values())]) + " |"

@@ -49,8 +49,8 @@ def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
             raise
         return row
     last = [m for m in found if "test_bound" in m][-1]
-    row |= {"samples": last["samples_seen"], "test_bound": round(last["test_bound"], 2)}
-    return row | {"se": round(last["test_se"], 2), "minutes": minutes_of(found)}
+    row |= {"samples": last["samples_seen"], "test_bound": round(last["test_bound"], 4)}
+    return row | {"se": round(last["test_se"], 4), "minutes": minutes_of(found)}
 
 
 def table(rows: list[dict]) -> str:
