@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_OPTIO
 # Samples for 'make figures'; curves that are there with more stay. Where none are given the script's own are few.
 # make figures RESULTS=mine keeps all that you trained in a folder of its own, with a page of its own.
 RESULTS ?= experiments
-BUDGET = figure2:3e6 wake_sleep:2e5 figure3:1e6 figure4 figure5 appendix_f beyond:1e6 literature:1e5
+BUDGET = figure2:3e6 choices:1e5 wake_sleep:2e5 figure3:1e6 figure4 figure5 appendix_f beyond:1e6 literature:1e5
 script = $(firstword $(subst :, ,$(1)))
 samples = $(if $(FULL),,$(addprefix --samples=,$(word 2,$(subst :, ,$(1)))))
 
