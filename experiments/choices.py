@@ -58,7 +58,7 @@ def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
     step_size = PANELS[method][data, latent_dim]
     options = options_of(data, latent_dim, method, step_size, seed, **CHOICES[method][choice])
     number = [*CHOICES[method]].index(choice)
-    path = runs / f"{method}-{data}-{latent_dim}-{number}-{seed}"
+    path = runs / f"{method}-{data}-{latent_dim}-{number}-{seed}-{samples}"  # a longer run has no value there
     found = train(path, [*options, f"--device={device}"], samples, max(1, samples // 5))
     last = [m for m in found if "test_bound" in m][-1]
     row = dict(zip(CASE, case, strict=True)) | {"step_size": step_size, "samples": last["samples_seen"]}

@@ -41,9 +41,8 @@ def run(runs: Path, case: tuple, samples: int, device: str) -> dict:
     options = options_of(data, latent_dim, "WS", step_size, seed, pause=pause, log_variance_scale=scale)
     row = dict(zip(CASE, case, strict=True)) | {"samples": samples, "test_bound": None, "se": None, "minutes": None}
     try:
-        found = train(
-            runs / name_of(case), [*options, f"--device={device}", "--engine=captured"], samples, samples // 5
-        )
+        path = runs / f"{name_of(case)}-{samples}"  # a longer run has no value there
+        found = train(path, [*options, f"--device={device}", "--engine=captured"], samples, samples // 5)
     except RunFailedError as error:
         if error.code != 1:
             raise

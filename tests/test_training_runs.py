@@ -78,3 +78,23 @@ def test_a_resumed_run_is_told_its_device_and_cells_are_means_over_seeds(tmp_pat
     assert "--seed=0" not in called
     assert wake_sleep.cell([{"test_bound": 560.0}, {"test_bound": 580.0}]) == "570"
     assert wake_sleep.cell([{"test_bound": 560.0}, {"test_bound": None}]) == ""
+
+
+@pytest.mark.parametrize("name", ["choices", "wake_sleep"])
+def test_a_shorter_run_after_a_longer_one_has_its_own_length(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    script, known = importlib.import_module(name), {}
+
+    def train(path, options, samples, every):
+        """Evaluates as the command line does, and a run that is there goes on."""
+        if max(known.setdefault(path, [0])) < samples:
+            known[path] += range(max(known[path]) + every, samples + 1, every)
+        return [
+            {"samples_seen": n, "test_bound": -1.0, "test_se": 0.1, "seconds": 1.0}
+            for n in known[path]
+            if 0 < n <= samples
+        ]
+
+    monkeypatch.setattr(script, "train", train)
+    case = script.cases(1)[0]
+    assert [script.run(tmp_path, case, samples, "cpu")["samples"] for samples in (1000, 100)] == [1000, 100]
