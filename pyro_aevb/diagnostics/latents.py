@@ -16,6 +16,7 @@ from torch.distributions import (
 )
 
 from pyro_aevb import evidence, traces
+from pyro_aevb.distributions import NormalMixture
 from pyro_aevb.errors import InputError, positive
 from pyro_aevb.evidence.blocks import Data, map_blocks
 from pyro_aevb.pairs import Pair
@@ -98,6 +99,8 @@ def marginals(distribution: Any) -> Any:
         return distribution.base_dist
     if isinstance(distribution, (MultivariateNormal, LowRankMultivariateNormal)):
         return Normal(distribution.mean, distribution.stddev)
+    if isinstance(distribution, NormalMixture):
+        return _mixture(distribution.logits, Normal(distribution.loc, distribution.scale))
     if isinstance(distribution, dist.MixtureOfDiagNormals):
         return _mixture(distribution.component_logits, Normal(distribution.locs, distribution.coord_scale))
     if isinstance(distribution, MixtureSameFamily):

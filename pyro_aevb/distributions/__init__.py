@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack: the rest of the paper's section 2.4, and some of pixels."""
 
 from pyro_aevb.distributions import kl as _kl  # noqa: F401  registers closed forms
+from pyro_aevb.distributions.mixtures import NormalMixture
 from pyro_aevb.distributions.pixels import ContinuousBernoulli, DiscretizedLogistic, GridCategorical
 from pyro_aevb.distributions.section_2_4 import (
     EllipticalLaplace,
@@ -20,6 +21,7 @@ __all__ = [
     "Gompertz",
     "GridCategorical",
     "InverseCDF",
+    "NormalMixture",
     "Rayleigh",
     "Reciprocal",
     "Triangular",

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.distributions import NormalMixture
+from pyro_aevb.errors import positive
 from pyro_aevb.guides.base import Guide
 from pyro_aevb.nn import Activation, Network, make_network
 
@@ -18,8 +18,8 @@ class Mixture(Guide):
 
     .. math:: q(z \mid x) = \sum_c \pi_c(x)\, \mathcal{N}(z; \mu_c(x), \mathrm{diag}(\sigma_c^2(x)))
 
-    Samples have pathwise gradients in all parameters, weights included, by the optimal-transport-like velocity field of
-    the reference (Pyro's ``MixtureOfDiagNormals``). Below two latents it is not defined.
+    Samples have pathwise gradients in all parameters, weights included: see
+    :class:`~pyro_aevb.distributions.NormalMixture`, and what it says of components far apart.
 
     Oracle: ``scipy.stats.norm`` and ``scipy.special.logsumexp``.
 
@@ -32,8 +32,8 @@ class Mixture(Guide):
         network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
 
     References:
-        | Pathwise derivatives for multivariate distributions (Jankowiak & Karaletsos, 2019)
-        | https://arxiv.org/abs/1806.01856
+        | Stochastic backpropagation through mixture density distributions (Graves, 2016)
+        | https://arxiv.org/abs/1607.05690
     """
 
     def __init__(
@@ -47,8 +47,6 @@ class Mixture(Guide):
         network: Network | None = None,
     ) -> None:
         super().__init__(data_dim, latent_dim)
-        if latent_dim < 2:
-            raise InputError("the mixture's pathwise gradient needs at least two latent dimensions")
         self.components = positive("components", components)
         self.network = make_network(data_dim, components * (2 * latent_dim + 1), hidden, activation, network)
 
@@ -57,4 +55,4 @@ class Mixture(Guide):
         logits, rest = self.network(x).split([self.components, 2 * self.components * self.latent_dim], dim=-1)
         rest = rest.reshape(*rest.shape[:-1], self.components, 2 * self.latent_dim)
         mean, log_variance = rest.chunk(2, dim=-1)  # (B, C, K) each
-        return dist.MixtureOfDiagNormals(mean, (log_variance / 2).clamp(-10, 10).exp(), logits)
+        return NormalMixture(logits, mean, (log_variance / 2).clamp(-10, 10).exp())
