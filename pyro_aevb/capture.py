@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_aevb.batches import Visit
 from pyro_aevb.cuda_graphs import WholeSteps, unchanged, updates_in_place
 from pyro_aevb.engines import EagerEngine
-from pyro_aevb.pairs import modules_of
+from pyro_aevb.pairs import tensors_of
 from pyro_aevb.recording import Recording, record
 from pyro_aevb.seeds import unchanged_random_state
 
@@ -150,10 +150,10 @@ class CapturedEngine(EagerEngine):
 
     def _other_tensors(self) -> list[Tensor]:
         """Tensors that the pair or the estimator may change or be told to change: inputs of the graph."""
-        parts = modules_of(self.model, self.guide).values()
+        parts = self.modules.values()
         buffers = [b for part in parts for b in part.buffers()]
         frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
-        own = [value for value in vars(self.estimator).values() if isinstance(value, Tensor)]
+        own = tensors_of(self.estimator).values()
         known: dict[int, Tensor] = {id(t): t for t in (*buffers, *frozen, *own)}
         return list(known.values())
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_aevb import estimators, evidence, traces
 from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
-from pyro_aevb.pairs import Pair, modules_of
+from pyro_aevb.pairs import Pair, modules_named_by
 from pyro_aevb.seeds import derive, seeded, unchanged_random_state
 from pyro_aevb.training import Trainer
 
@@ -102,7 +102,7 @@ def gradient_moments(
     everything = [p for group in parameters.values() for p in group]
     sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
     with torch.no_grad(), unchanged_random_state(x.device):
-        per_datum = len(x) * float(traces.log_densities(model, guide, (x,), None).scale)  # undoes (N/M) sum
+        per_datum = len(x) * float(traces.log_densities(model, guide, (x,)).scale)  # undoes (N/M) sum
     seconds, firsts = [], dict[str, Tensor]()
     with seeded(derive(seed, "noise"), x.device):
         for _ in range(draws):
@@ -249,7 +249,7 @@ def _parameters(model: Pair, guide: Pair) -> dict[str, list[Tensor]]:
         raise InputError("model and guide must be nn.Modules, so that their gradients can be told apart")
     of_guide = list(guide.parameters())
     known = {id(p) for p in of_guide}
-    others = [p for m in modules_of(model, guide).values() for p in m.parameters() if id(p) not in known]
+    others = [p for m in modules_named_by(model, guide).values() for p in m.parameters() if id(p) not in known]
     trained: dict[str, list[Tensor]] = {
         part: [p for p in group if p.requires_grad] for part, group in (("model", others), ("guide", of_guide))
     }

@@ -6,6 +6,7 @@ compiler leaves out what is not needed. The updates after a step's first need no
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -37,12 +38,19 @@ class EagerSteps:
         size: Number N of data that minibatches are drawn from.
         leapfrog_steps: In each transition.
         target_acceptance: That the leapfrog step size adapts to.
+        modules: The model's, which the E-step evaluates.
     """
 
     def __init__(
-        self, model: Pair, space: LatentSpace, size: int, leapfrog_steps: int, target_acceptance: float
+        self,
+        model: Pair,
+        space: LatentSpace,
+        size: int,
+        leapfrog_steps: int,
+        target_acceptance: float,
+        modules: Iterable[nn.Module] = (),
     ) -> None:
-        self.model, self.space, self.size = model, space, size
+        self.model, self.space, self.size, self.modules = model, space, size, list(modules)
         self.leapfrog_steps, self.target_acceptance = leapfrog_steps, target_acceptance
 
     def transition(self, u: Tensor, step_size: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
@@ -53,7 +61,7 @@ class EagerSteps:
             likelihood, prior = self.space.log_joint(self.model, args, u)
             return likelihood + prior
 
-        with torch.no_grad(), evaluating(self.model, self.model):
+        with torch.no_grad(), evaluating(self.modules):
             u = u.unsqueeze(0)  # (1, M, K)
             state = hmc.State(u, *hmc.with_gradient(log_density, u))
             state, info = hmc.step(log_density, state, hmc.jittered(step_size), self.leapfrog_steps)
@@ -64,7 +72,7 @@ class EagerSteps:
         r"""The M-step's loss at latents held fixed, :math:`-\frac NM \sum_{i=1}^M \log p_\theta(x_i, z_i)`."""
         with torch.no_grad():
             latents, _ = self.space.latents(u.unsqueeze(0))
-        likelihood, prior = traces.log_joint(self.model, args, latents, 1)
+        likelihood, prior = traces.log_joint_of(self.model, args, latents, 1, self.space.choices)
         return -self.size / len(u) * (likelihood + prior).sum()
 
     def backward(self, u: Tensor, *args: Tensor, with_loss: bool) -> Tensor | None:

@@ -3,7 +3,7 @@
 Both step the same parameters at the same noise; see ``README.md`` for what each costs.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import pyro
 import torch
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb.batches import Batches, Visit
 from pyro_aevb.errors import InputError
@@ -62,6 +62,7 @@ class EagerEngine:
         optimizer: A callable that makes an optimizer of parameters, or an optimizer.
         parameters: What to train, by name.
         batches: Where minibatches are fetched.
+        modules: Those that take part in the pair, by name.
     """
 
     steps_at_once = 1
@@ -74,12 +75,14 @@ class EagerEngine:
         optimizer: OptimizerLike,
         parameters: dict[str, Tensor],
         batches: Batches,
+        modules: Mapping[str, nn.Module],
     ) -> None:
         if isinstance(optimizer, PyroOptim):
             raise InputError(
                 "an optimizer of pyro.optim makes one optimizer per tensor: use engine='svi' or torch.optim"
             )
-        self.model, self.guide, self.estimator, self.batches = model, guide, estimator, batches
+        self.model, self.guide, self.estimator = model, guide, estimator
+        self.batches, self.modules = batches, modules
         if not hasattr(estimator, "differentiable_loss"):
             raise InputError(f"{type(estimator).__name__} has no differentiable_loss: train it with engine='svi'")
         self.parameters = list(parameters.values())
@@ -126,7 +129,7 @@ class SVIEngine:
     Arguments:
         model, guide, estimator, parameters: As for :class:`EagerEngine`.
         optimizer: Of ``pyro.optim``, or a callable that makes a ``torch.optim`` optimizer of parameters.
-        batches: Where minibatches are fetched.
+        batches, modules: As there.
     """
 
     steps_at_once = 1
@@ -139,6 +142,7 @@ class SVIEngine:
         optimizer: OptimizerLike,
         parameters: dict[str, Tensor],
         batches: Batches,
+        modules: Mapping[str, nn.Module],
     ) -> None:
         if isinstance(optimizer, torch.optim.Optimizer):
             raise InputError("engine='svi' makes an optimizer per tensor: give it one of pyro.optim, or a callable")

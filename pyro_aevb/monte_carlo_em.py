@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro.params import module_from_param_with_module_name
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data, Visit
@@ -19,14 +19,15 @@ from pyro_aevb.engines import MakeOptimizer, load_optimizer_state, make_optimize
 from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
-from pyro_aevb.pairs import modules_of
+from pyro_aevb.pairs import without_a_trace
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
 from pyro_aevb.training import AUTO_CAPTURE_STEPS
 
 __all__ = ["MonteCarloEM"]
 
-STATE_FORMAT = "pyro_aevb Monte Carlo EM state 1"
+STATE_FORMAT = "pyro_aevb Monte Carlo EM state 2"
+EARLIER_FORMAT = "pyro_aevb Monte Carlo EM state 1"
 FIRST_STEP_SIZE = 0.1
 
 
@@ -93,15 +94,13 @@ class MonteCarloEM:
         positive("leapfrog_steps", leapfrog_steps)
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device)
-        self._modules = modules_of(model, model)
-        for module in self._modules.values():
-            module.to(self.device)
+        self._store: Any = {"params": {}, "constraints": {}}
+        self._modules = self._find_modules()
         found = (p for m in self._modules.values() for p in m.parameters() if p.requires_grad)
         self.parameters: list[Tensor] = list({id(p): p for p in found}.values())  # of a module within another, once
         if not self.parameters:
             raise InputError("the model has no weights in modules, so there is nothing to train")
         self.step, self._gathered = 0, Gathered()
-        self._store: Any = {"params": {}, "constraints": {}}
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self.chains = self._begin()  # (N, K)
         self.step_size = torch.tensor(FIRST_STEP_SIZE, device=self.device, dtype=self.chains.dtype)
@@ -109,7 +108,9 @@ class MonteCarloEM:
         default = partial(Adagrad, lr=0.02, weight_decay=1.0, warm_up=0)  # the prior N(0, I) in this loss's units
         self.optimizer = make_optimizer(default if optimizer is None else optimizer, self.parameters)
         self.settings = find_settings(largest_product(self.parameters, batch_size), self.device, "float32")
-        self.eager = EagerSteps(model, self.space, self.batches.size, leapfrog_steps, target_acceptance)
+        self.eager = EagerSteps(
+            model, self.space, self.batches.size, leapfrog_steps, target_acceptance, self._modules.values()
+        )
         self.captured: CapturedSteps | None = None
         self._auto = engine == "auto"
         if engine == "captured":
@@ -178,21 +179,28 @@ class MonteCarloEM:
         parts = self.eager, self.parameters, list(self._modules.values()), self.batches.frequent_sizes()
         self.captured = self.captured or CapturedSteps(*parts)
 
+    def _find_modules(self) -> dict[str, nn.Module]:
+        """Those that take part when the model runs, moved to the device."""
+        with self._in_store(), seeded(derive(self.seed, "weights"), self.device):
+            return traces.moved_parts(self.model, self.model, self.batches[0], self.device)
+
     def _begin(self) -> Tensor:
         """Check the model on the first minibatch with all of Pyro's checks on, and draw each chain's first position."""
-        with self._in_store(), seeded(derive(self.seed, "weights"), self.device), torch.no_grad():
+        with ExitStack() as stack:
+            seed = derive(self.seed, "weights")
+            for block in (self._in_store(), seeded(seed, self.device), torch.no_grad(), without_a_trace()):
+                stack.enter_context(block)
             args = self.batches[0]
             try:
                 with pyro.validation_enabled(True):
                     self.space = traces.latent_space(self.model, args)
-                    observed = traces.distributions(self.model, args)[1].values()
+                    traces.distributions(self.model, args)
             except InputError:
                 raise
             except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
                 raise InputError(f"the first run of the model failed: {error}") from error
             self._check_trained(args)
-            supports = {i: fn.support for fn, value in observed for i, a in enumerate(args) if value is a}
-            self.batches.check_supports(supports)
+            self.batches.check(self.model)
             self._probe = self._one_probe()
             first = torch.arange(self.batches.size, device=self.device).split(self.batches.batch_size)
             key = self.batches.visit(0)[1]
@@ -247,12 +255,12 @@ class MonteCarloEM:
             InputError: If it is no state of a Monte Carlo EM, or of another model, data, seed or batch size; nothing
                 has changed then.
         """
-        if state.get("format") != STATE_FORMAT:
+        if state.get("format") not in (STATE_FORMAT, EARLIER_FORMAT):
             raise InputError("this is not a state of MonteCarloEM: give what its state_dict made")
         before = self.state_dict()
         if missing := before.keys() - state.keys() - {"captured"}:  # which earlier versions did not save
             raise InputError(f"this state lacks {', '.join(sorted(missing))}: it is not whole")
-        for key, value in self._identity().items():
+        for key, value in self._identity(state["format"]).items():
             if state["identity"].get(key) != value:
                 raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
         try:
@@ -275,9 +283,10 @@ class MonteCarloEM:
         self._noise.states = {key: value.cpu().clone() for key, value in state["noise"].items()}
         self._gathered.load_state_dict(state["gathered"], self.device)
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, state_format: str = STATE_FORMAT) -> dict[str, Any]:
+        known = state_format == STATE_FORMAT
         return {
-            "data": self.batches.fingerprint,
+            "data": self.batches.fingerprint if known else self.batches.earlier_fingerprint,
             "seed": self.seed,
             "batch_size": self.batches.batch_size,
             "leapfrog_steps": self.eager.leapfrog_steps,

@@ -1,8 +1,10 @@
 """Algorithm 1 as a resumable loop over any Pyro pair."""
 
 import copy
+import math
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +23,7 @@ from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, Settings, current_device, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
-from pyro_aevb.pairs import Pair, modules_of, trained_parameters
+from pyro_aevb.pairs import Pair, modules_named_by, noticing, tensors_of, trained_parameters, without_a_trace
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
 
@@ -31,7 +33,9 @@ EngineName = Literal["auto", "captured", "eager", "svi"]
 
 # Compiling takes 14 s the first time on two cores and saves 1.5 ms a step at 784-500-20: less is not worth it.
 AUTO_CAPTURE_STEPS = 10_000
-STATE_FORMAT = "pyro_aevb training state 1"
+STATE_FORMAT = "pyro_aevb training state 2"
+EARLIER_FORMAT = "pyro_aevb training state 1"
+LATER_PARTS = ("unsaved", "estimator")  # which it does not have
 
 
 class Trainer:
@@ -91,13 +95,12 @@ class Trainer:
         self.estimator = estimator or SGVB()
         self.seed, self.report_every = seed, positive("report_every", report_every)
         self.device = find_device(device)
-        self.batches = Batches(data, batch_size, seed, self.device)
-        for module in modules_of(model, guide).values():
-            module.to(self.device)
+        self.batches = Batches(data, batch_size, seed, self.device, precision_of(model, guide))
+        self._store: Any = {"params": {}, "constraints": {}}
+        self.modules = self._find_modules()
         if isinstance(self.estimator, Estimator):
             self.estimator.to(self.device)
         self.step, self._gathered = 0, Gathered()
-        self._store: Any = {"params": {}, "constraints": {}}
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self._first_run()
         self.settings = find_settings(largest_product(self.parameters.values(), batch_size), self.device, precision)
@@ -132,6 +135,7 @@ class Trainer:
                 while self.samples_seen < min(report, target):
                     self._take_steps(min(report, target))
             self._stop_if_not_finite()
+            self._stop_if_not_trained()
             gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
             beta: Any = getattr(self.estimator, "beta", None)
             yield Progress(self.samples_seen, gathered.mean(), None if beta is None else float(beta))
@@ -144,23 +148,30 @@ class Trainer:
         visits = [self.batches.visit(self.step + i) for i in range(at_once if whole else 1)]
         try:
             for (rows, _), loss in zip(visits, self.engine.steps(visits), strict=False):
-                self._gathered.add(loss, self._divisor(len(rows)), len(rows))
+                self._gathered.add(loss, self.divisors[len(rows)], len(rows))
                 self.step += 1
         except ValueError as error:  # Pyro's validation, on in engine='svi', meets a NaN before the loss is there
             if self._non_finite_parameters() or re.search(r"\b(nan|inf)\b", str(error)):
                 raise self._non_finite("the loss became nan", self.step + 1) from error
             raise
 
-    def _divisor(self, batch_size: int) -> float:
-        """What turns a loss into nats per datum: N under a plate that scales by N/M, else scale times M."""
-        size, scaled = self.batches.size, self._scale * self.batches.batch_size
-        return scaled if abs(scaled - size) < 1e-6 * size else self._scale * batch_size
-
     def _stop_if_not_finite(self) -> None:
         if found := self._gathered.first_non_finite():
             raise self._non_finite(f"the loss became {-found[1]}", self.step - found[0])
         if self._non_finite_parameters():  # broken by the last step, whose loss was still finite
             raise self._non_finite("the weights broke", self.step)
+
+    def _stop_if_not_trained(self) -> None:
+        """Pyro's own ``SVI`` makes an optimizer for whatever parameter it meets; one optimizer over all cannot."""
+        known = {id(p) for p in self.parameters.values()}
+        for name, parameter in self._store["params"].items():
+            if id(parameter) not in known and parameter.requires_grad and not isinstance(self.engine, SVIEngine):
+                if any(parameter is own for module in self.modules.values() for own in module.parameters()):
+                    continue
+                raise InputError(
+                    f"parameter {name!r} appeared after the first step, so that it does not train: run it in the "
+                    "first step too, or train with engine='svi'"
+                )
 
     def _non_finite(self, what: str, step: int) -> NonFiniteLossError:
         broken = self._non_finite_parameters()
@@ -182,7 +193,9 @@ class Trainer:
             "format": STATE_FORMAT,
             "identity": self._identity(),
             "step": self.step,
-            "modules": {name: _state(module) for name, module in self._modules().items()},
+            "modules": {name: _copies(module.state_dict()) for name, module in self.modules.items()},
+            "unsaved": {name: _unsaved(module) for name, module in self.modules.items()},
+            "estimator": _copies(self._tensors_of_estimator()),
             "parameters": {name: p.detach().clone() for name, p in self._own_parameters().items()},
             "optimizer": optimizer,
             "captured": isinstance(self.engine, CapturedEngine),
@@ -196,11 +209,12 @@ class Trainer:
         Raises:
             InputError: If it is not a training state, or of another model, other data, another seed or batch size.
         """
-        if state.get("format") != STATE_FORMAT:
+        if state.get("format") not in (STATE_FORMAT, EARLIER_FORMAT):
             raise InputError("this is not a training state of pyro_aevb: give the last.pt or best.pt of a run")
-        if missing := self.state_dict().keys() - state.keys():
+        later = set(LATER_PARTS if state["format"] == EARLIER_FORMAT else ())
+        if missing := self.state_dict().keys() - state.keys() - later:
             raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
-        for key, value in self._identity().items():
+        for key, value in self._identity(state["format"]).items():
             if state["identity"].get(key) != value:
                 raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
         if self._auto and state["captured"]:
@@ -215,28 +229,39 @@ class Trainer:
         self._gathered.load_state_dict(state["gathered"], self.device)
 
     def _load_parameters(self, state: dict[str, Any]) -> None:
-        for name, module in self._modules().items():
-            module.load_state_dict(state["modules"][name])
+        for name, module in self.modules.items():
+            if name in state["modules"] or not self._is_inside(module, state["modules"]):
+                module.load_state_dict(state["modules"][name])
+            _load_into(_unsaved_buffers(module), state.get("unsaved", {}).get(name), f"buffers of {name}")
+        _load_into(self._tensors_of_estimator(), state.get("estimator"), "tensors of the estimator")
         with torch.no_grad():
             for name, parameter in self._own_parameters().items():
                 parameter.copy_(state["parameters"][name])
         with self.param_store():
             self.engine.load_state_dict(copy.deepcopy(state["optimizer"]))
 
-    def _identity(self) -> dict[str, Any]:
+    def _tensors_of_estimator(self) -> dict[str, Tensor]:
+        """What an estimator learns or counts; those of this package hold settings alone, beta for one."""
+        own = type(self.estimator).__module__.startswith(f"{__package__}.")
+        return {} if own else tensors_of(self.estimator)
+
+    def _is_inside(self, module: nn.Module, saved: dict[str, Any]) -> bool:
+        """Is a module part of another one whose state is there?"""
+        others = (other for name, other in self.modules.items() if name in saved)
+        return any(part is module for other in others for part in other.modules())
+
+    def _identity(self, state_format: str = STATE_FORMAT) -> dict[str, Any]:
+        now = state_format == STATE_FORMAT
         return {
-            "data": self.batches.fingerprint,
+            "data": self.batches.fingerprint if now else self.batches.earlier_fingerprint,
             "seed": self.seed,
             "batch_size": self.batches.batch_size,
             "optimizer": "pyro.optim" if isinstance(self.engine, SVIEngine) else "torch.optim",
         }
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return modules_of(self.model, self.guide)
-
     def _own_parameters(self) -> dict[str, Tensor]:
         """Parameters made by ``pyro.param``, in no module's state."""
-        in_modules = {id(p) for module in self._modules().values() for p in module.parameters()}
+        in_modules = {id(p) for module in self.modules.values() for p in module.parameters()}
         return {name: p for name, p in self.parameters.items() if id(p) not in in_modules}
 
     @contextmanager
@@ -253,35 +278,60 @@ class Trainer:
             stack.enter_context(self.settings.applied())
             stack.enter_context(current_device(self.device))
             stack.enter_context(self.engine.running())
+            new = stack.enter_context(noticing(self.modules.values()))
             yield
+        for i, module in enumerate(new):  # evaluated, moved, saved and put back from here on
+            self.modules[f"later.{type(module).__name__}{len(self.modules) + i}"] = module.to(self.device)
 
     # ------------------------------------------------------------ the first run
 
+    def _find_modules(self) -> dict[str, nn.Module]:
+        """Those that take part when the pair runs, moved to the device."""
+        with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
+            return traces.moved_parts(self.model, self.guide, self.batches[0], self.device)
+
     def _first_run(self) -> None:
         """Find the parameters and check the pair and the data, with noise of its own so that training's is not used."""
+        loss, pair = first_loss(self.estimator), (self.model, self.guide)
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
-            run = traces.first_run(
-                first_loss(self.estimator), self.model, self.guide, self.batches[0], self.batches.check_supports
-            )
-        self._scale, self._global_latents = run.scale, run.global_latents
-        self.parameters = trained_parameters(self.model, self.guide, run.parameters)
-        whole = abs(self._scale * self.batches.batch_size - self.batches.size) < 1e-6 * self.batches.size
-        if self._global_latents and not whole:
+            with without_a_trace():
+                self.batches.check(self.model)
+            run = traces.first_run(loss, *pair, self.batches[0])
+            self.divisors = {self.batches.batch_size: run.divisor, **self._of_last_batch(loss)}
+        self._global_latents = run.global_latents
+        self.parameters = trained_parameters(*pair, self.modules, run.parameters)
+        # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
+        counted = run.plate.full_size if run.plate else self.batches.batch_size
+        self._weight_of_prior = counted / self.batches.size
+        if self._global_latents and not math.isclose(counted, self.batches.size):
             raise InputError(
                 f"site {self._global_latents[0]!r} is one for all data, so its terms count once, but the plate of the "
                 f"data does not know how many there are: give model and guide size={self.batches.size}"
             )
+
+    def _of_last_batch(self, loss: Any) -> dict[int, float]:
+        """The divisor of the last minibatch of an epoch, where it is shorter: it must train too."""
+        args = self.batches[self.batches.per_epoch - 1]
+        rows = len(args[0])
+        if rows == self.batches.batch_size:
+            return {}
+        try:
+            return {rows: traces.first_run(loss, self.model, self.guide, args).divisor}
+        except InputError as error:
+            raise InputError(
+                f"the last minibatch of an epoch has {rows} of the {self.batches.size} data, on which the pair fails "
+                f"({error}): choose another batch_size, or leave {rows} data out"
+            ) from error
 
     def _make_engine(self, name: EngineName, optimizer: OptimizerLike | None) -> tuple[Engine, bool]:
         """The engine, and whether it may still become the captured one."""
         if name not in ("auto", "captured", "eager", "svi"):
             raise InputError(f"unknown engine {name!r}: give one of auto, captured, eager, svi")
         if optimizer is None:
-            # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
             # Where weights are latents of the model they have a prior there, and their guide's parameters have none.
-            prior = 0 if self._global_latents else self._scale * self.batches.batch_size / self.batches.size
+            prior = 0 if self._global_latents else self._weight_of_prior
             optimizer = partial(Adagrad, lr=0.02, weight_decay=prior, warm_up=0)
-        parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches
+        parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches, self.modules
         if name == "svi" or (name == "auto" and isinstance(optimizer, PyroOptim)):
             return SVIEngine(*parts), False
         if name == "captured":
@@ -291,9 +341,37 @@ class Trainer:
     def _capture(self) -> None:
         """Go on with the captured engine and the same optimizer."""
         optimizer, self._auto = self.engine.optimizer, False
-        parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches
+        parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches, self.modules
         self.engine = CapturedEngine(*parts, batch_sizes=self.batches.frequent_sizes())
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def precision_of(model: Pair, guide: Pair) -> torch.dtype | None:
+    """Of a pair's weights, those that can be named; ``None`` where there are none."""
+    named = modules_named_by(model, guide).values()
+    return next((p.dtype for module in named for p in module.parameters() if p.is_floating_point()), None)
+
+
+def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def _unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a module's own state leaves out."""
+    saved = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
+
+
+def _unsaved(module: nn.Module) -> dict[str, Any]:
+    return _copies(_unsaved_buffers(module))
+
+
+@torch.no_grad()
+def _load_into(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor] | None, what: str) -> None:
+    """Saved values into tensors where they lie; what was not saved is named as lost."""
+    if lost := sorted(tensors.keys() - (saved or {}).keys()):
+        warnings.warn(f"the saved run has no {what}: {', '.join(lost)} begin anew", stacklevel=5)
+    for name, tensor in tensors.items():
+        if saved and name in saved:
+            if tensor.shape != saved[name].shape:
+                raise ValueError(f"{what}: {name} has shape {tuple(saved[name].shape)}, not {tuple(tensor.shape)}")
+            tensor.copy_(saved[name])

@@ -132,7 +132,7 @@ def marginal_likelihood_bound(
 
 def _bounds(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
     """Equation (6) with one draw, ``(B,)``."""
-    return (traces.log_densities(model, guide, args, num_particles=None).log_weight[0],)
+    return (traces.log_densities(model, guide, args).log_weight[0],)
 
 
 def predictive_log_likelihood(

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import Pair, modules_of
+from pyro_aevb.pairs import Pair, modules_named_by
 
 __all__ = ["At", "Lifted", "WeightedFunction", "Weights"]
 
@@ -21,7 +21,7 @@ class WeightedFunction(nn.Module):
 
     def __init__(self, function: Pair, latents: dict[str, nn.Parameter]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(modules_of(function, function).values())
+        self.parts = nn.ModuleList(modules_named_by(function, function).values())
         self.original = (function,)  # in a tuple: if it is a module it is already among the parts
         sites = {id(p): site for site, p in latents.items()}
         self.places = {sites[id(p)]: place for place, p in self.named_parameters() if id(p) in sites}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_aevb.bayesian.functions import Lifted, WeightedFunction
 from pyro_aevb.errors import InputError, positive
 from pyro_aevb.models import GenerativeModel, RecognitionModel, _register
-from pyro_aevb.pairs import Pair, modules_of
+from pyro_aevb.pairs import Pair, modules_named_by
 
 __all__ = ["BayesianGuide", "BayesianModel", "WeightPosterior", "bayesian"]
 
@@ -83,7 +83,9 @@ def _check_size(model: Pair, guide: Pair) -> None:
 
 def _parameters(function: Pair) -> dict[str, nn.Parameter]:
     """Every parameter behind a function, once, by name."""
-    named = [(f"{m}.{n}", p) for m, part in modules_of(function, function).items() for n, p in part.named_parameters()]
+    named = [
+        (f"{m}.{n}", p) for m, part in modules_named_by(function, function).items() for n, p in part.named_parameters()
+    ]
     first = {id(p): name for name, p in reversed(named)}
     return {name: p for name, p in named if first[id(p)] == name}
 

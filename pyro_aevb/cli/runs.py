@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.parser import Parser, read_config
 from pyro_aevb.data import DataSet, fingerprint, load
+from pyro_aevb.data.sets import earlier_fingerprint
 from pyro_aevb.errors import InputError
 from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import find_device
@@ -105,7 +106,10 @@ def load_run(
     state = run.load(checkpoint, where)
     data = load_data(config)
     pair = make_pair(config, parser.instantiate(config), data)
-    if state["trainer"].get("identity", {}).get("data") != fingerprint(data.train):
+    if state["trainer"].get("identity", {}).get("data") not in (
+        fingerprint(data.train),
+        earlier_fingerprint(data.train),
+    ):
         raise InputError(f"{config.data} is not what {path} was trained on: put the original data back")
     _load_weights(pair, state["trainer"], run.path / f"{checkpoint}.pt")
     for part in (pair.model, pair.guide):

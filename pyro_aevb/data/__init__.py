@@ -11,11 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.given import as_tensors, in_precision
 from pyro_aevb.data.loaders import LOADERS, Raw, load_raw
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization, fingerprint
 from pyro_aevb.errors import InputError
 
-__all__ = ["LOADERS", "DataSet", "DynamicBinarization", "find_root", "fingerprint", "load"]
+__all__ = [
+    "LOADERS",
+    "DataSet",
+    "DynamicBinarization",
+    "as_tensors",
+    "find_root",
+    "fingerprint",
+    "in_precision",
+    "load",
+]
 
 
 def load(

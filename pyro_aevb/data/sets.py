@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_aevb.seeds import derive, hashed_uniform
 
-__all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "fingerprint"]
+__all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "earlier_fingerprint", "fingerprint"]
 
 Binarize = Literal["none", "static", "dynamic"]
 
@@ -88,6 +88,17 @@ class DataSet:
 
 
 def fingerprint(data: Tensor | DynamicBinarization) -> str:
-    """SHA-256 of the values, so that a run is not resumed with other data."""
-    values = data.probabilities if isinstance(data, DynamicBinarization) else data
-    return hashlib.sha256(values.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    """SHA-256 of the values and how they are used, so that a run is not resumed with other data."""
+    return f"dynamic {_digest(data.probabilities)}" if isinstance(data, DynamicBinarization) else _digest(data)
+
+
+def earlier_fingerprint(data: Tensor | DynamicBinarization) -> str:
+    """As the first format of states told them apart: grey values and their binarisation were one."""
+    return fingerprint(data).removeprefix("dynamic ")
+
+
+def _digest(values: Tensor) -> str:
+    plain = values.detach().cpu().contiguous()
+    # NumPy has no bfloat16: its bytes, as those of an integer of the same size.
+    array = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
+    return hashlib.sha256(array.numpy().tobytes()).hexdigest()

@@ -103,7 +103,7 @@ def aggregate_posterior(
 
 def _draws_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     latent = latent_of(model, guide, args)
-    draws, log_guide = traces.sample_guide(guide, args, num_samples)
+    draws, log_guide = traces.Particles(model, guide).sample_guide(args, num_samples)
     z = draws[latent.name]  # (S, B, K)
     # Expanded as a plate does it: Pyro's MixtureOfDiagNormals cannot draw many at once from a batch.
     prior_draws = latent.prior.expand(z.shape[:2]).sample()  # (S, B, K)

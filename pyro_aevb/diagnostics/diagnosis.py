@@ -83,22 +83,22 @@ def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, see
     order = torch.randperm(len(z), generator=generator(seed, "permutation")).to(z.device)
     other = torch.empty_like(order)
     other[order] = order.roll(1)  # one cycle: no datum keeps its own
-    data = x if isinstance(x, tuple) else (x,)
-    (strange,) = map_blocks(partial(_log_likelihood_at, model, guide), model, guide, (*data, z[other]), seed)
+    at_others = partial(_log_likelihood_at, model, guide)
+    (strange,) = map_blocks(at_others, model, guide, x, seed, beside=(z[other],))
     return own - strange
 
 
 def _own_latents(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    name = latent_of(model, guide, args).name
-    latents, _ = traces.sample_guide(guide, args, num_samples)
-    log_likelihood, _ = traces.log_joint(model, args, latents, num_samples)
+    name, pair = latent_of(model, guide, args).name, traces.Particles(model, guide)
+    latents, _ = pair.sample_guide(args, num_samples)
+    log_likelihood, _ = pair.log_joint(args, latents, num_samples)
     return latents[name].transpose(0, 1), log_likelihood.mean(0)  # (B, S, K), (B,)
 
 
 def _log_likelihood_at(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
     *data, z = args
     name = latent_of(model, guide, tuple(data)).name
-    log_likelihood, _ = traces.log_joint(model, tuple(data), {name: z.transpose(0, 1)}, z.shape[1])
+    log_likelihood, _ = traces.Particles(model, guide).log_joint(tuple(data), {name: z.transpose(0, 1)}, z.shape[1])
     return (log_likelihood.mean(0),)
 
 
@@ -214,6 +214,6 @@ def _of_likelihood(model: Pair, guide: Pair, aggregate: AggregatePosterior, num_
     likelihood: Any = getattr(model, "likelihood", None)
     if not hasattr(likelihood, "warning"):
         return []
-    with evaluating(model, guide):
+    with evaluating([likelihood]):
         found = likelihood.warning(aggregate.draws[: DATA_BLOCK * num_samples])
     return [found] if found else []

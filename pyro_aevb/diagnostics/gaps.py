@@ -1,5 +1,6 @@
 """Between the bound and log p(x): what the guide's family cannot reach, and what its network leaves of that."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -175,13 +176,14 @@ def _bounds_of_block(model: Pair, guide: Pair, search: _Search, args: tuple[Tens
     with store.scope(store.get_state()):  # what pyro.module makes of the table must not outlive it
         free, table = _free(model, guide, args)
         start = table.outputs.detach().clone()
-        last = _optimise(model, free, table, search, args)
+        pair = traces.Particles(model, free)
+        last = _optimise(pair, table, search, args)
         best = table.outputs.detach().clone()
         seed = int(torch.randint(2**62, ()))
         ends = []
         for outputs in (start, best):
             _set(table, outputs)
-            ends.append(_log_weights(model, free, args, search.evaluation_samples, seed))  # (S, B)
+            ends.append(_log_weights(pair, args, search.evaluation_samples, seed))  # (S, B)
     at_start, at_best = ends
     return (*_mean_and_error(at_start), *_mean_and_error(at_best), _mean_and_error(at_best - at_start)[1], last)
 
@@ -203,14 +205,12 @@ def _free(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Pair, _Ta
     return free, owner.network
 
 
-def _optimise(model: Pair, guide: Pair, table: _Table, search: _Search, args: tuple[Tensor, ...]) -> Tensor:
+def _optimise(pair: traces.Particles, table: _Table, search: _Search, args: tuple[Tensor, ...]) -> Tensor:
     """Leave the best outputs in the table; returns what the last round won, ``(B,)``."""
-    weights = partial(
-        _log_weights, model, guide, args, -(-search.evaluation_samples // 2), int(torch.randint(2**62, ()))
-    )
+    weights = partial(_log_weights, pair, args, -(-search.evaluation_samples // 2), int(torch.randint(2**62, ())))
     chosen, best = table.outputs.detach().clone(), weights()  # (S, B)
     for _ in range(search.rounds):
-        _one_round(model, guide, table, search, args)
+        _one_round(pair, table, search, args)
         found = weights()
         won, error = _mean_and_error(found - best)
         better = won > error  # less is noise
@@ -223,12 +223,12 @@ def _optimise(model: Pair, guide: Pair, table: _Table, search: _Search, args: tu
     return improvement
 
 
-def _one_round(model: Pair, guide: Pair, table: _Table, search: _Search, args: tuple[Tensor, ...]) -> None:
+def _one_round(pair: traces.Particles, table: _Table, search: _Search, args: tuple[Tensor, ...]) -> None:
     optimizer = torch.optim.Adam([table.outputs], search.learning_rate)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / search.steps)
     for _ in range(search.steps):
         with torch.enable_grad():
-            log_weight = traces.log_densities(model, guide, args, search.num_samples).log_weight  # (S, B)
+            log_weight = pair.log_densities(args, search.num_samples).log_weight  # (S, B)
             loss = -log_weight.mean(0).sum()  # a datum's outputs touch its own bound alone
         optimizer.zero_grad()
         loss.backward(inputs=[table.outputs])
@@ -242,15 +242,15 @@ def _set(table: _Table, outputs: Tensor) -> None:
 
 
 @torch.no_grad()
-def _log_weights(model: Pair, guide: Pair, args: tuple[Tensor, ...], num_samples: int, seed: int) -> Tensor:
+def _log_weights(pair: traces.Particles, args: tuple[Tensor, ...], num_samples: int, seed: int) -> Tensor:
     """log p(x, z) - log q(z|x), ``(S, B)``; the same seed gives the same noise."""
     with seeded(derive(seed, "evaluation"), args[0].device):
         counts = [min(SAMPLES_AT_ONCE, num_samples - start) for start in range(0, num_samples, SAMPLES_AT_ONCE)]
-        return torch.cat([traces.log_densities(model, guide, args, count).log_weight for count in counts])
+        return torch.cat([pair.log_densities(args, count).log_weight for count in counts])
 
 
 def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over particles and its standard error, ``(B,)`` each."""
+    """Mean over particles and its standard error, ``(B,)`` each; NaN, unknown, of one particle."""
     if len(values) < 2:
-        return values.mean(0), torch.zeros_like(values[0])
+        return values.mean(0), torch.full_like(values[0], math.nan)
     return values.mean(0), values.std(0) / len(values) ** 0.5

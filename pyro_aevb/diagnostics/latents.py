@@ -153,7 +153,7 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
 
 def _kl_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     latent = latent_of(model, guide, args)
-    draws, log_guide = traces.sample_guide(guide, args, num_samples)
+    draws, log_guide = traces.Particles(model, guide).sample_guide(args, num_samples)
     z = draws[latent.name]  # (S, B, K)
     total = traces.per_datum_kl(model, guide, args)
     if total is None:

@@ -82,7 +82,7 @@ class Ensemble:
         for optimizer in optimizers:
             optimizer.step(gradients)
         for trainer, (rows, _), loss in zip(self.trainers, visits, losses.unbind(), strict=True):
-            trainer._gathered.add(loss, trainer._divisor(len(rows)), len(rows))
+            trainer._gathered.add(loss, trainer.divisors[len(rows)], len(rows))
             trainer.step += 1
         self._steps_until_check -= 1
 
@@ -222,7 +222,8 @@ def _stack_visits(visits: list[Visit]) -> Visit:
 def _eager(trainer: Trainer) -> CapturedEngine:
     """A member's own step, eager for every size of minibatch."""
     parts = trainer.model, trainer.guide, trainer.estimator, trainer.engine.optimizer
-    return CapturedEngine(*parts, trainer.parameters, trainer.batches, batch_sizes=frozenset())
+    further = trainer.parameters, trainer.batches, trainer.modules
+    return CapturedEngine(*parts, *further, batch_sizes=frozenset())
 
 
 def _others(engine: CapturedEngine) -> list[Tensor]:
@@ -239,10 +240,10 @@ ALIKE: dict[str, Callable[[Trainer], Any]] = {
     "shape of parameters": lambda t: [(p.shape, p.dtype) for p in t.parameters.values()],
     "estimator": lambda t: type(t.estimator),
     "optimizer": lambda t: (type(t.engine.optimizer), _places(t)),
-    "data set": lambda t: (t.batches.fingerprint, t.batches.grey),
+    "data set": lambda t: (t.batches.fingerprint, t.batches.binarises),
     "batch_size": lambda t: t.batches.batch_size,
     "report_every": lambda t: t.report_every,
-    "scale of the loss": lambda t: t._scale,
+    "scale of the loss": lambda t: t.divisors,
     "precision": lambda t: t.settings.lossy,
     "step": lambda t: t.step,
 }

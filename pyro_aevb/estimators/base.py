@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
 
-__all__ = ["Estimator", "MultiSample", "Pair", "stack", "with_value"]
+__all__ = ["Estimator", "MultiSample", "Pair", "with_value"]
 
 Pair = Callable[..., Any]
 
@@ -63,9 +63,9 @@ class Estimator(ELBO):
         return False
 
     def to(self, device: torch.device) -> None:
-        """Move tensors that are attributes, which a recorded step reads where they lie."""
+        """Move tensors and modules that are attributes, which a recorded step reads where they lie."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, nn.Module)):
                 setattr(self, name, value.to(device))
 
     def loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> float:
@@ -85,6 +85,7 @@ class Estimator(ELBO):
     ) -> tuple[Trace, Trace]:
         """One run of the pair, the method that Pyro's ``ELBO`` asks for; pathwise gradients need it as it is here."""
         pair = traces.pair_trace(model, guide, args, kwargs, self.max_plate_nesting)
+        traces.check_agreement(*pair)
         traces.check_reparameterised(pair[1])
         return pair
 
@@ -96,45 +97,29 @@ class Estimator(ELBO):
 class MultiSample(Estimator):
     """Base of estimators that need each datum's and particle's log-weight: one data plate, at ``dim=-1``.
 
-    Particles are drawn in one run of the pair unless ``vectorize_particles=False``, for pairs that do not broadcast.
+    Particles are drawn in one run of the pair, in a plate or as so many more rows, whichever is found to give what one
+    particle at a time gives; in as many runs where neither does, and with ``vectorize_particles=False``. In training, a
+    batch normalisation sees all rows of that run at once, and is updated once a step.
 
     Arguments:
         num_particles: Number of samples S per datum.
-        vectorize_particles: Draw all particles in one run.
+        vectorize_particles: Draw all particles in one run, where that can be.
         elbo_arguments: As for :class:`pyro.infer.ELBO`.
     """
 
     def __init__(self, num_particles: int = 1, *, vectorize_particles: bool = True, **elbo_arguments: Any) -> None:
         super().__init__(num_particles, vectorize_particles=vectorize_particles, **elbo_arguments)
+        self._choices = traces.Choices()
 
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
         """-(N/M) sum of the bound over the minibatch."""
         parts = (partial(model, **kwargs), partial(guide, **kwargs)) if kwargs else (model, guide)
-        return self.loss_of_weights(*parts, args)
+        how = {"choices": self._choices, "vectorised": self.vectorize_particles, "scaled": True}
+        return self.loss_of_weights(traces.Particles(*parts, of=(model, guide), **how), args)
 
     @abstractmethod
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """The loss; the pair takes ``args`` alone."""
-
-    def runs(self, draw: Callable[..., Any], model: Pair, guide: Pair, args: tuple[Any, ...]) -> list[Any]:
-        """``draw(model, guide, args, particles)`` for all particles: one run, or one for each."""
-        if self.vectorize_particles and self.num_particles > 1:
-            return [draw(model, guide, args, self.num_particles)]
-        return [draw(model, guide, args, None) for _ in range(self.num_particles)]
-
-    def densities(self, model: Pair, guide: Pair, args: tuple[Any, ...], constant: bool = False) -> traces.LogDensities:
-        """Log densities of all particles, ``(S, B)`` each; ``constant`` lets no gradient pass through the draws."""
-        draw = partial(traces.log_densities, constant=constant)
-        runs: list[traces.LogDensities] = self.runs(draw, model, guide, args)
-        return stack(runs)
-
-
-def stack(runs: list[traces.LogDensities]) -> traces.LogDensities:
-    """Log densities of several runs as those of one, ``(S, B)`` each."""
-    if len(runs) == 1:
-        return runs[0]
-    likelihood, prior, guide = (torch.cat(part) for part in zip(*(run[:3] for run in runs), strict=True))
-    return traces.LogDensities(likelihood, prior, guide, runs[0].scale)
 
 
 def with_value(surrogate: Tensor, value: Tensor) -> Tensor:

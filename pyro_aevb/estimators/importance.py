@@ -1,6 +1,7 @@
 """Bounds on log p(x) from several samples, and gradients that leave out what is zero on average."""
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.estimators.base import MultiSample, Pair, stack, with_value
+from pyro_aevb.estimators.base import MultiSample, with_value
 
 __all__ = ["IWAE", "DoublyReparameterized", "Renyi", "StickingTheLanding"]
 
@@ -16,9 +17,14 @@ __all__ = ["IWAE", "DoublyReparameterized", "Renyi", "StickingTheLanding"]
 class _Pathwise(MultiSample):
     """A multi-sample estimator whose guide must be reparameterisable."""
 
-    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of the bound over the minibatch."""
-        return super().differentiable_loss(model, traces.reparameterised(guide), *args, **kwargs)
+        pair.guide = traces.reparameterised(pair.guide)
+        return self.pathwise_loss(pair, args)
+
+    @abstractmethod
+    def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
+        """The loss, of a guide that can be reparameterised."""
 
 
 class IWAE(_Pathwise):
@@ -41,10 +47,10 @@ class IWAE(_Pathwise):
         | https://arxiv.org/abs/1509.00519
     """
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""
-        densities = self.densities(model, guide, args)
-        return -densities.scale * log_mean_exp(densities.log_weight).sum()
+        densities = pair.log_densities(args, self.num_particles)
+        return -densities.scaled_sum(log_mean_exp(densities.log_weight))
 
 
 class Renyi(_Pathwise):
@@ -76,30 +82,47 @@ class Renyi(_Pathwise):
             raise InputError(f"alpha must be a finite number other than 1, not {alpha}: at 1 the bound is SGVB's")
         self.alpha = alpha
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of the bound."""
-        densities = self.densities(model, guide, args)
+        densities = pair.log_densities(args, self.num_particles)
         power = 1 - self.alpha
-        return -densities.scale * log_mean_exp(power * densities.log_weight).sum() / power
+        return -densities.scaled_sum(log_mean_exp(power * densities.log_weight)) / power
 
 
 class _CutOff(_Pathwise):
     """An estimator that weighs gradients by the latents otherwise than those by the model's parameters."""
 
-    def _cut_off_loss(self, model: Pair, guide: Pair, args: tuple[Any, ...], weigh: Any) -> Tensor:
+    def _cut_off_loss(self, pair: traces.Particles, args: tuple[Any, ...], weigh: Any) -> Tensor:
         """``weigh`` tells, from log-weights ``(S, B)``, the bound ``(B,)`` and both weights ``(S, B)``."""
-        runs: list[traces.PathDensities] = self.runs(traces.path_densities, model, guide, args)
-        densities = stack([run.densities for run in runs])
+        path = pair.path_densities(args, self.num_particles)
+        densities = path.densities
         log_weight = densities.log_weight  # (S, B)
         bound, by_model, by_latents = weigh(log_weight.detach())
+        value = densities.scaled_sum(bound)
         if not torch.is_grad_enabled():
-            return -densities.scale * bound.sum()
-        leaves = [leaf for run in runs for leaf in run.leaves]
-        latents = [latent for run in runs for latent in run.latents]
-        slopes = torch.autograd.grad((by_latents * log_weight).sum(), leaves, retain_graph=True)
-        path = sum((slope.detach() * latent).sum() for slope, latent in zip(slopes, latents, strict=True))
+            return -value
+        slopes = _slopes(densities.scaled_sum(by_latents * log_weight), path)
+        moved = sum((slope * latent).sum() for slope, latent in zip(slopes, path.latents, strict=True))
         joint = densities.log_likelihood + densities.log_prior
-        return -densities.scale * with_value((by_model * joint).sum() + path, bound.sum())
+        return -with_value(densities.scaled_sum(by_model * joint) + moved, value)
+
+
+def _slopes(target: Tensor, path: traces.PathDensities) -> list[Tensor]:
+    r"""Derivative of a number by each latent, constants; a latent moves those drawn after it, and by them the number.
+
+    .. math:: G_k = \frac{\partial f}{\partial z_k} + \sum_{j > k} G_j \frac{\partial z_j}{\partial z_k}
+    """
+    found = list(torch.autograd.grad(target, path.leaves, retain_graph=True, allow_unused=True))
+    slopes = [torch.zeros_like(z) if d is None else d for d, z in zip(found, path.leaves, strict=True)]
+    each = len(slopes) // path.runs  # latents of one run
+    for j in reversed(range(len(slopes))):
+        before = slice(j - j % each, j)
+        if before.start == j or not path.latents[j].requires_grad:
+            continue
+        leaves = path.leaves[before]
+        moved = torch.autograd.grad(path.latents[j], leaves, slopes[j], retain_graph=True, allow_unused=True)
+        slopes[before] = [s if m is None else s + m for s, m in zip(slopes[before], moved, strict=True)]
+    return [slope.detach() for slope in slopes]
 
 
 class StickingTheLanding(_CutOff):
@@ -125,14 +148,14 @@ class StickingTheLanding(_CutOff):
         | https://arxiv.org/abs/1703.09194
     """
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of mean log-weights."""
 
         def weigh(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             equal = torch.full_like(log_weight, 1 / len(log_weight))
             return log_weight.mean(0), equal, equal
 
-        return self._cut_off_loss(model, guide, args, weigh)
+        return self._cut_off_loss(pair, args, weigh)
 
 
 class DoublyReparameterized(_CutOff):
@@ -158,14 +181,14 @@ class DoublyReparameterized(_CutOff):
         | https://arxiv.org/abs/1810.04152
     """
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""
 
         def weigh(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             normalised = log_weight.softmax(0)
             return log_mean_exp(log_weight), normalised, normalised**2
 
-        return self._cut_off_loss(model, guide, args, weigh)
+        return self._cut_off_loss(pair, args, weigh)
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb import traces
@@ -59,7 +60,8 @@ class SGVB(_Annealed):
         elbo_arguments: As for :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If a guide site has no reparameterisation.
+        InputError: If a guide site has no reparameterisation, model and guide do not count the same latents, scaled and
+            masked alike, or the guide has a factor that is not reparameterised.
 
     References:
         | Auto-Encoding Variational Bayes, equation (6) (Kingma & Welling, 2013)
@@ -81,8 +83,9 @@ class SGVBAnalyticKL(_Annealed):
     .. math:: \tilde{\mathcal L}^B(x) = -\mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big)
               + \frac1L \sum_{l=1}^L \log p(x \mid z_l) \tag{7}
 
-    With several latents it is right when no latent's prior depends on a latent that follows it in the guide, as
-    ``TraceMeanField_ELBO`` demands too.
+    With several latents a closed form holds at fixed values of those that came before. Of a latent whose prior may
+    depend on one that the guide draws later, as in a guide from the bottom up, the KL's term is sampled as in
+    :class:`SGVB`, where ``TraceMeanField_ELBO`` would take the closed form at a wrong value and only warn.
 
     Oracle: ``TraceMeanField_ELBO`` at the same noise, and the exact gradient of a linear-Gaussian pair.
 
@@ -107,3 +110,11 @@ class SGVBAnalyticKL(_Annealed):
             (traces.log_likelihood_sum(p), traces.analytic_kl(p, q)) for p, q in self._pairs(model, guide, args, kwargs)
         ]
         return self._loss([(likelihood, kl, likelihood - kl) for likelihood, kl in terms])
+
+    def _get_trace(
+        self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Trace, Trace]:
+        """One run of the pair, whose guide has no term but its latents."""
+        pair = super()._get_trace(model, guide, args, kwargs)
+        traces.check_no_factors(pair[1], "estimator B")
+        return pair

@@ -68,13 +68,13 @@ class ScoreFunction(MultiSample):
             loss = loss - with_value(p.log_prob_sum() + traces.score_function_sum(p, q), bound)
         return loss / self.num_particles
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """With a baseline."""
-        densities = self.densities(model, guide, args, constant=True)
+        densities = pair.log_densities(args, self.num_particles, constant=True)
         weight = densities.log_weight  # (S, B)
         signal = (weight - self._baseline(weight)).detach()
         surrogate = densities.log_likelihood + densities.log_prior + signal * densities.log_guide
-        return -densities.scale * with_value(surrogate.mean(0).sum(), weight.mean(0).sum())
+        return -densities.scaled_sum(with_value(surrogate.mean(0), weight.mean(0)))
 
     def _baseline(self, weight: Tensor) -> Tensor:
         dim = 0 if self.baseline == "leave_one_out" else 1
@@ -87,7 +87,10 @@ class ScoreFunction(MultiSample):
         self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Trace, Trace]:
         """One run of the pair, its latents constants."""
-        return traces.pair_trace(model, traces.without_gradient(guide), args, kwargs, self.max_plate_nesting)
+        pair = traces.pair_trace(model, traces.without_gradient(guide), args, kwargs, self.max_plate_nesting)
+        traces.check_agreement(*pair)
+        traces.check_no_factors(pair[1], "the score-function estimator")
+        return pair
 
 
 class VIMCO(MultiSample):
@@ -96,7 +99,8 @@ class VIMCO(MultiSample):
     .. math:: \nabla_\phi \mathcal{L}_S \approx \sum_s \big(\hat L - \hat L_{-s}\big) \nabla_\phi \log q(z_s \mid x)
               + \nabla_\phi \hat L \big|_z, \quad \hat L = \log \tfrac1S \sum_s w_s
 
-    In :math:`\hat L_{-s}` the weight of sample s is replaced by the geometric mean of the others.
+    In :math:`\hat L_{-s}` the weight of sample s is replaced by the geometric mean of the others, or where one of them
+    is zero by their arithmetic mean.
 
     Oracle: the exact gradient of a pair whose latents can be enumerated.
 
@@ -117,18 +121,28 @@ class VIMCO(MultiSample):
             raise InputError(f"VIMCO compares samples: num_particles must be at least 2, not {num_particles}")
         super().__init__(num_particles, **elbo_arguments)
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""
-        densities = self.densities(model, guide, args, constant=True)
+        densities = pair.log_densities(args, self.num_particles, constant=True)
         weight = densities.log_weight  # (S, B)
         bound = log_mean_exp(weight)  # (B,)
         signal = (bound - self._without_each(weight)).detach()
-        return -densities.scale * with_value((bound + (signal * densities.log_guide).sum(0)).sum(), bound.sum())
+        return -densities.scaled_sum(with_value(bound + (signal * densities.log_guide).sum(0), bound))
 
     @staticmethod
     def _without_each(weight: Tensor) -> Tensor:
-        """The bound with each sample's weight replaced, ``(S, B)``."""
+        """The bound with each sample's weight replaced, ``(S, B)``; zero where the others' weights are all zero.
+
+        The geometric mean of the others is zero where one of them is; their arithmetic mean stands for it there.
+        Whatever is made of the others alone leaves the gradient unbiased.
+        """
         count = len(weight)
-        replacement = (weight.sum(0) - weight) / (count - 1)
+        zero = weight == -math.inf
+        logs = torch.where(zero, 0, weight)
+        zeros_of_others = zero.sum(0) - zero.to(torch.int64)  # (S, B)
+        geometric = (logs.sum(0) - logs) / (count - 1)
         each = torch.eye(count, dtype=torch.bool, device=weight.device).unsqueeze(-1)  # (S, S, 1)
-        return torch.where(each, replacement, weight).logsumexp(1) - math.log(count)
+        arithmetic = torch.where(each, -math.inf, weight).logsumexp(1) - math.log(count - 1)
+        replacement = torch.where(zeros_of_others > 0, arithmetic, geometric)
+        without = torch.where(each, replacement, weight).logsumexp(1) - math.log(count)
+        return torch.where(zeros_of_others == count - 1, 0, without)

@@ -62,14 +62,15 @@ class WakeSleep(MultiSample):
         """Fixed: the value is the same in all, so that a recorded step could not notice a change."""
         return self._phase
 
-    def loss_of_weights(self, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of mean log-weights."""
-        densities = self.densities(model, _constant(guide), args)
+        guide, pair.guide = pair.guide, _constant(pair.guide)
+        densities = pair.log_densities(args, self.num_particles)
         joint = densities.log_likelihood + densities.log_prior  # (S, B)
-        wake = -densities.scale * (joint - densities.log_guide.detach()).mean(0).sum()
+        wake = -densities.scaled_sum((joint - densities.log_guide.detach()).mean(0))
         if self.phase == "wake" or not torch.is_grad_enabled():
             return wake
-        sleep = -traces.dream_log_guide(model, guide, args)
+        sleep = -traces.dream_log_guide(pair.model, guide, args)
         # Each with its own value: their sum's would round off the bound where dreams are far less likely than data.
         return (wake if self.phase == "both" else wake.detach()) + with_value(sleep, torch.zeros_like(sleep))
 

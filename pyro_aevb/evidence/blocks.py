@@ -10,12 +10,13 @@ from typing import IO, Any, TypeVar
 import pyro
 import torch
 from pyro.params import module_from_param_with_module_name
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb import traces
 from pyro_aevb.checkpoints import replaced
+from pyro_aevb.data import as_tensors, in_precision
 from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import Pair, evaluating, modules_of
+from pyro_aevb.pairs import Pair, evaluating, modules_named_by
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks"]
@@ -30,7 +31,7 @@ Result = TypeVar("Result", bound=tuple[Tensor, ...])
 
 
 def map_blocks(
-    function: Callable[[tuple[Tensor, ...]], Result],
+    function: Callable[..., Result],
     model: Pair,
     guide: Pair,
     x: Data,
@@ -38,50 +39,81 @@ def map_blocks(
     progress: Progress | None = None,
     keep: str | Path | None = None,
     settings: str = "",
+    beside: tuple[Tensor, ...] = (),
 ) -> list[Tensor]:
     """Apply a function to blocks of data on the pair's device, each with noise of its own, in evaluation mode.
+
+    Each block is first looked at: are its data where the model has a density for them?
 
     Arguments:
         function: From a block's arguments to tensors, ``(B,)`` each, or whose first dimension is the block's.
         model: The model.
         guide: Its guide, or the model again.
-        x: Data, ``(B, ...)``, or a tuple.
+        x: Data, ``(B, ...)``, or a tuple; tensors or NumPy arrays.
         seed: Seed of the noise.
         progress: Called with the number of data finished after each block.
         keep: File that finished blocks are kept in, and taken from when they are there.
         settings: What else the result depends on: kept blocks of other settings, weights or data are refused.
+        beside: Further tensors, ``(B, ...)`` each, whose block the function is called with after the pair's arguments.
 
     Returns:
         The function's tensors, the blocks' one after another.
 
     Raises:
-        InputError: If there are no data, or the file is of another computation.
+        InputError: If there are no data, the pair cannot be run on them, or they lie outside the likelihood's support;
+            if the file is of another computation.
     """
-    data = x if isinstance(x, tuple) else (x,)
-    if len(data[0]) == 0:
-        raise InputError("there are no data to evaluate: the data set is empty")
-    parameters = (p for module in modules_of(model, guide).values() for p in module.parameters())
-    device = next((p.device for p in parameters), data[0].device)
-    if len({len(part) for part in data}) > 1:
-        raise InputError(f"the data's tensors have different lengths: {[len(part) for part in data]}")
+    data, device = _given(model, guide, x)
+    rows = torch.arange(len(data[0])).split(DATA_BLOCK)
+    first = tuple(d[:DATA_BLOCK].to(device) for d in data)
+    with _refused_in_one_line(), seeded(derive(seed, "evaluation"), device):
+        modules = traces.modules_of(model, guide, first)
     results: list[tuple[Tensor, ...]] = []
-    with _params_as_they_are(model, guide), evaluating(model, guide):
+    with _params_as_they_are(modules), evaluating(modules.values()):
         kept = None
         if keep is not None:
             with seeded(derive(seed, "evaluation"), device):
-                first = tuple(d[:1].to(device) for d in data)
-                kept = _Kept(Path(keep), _identity(model, guide, data, first, f"{settings} seed={seed}"))
-        for i, block in enumerate(zip(*(d.split(DATA_BLOCK) for d in data), strict=True)):
+                identity = _identity(model, guide, modules, (*data, *beside), first, f"{settings} seed={seed}")
+            kept = _Kept(Path(keep), identity)
+        for i, chosen in enumerate(rows):
             if kept is not None and i < len(kept.blocks):
                 results.append(tuple(part.to(device) for part in kept.blocks[i]))
             else:
-                with seeded(derive(seed, "evaluation", i), device):
-                    results.append(tuple(function(tuple(d.to(device) for d in block))))
+                block = [d[chosen[0] : chosen[-1] + 1].to(device) for d in (*data, *beside)]
+                with _refused_in_one_line(), seeded(derive(seed, "evaluation", i), device):
+                    traces.check_observed(model, tuple(block[: len(data)]), chosen)
+                    results.append(tuple(function(tuple(block))))
                 if kept is not None:
                     kept.add(results[-1])
             if progress:
-                progress(len(block[0]))
+                progress(len(chosen))
     return [torch.cat(parts) for parts in zip(*results, strict=True)]
+
+
+def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.device]:
+    """The data as tensors in the precision of the pair's weights, and where those lie."""
+    given = x if isinstance(x, tuple) else (x,)
+    parts: Any = as_tensors(x, evaluated=True)
+    if len(parts[0]) == 0:
+        raise InputError("there are no data to evaluate: the data set is empty")
+    named = modules_named_by(model, guide).values()
+    weights = next((p for module in named for p in module.parameters() if p.is_floating_point()), None)
+    if weights is None:
+        return parts, parts[0].device
+    same = (in_precision(part, one, weights.dtype) for part, one in zip(parts, given, strict=True))
+    return tuple(same), weights.device
+
+
+@contextmanager
+def _refused_in_one_line() -> Iterator[None]:
+    """What torch or Pyro raise of a pair that does not fit its data, in one line; the whole is its cause."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, RuntimeError, NotImplementedError, IndexError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"model and guide cannot be run on these data: {type(error).__name__}: {reason}") from error
 
 
 class _Kept:
@@ -110,14 +142,20 @@ class _Kept:
             save({"identity": self.identity, "blocks": self.blocks}, file)
 
 
-def _identity(model: Pair, guide: Pair, data: tuple[Tensor, ...], first: tuple[Tensor, ...], settings: str) -> str:
+def _identity(
+    model: Pair,
+    guide: Pair,
+    modules: dict[str, nn.Module],
+    data: tuple[Tensor, ...],
+    first: tuple[Tensor, ...],
+    settings: str,
+) -> str:
     """Of data, settings, modules as they print themselves, weights, and what ``pyro.param`` gives.
 
     A Python number that a model keeps to itself is not seen.
     """
-    modules = modules_of(model, guide).values()
-    digest = hashlib.sha256(f"{KEPT_FORMAT} {DATA_BLOCK} {SAMPLE_BLOCK} {settings} {list(modules)}".encode())
-    weights = [t for module in modules for t in module.state_dict().values()]
+    digest = hashlib.sha256(f"{KEPT_FORMAT} {DATA_BLOCK} {SAMPLE_BLOCK} {settings} {list(modules.values())}".encode())
+    weights = [t for module in modules.values() for t in (*module.parameters(), *module.buffers())]
     met = traces.met_parameters((model, guide), first)
     for tensor in (*data, *weights, *(met[name] for name in sorted(met))):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -126,14 +164,14 @@ def _identity(model: Pair, guide: Pair, data: tuple[Tensor, ...], first: tuple[T
 
 
 @contextmanager
-def _params_as_they_are(model: Pair, guide: Pair) -> Iterator[None]:
+def _params_as_they_are(modules: dict[str, nn.Module]) -> Iterator[None]:
     """Use the current parameter store, add nothing to it, and warn where a ``pyro.param`` had no value there."""
     store = pyro.get_param_store()
     state: Any = store.get_state()
     before = set(state["params"])
     with store.scope(state):
         yield
-    own = {id(p) for module in modules_of(model, guide).values() for p in module.parameters()}
+    own = {id(p) for module in modules.values() for p in module.parameters()}
     new = [name for name, p in state["params"].items() if name not in before and id(p) not in own]
     # What pyro.module registers is read from its module, whatever the store has.
     if new := [name for name in new if module_from_param_with_module_name(name) == name]:

@@ -52,12 +52,13 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be at least 1, not {num_samples}")
-    return BoundParts(*map_blocks(partial(_bound_of_block, model, guide, num_samples), model, guide, x, seed))
+    pair = traces.Particles(model, guide)
+    return BoundParts(*map_blocks(partial(_bound_of_block, pair, num_samples), model, guide, x, seed))
 
 
-def _bound_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    densities = traces.log_densities(model, guide, args, num_samples)
-    kl = traces.per_datum_kl(model, guide, args)
+def _bound_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    densities = pair.log_densities(args, num_samples)
+    kl = traces.per_datum_kl(pair.model, pair.guide, args)
     if kl is None:
         kl = (densities.log_guide - densities.log_prior).mean(0)
     return densities.log_likelihood.mean(0), kl

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -14,6 +15,8 @@ from pyro_aevb.pairs import Pair
 __all__ = ["linear_gaussian"]
 
 PROBES = 3
+NORMALS = (torch.distributions.Normal, dist.Normal)
+MULTIVARIATE_NORMALS = (MultivariateNormal, dist.MultivariateNormal)
 
 
 def linear_gaussian(model: Pair, x: Data) -> Tensor:
@@ -47,11 +50,13 @@ def _of_block(model: Pair, args: tuple[Tensor, ...]) -> Tensor:
             "form of log p(x) is known"
         )
     (name, prior), (seen, (_, x)) = next(iter(priors.items())), next(iter(likelihoods.items()))
-    (mean,), (covariance,) = _moments(prior, "prior")  # (B, K), (B, K, K)
+    mean, covariance = _moments(prior, "prior")  # (B, K), (B, K, K)
     dim = mean.shape[-1]
     probes = torch.cat([mean.new_zeros(1, dim), torch.eye(dim).to(mean), torch.randn(PROBES, dim).to(mean)])  # (P, K)
-    at_probes = traces.distributions(model, args, {name: probes.unsqueeze(1).expand(-1, len(x), -1)})[1][seen][0]
-    means, noise = _moments(at_probes, "likelihood")  # (P, B, D), (P, B, D, D)
+    # One probe at a time, so that networks see what they always do.
+    at_probes = [traces.distributions(model, args, {name: p.expand(len(x), -1)})[1][seen][0] for p in probes]
+    moments = [_moments(distribution, "likelihood") for distribution in at_probes]
+    means, noise = (torch.stack(part) for part in zip(*moments, strict=True))  # (P, B, D), (P, B, D, D)
     offset, weight = means[0], (means[1 : 1 + dim] - means[0]).permute(1, 2, 0)  # (B, D), (B, D, K)
     _check_linear(means, torch.einsum("bdk,pk->pbd", weight, probes) + offset, noise)
     location = (weight @ mean.unsqueeze(-1)).squeeze(-1) + offset  # (B, D)
@@ -71,8 +76,9 @@ def _moments(distribution: Any, what: str) -> tuple[Tensor, Tensor]:
     base = distribution
     while isinstance(base, torch.distributions.Independent):
         base = base.base_dist
-    if not isinstance(base, (torch.distributions.Normal, MultivariateNormal)) or len(distribution.event_shape) != 1:
+    # A subclass may have a density of its own: no distribution is taken for the one that it extends.
+    if type(base) not in (*NORMALS, *MULTIVARIATE_NORMALS) or len(distribution.event_shape) != 1:
         raise InputError(f"the {what} is no Gaussian over vectors: no closed form of log p(x) is known")
-    if isinstance(base, MultivariateNormal):
+    if type(base) in MULTIVARIATE_NORMALS:
         return base.mean, base.covariance_matrix
     return base.mean, torch.diag_embed(base.variance)

@@ -46,8 +46,14 @@ class WeightSums(NamedTuple):
 
     @property
     def standard_error(self) -> Tensor:
-        r"""Its Monte Carlo standard error, ``(B,)``, to first order: :math:`\sqrt{\sum w^2 / (\sum w)^2 - 1/S}`."""
-        return ((self.log_sum_squares - 2 * self.log_sum).exp() - 1 / self.num_samples).clamp(min=0).sqrt()
+        r"""Its Monte Carlo standard error, ``(B,)``, to first order; NaN, unknown, where there is but one sample.
+
+        .. math:: \sqrt{\tfrac{S}{S-1} \Big(\frac{\sum w^2}{(\sum w)^2} - \frac1S\Big)}
+        """
+        if self.num_samples < 2:
+            return torch.full_like(self.log_sum, math.nan)
+        spread = (self.log_sum_squares - 2 * self.log_sum).exp() - 1 / self.num_samples
+        return (spread.clamp(min=0) * self.num_samples / (self.num_samples - 1)).sqrt()
 
     @property
     def effective_samples(self) -> Tensor:
@@ -103,8 +109,10 @@ def importance_weights(
     if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise InputError(f"num_samples and chunk_size must be at least 1; they are {num_samples} and {chunk_size}")
 
+    pair = traces.Particles(model, guide)
+
     def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        weights = torch.cat(list(_log_weights(model, guide, args, num_samples, chunk_size)))  # (S, B)
+        weights = torch.cat(list(_log_weights(pair, args, num_samples, chunk_size)))  # (S, B)
         return weights.logsumexp(0), (2 * weights).logsumexp(0), _khat(weights)
 
     settings = f"importance num_samples={num_samples}"
@@ -134,13 +142,13 @@ def _khat_of_one(log_weight: np.ndarray[Any, Any]) -> float:
 
 
 def _log_weights(
-    model: Pair, guide: Pair, args: tuple[Tensor, ...], num_samples: int, chunk_size: int | None
+    pair: traces.Particles, args: tuple[Tensor, ...], num_samples: int, chunk_size: int | None
 ) -> Iterator[Tensor]:
     chunk_size = chunk_size or (max(1, CPU_ROWS // len(args[0])) if args[0].device.type == "cpu" else CHUNK)
     for start in range(0, num_samples, SAMPLE_BLOCK):
         count = min(SAMPLE_BLOCK, num_samples - start)
-        latents, log_guide = traces.sample_guide(guide, args, count)
+        latents, log_guide = pair.sample_guide(args, count)
         for rows in torch.arange(count).split(chunk_size):
             chosen = {name: value[rows] for name, value in latents.items()}
-            log_likelihood, log_prior = traces.log_joint(model, args, chosen, len(rows))
+            log_likelihood, log_prior = pair.log_joint(args, chosen, len(rows))
             yield log_likelihood + log_prior - log_guide[rows]  # (chunk, B)

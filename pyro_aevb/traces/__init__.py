@@ -4,20 +4,23 @@ A density is written once, in its distribution; what follows only runs the two P
 Shapes: ``S`` particles at ``dim=-2``, ``B`` data at ``dim=-1``.
 """
 
+from pyro_aevb.traces.agreement import check_agreement, check_no_factors
 from pyro_aevb.traces.densities import (
     LogDensities,
+    Particles,
     PathDensities,
+    draw,
     guide_means,
     log_densities,
-    log_joint,
-    path_densities,
+    log_joint_of,
     per_datum_kl,
-    sample_guide,
 )
 from pyro_aevb.traces.dreams import Dream, dream, dream_log_guide
 from pyro_aevb.traces.first import FirstRun, check_guide, first_run, met_parameters
 from pyro_aevb.traces.latents import LatentSpace, distributions, latent_space
 from pyro_aevb.traces.lifted import given_weights
+from pyro_aevb.traces.observed import Observed, check_observed, check_values, observed
+from pyro_aevb.traces.parts import modules_of, moved_parts
 from pyro_aevb.traces.sites import (
     analytic_kl,
     check_reparameterised,
@@ -29,17 +32,26 @@ from pyro_aevb.traces.sites import (
     score_function_sum,
     without_gradient,
 )
+from pyro_aevb.traces.ways import Choices
 
 __all__ = [
+    "Choices",
     "Dream",
     "FirstRun",
     "LatentSpace",
     "LogDensities",
+    "Observed",
+    "Particles",
     "PathDensities",
     "analytic_kl",
+    "check_agreement",
     "check_guide",
+    "check_no_factors",
+    "check_observed",
     "check_reparameterised",
+    "check_values",
     "distributions",
+    "draw",
     "dream",
     "dream_log_guide",
     "first_run",
@@ -48,15 +60,16 @@ __all__ = [
     "latent_sites",
     "latent_space",
     "log_densities",
-    "log_joint",
+    "log_joint_of",
     "log_likelihood_sum",
     "met_parameters",
+    "modules_of",
+    "moved_parts",
+    "observed",
     "observed_sites",
     "pair_trace",
-    "path_densities",
     "per_datum_kl",
     "reparameterised",
-    "sample_guide",
     "score_function_sum",
     "without_gradient",
 ]

@@ -3,39 +3,32 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine import Trace
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.sites import (
-    Latents,
-    Pair,
-    Site,
-    describe,
-    latent_sites,
-    pair_trace,
-    sample_sites,
-    site_kls,
-    subsamples,
-    without_gradient,
-)
+from pyro_aevb.traces.agreement import check_one_scale
+from pyro_aevb.traces.particles import Run, rows_of, run
+from pyro_aevb.traces.plates import size_of_data_plate
+from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites, pair_trace, site_kls, without_gradient
+from pyro_aevb.traces.ways import Choices, Ways
 
 __all__ = [
     "LogDensities",
+    "Particles",
     "PathDensities",
+    "check_every_datum",
+    "draw",
     "guide_means",
     "log_densities",
     "log_guide_at",
-    "log_joint",
-    "particles_of",
-    "path_densities",
+    "log_joint_of",
     "per_datum_kl",
-    "sample_guide",
-    "sites_per_datum",
 ]
 
 
@@ -49,141 +42,206 @@ class LogDensities(NamedTuple):
     log_guide: Tensor
     """log q(z|x)"""
     scale: float | Tensor = 1.0
-    """N/M under a subsampling plate"""
+    """N/M under a subsampling plate; where the data have weights, times each one's, ``(B,)``"""
 
     @property
     def log_weight(self) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x): its mean over particles is the bound (6)."""
         return self.log_likelihood + self.log_prior - self.log_guide
 
+    def scaled_sum(self, bound: Tensor) -> Tensor:
+        """The sum over data of a number for each, ``(B,)``, each times its scale."""
+        return (self.scale * bound).sum()
+
 
 class PathDensities(NamedTuple):
     """Log densities at latents cut off from the guide, so that gradients by the latents can be told from all others."""
 
     latents: list[Tensor]
-    """As drawn: differentiable by the guide's parameters."""
+    """As drawn, in the guide's order: differentiable by the guide's parameters, not by latents before."""
     leaves: list[Tensor]
-    """The same values, cut off: the log densities are differentiable by these."""
+    """The same values, cut off: the log densities, and later latents, are differentiable by these."""
+    runs: int
+    """How many runs of the guide, one after another, these latents are of."""
     densities: LogDensities
     """At the leaves."""
 
 
+class Particles:
+    """A pair, run for many particles at once in the ways that were found to give what one at a time gives.
+
+    Arguments:
+        model: The model.
+        guide: Its guide.
+        choices: Ways chosen before, where they are kept.
+        of: What tells the pair from others there, if its functions are made anew for each call.
+        vectorised: ``False`` to run one particle at a time.
+        scaled: Whether sums over data are to be scaled, so that all sites must be scaled alike.
+    """
+
+    def __init__(
+        self,
+        model: Pair,
+        guide: Pair,
+        choices: Choices | None = None,
+        of: tuple[Any, ...] | None = None,
+        vectorised: bool = True,
+        scaled: bool = False,
+    ) -> None:
+        self.model, self.guide, self.of = model, guide, of
+        self.vectorised, self.scaled = vectorised, scaled
+        self.choices = choices or Choices()
+
+    def log_densities(self, args: tuple[Any, ...], count: int = 1, constant: bool = False) -> LogDensities:
+        """Log densities of so many draws from the guide, ``(S, B)`` each.
+
+        ``constant`` lets no gradient pass through the draws.
+
+        Raises:
+            InputError: If a site lies outside the data plate, or inside further plates; if sites are scaled
+                differently, or model and guide do not agree.
+        """
+        ways = self._ways(args, count)
+        drawn = run(self.guide, args, count, ways.guide, around=without_gradient if constant else None)
+        latents = _latents(drawn)
+        return self._joint(args, latents, drawn, _total(drawn, latents), ways)
+
+    def path_densities(self, args: tuple[Any, ...], count: int = 1) -> PathDensities:
+        """As :meth:`log_densities`, at latents cut off from the guide.
+
+        The guide runs once, each latent cut off as it is drawn, so that what else is random in it, a dropout's mask
+        say, is the same for the draws and for their densities.
+
+        Raises:
+            InputError: As there; and if the guide cannot tell the density of a value that it has not just drawn.
+        """
+        ways, cut = self._ways(args, count), _CutOff()
+        drawn = run(self.guide, args, count, ways.guide, around=cut)
+        latents = _latents(drawn)
+        densities = self._joint(args, latents, drawn, _total(drawn, latents), ways)
+        return PathDensities(cut.latents, cut.leaves, len(drawn.parts), densities)
+
+    def sample_guide(self, args: tuple[Any, ...], count: int) -> tuple[Latents, Tensor]:
+        """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
+        drawn = run(self.guide, args, count, self._ways(args, count).guide)
+        check_every_datum(drawn.sizes, args)
+        latents = _latents(drawn)
+        return latents, _total(drawn, latents)
+
+    def log_joint(self, args: tuple[Any, ...], latents: Latents, count: int) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
+        found = _at(self.model, args, latents, {}, count, self._ways(args, count).model)
+        check_every_datum(found.sizes, args)
+        return _total(found, found.sites.keys() - latents.keys()), _total(found, latents)
+
+    def _ways(self, args: tuple[Any, ...], count: int) -> Ways:
+        ways = self.choices.ways(self.model, self.guide, args, count if self.vectorised else 1, self.of)
+        if self.scaled and ways.scaled_differently:
+            raise InputError(ways.scaled_differently)
+        return ways if self.vectorised else ways._replace(guide="loop", model="loop")
+
+    def _joint(
+        self, args: tuple[Any, ...], latents: Latents, drawn: Run, log_guide: Tensor, ways: Ways
+    ) -> LogDensities:
+        found = _at(self.model, args, latents, drawn.rows(), drawn.count, ways.model)
+        if self.scaled:
+            check_one_scale([*found.sites.values(), *drawn.sites.values()], look=is_validation_enabled())
+        likelihood = _total(found, found.sites.keys() - latents.keys(), like=log_guide)
+        return LogDensities(likelihood, _total(found, latents), log_guide, found.scale(ways.plate_scale))
+
+
 def log_densities(
-    model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1, constant: bool = False
+    model: Pair, guide: Pair, args: tuple[Any, ...], count: int = 1, constant: bool = False
 ) -> LogDensities:
-    """Log densities of ``num_particles`` draws from the guide, ``(S, B)`` each.
-
-    ``None`` runs the pair once without a plate of particles, ``(1, B)``: for pairs that do not broadcast. ``constant``
-    lets no gradient pass through the draws.
-
-    Raises:
-        InputError: If a site lies outside the data plate, or inside further plates, or sites are scaled differently.
-    """
-    particles = particles_of(guide, num_particles)
-    # Outside of the plate: inside, one draw would be made before the plate asks for many.
-    drawing = without_gradient(particles) if constant else particles
-    trace = poutine.trace(drawing).get_trace(*args)
-    log_guide = _total(latent_sites(trace), num_particles, args)
-    return _joint(model, args, _latents(trace), subsamples(trace), num_particles, log_guide)
+    """As :meth:`Particles.log_densities`, for a pair that is asked once."""
+    return Particles(model, guide).log_densities(args, count, constant)
 
 
-def path_densities(model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int | None = 1) -> PathDensities:
-    """As :func:`log_densities`, at latents cut off from the guide.
-
-    Raises:
-        InputError: As there; and if the guide cannot tell the density of a value that it has not just drawn.
-    """
-    trace = poutine.trace(particles_of(guide, num_particles)).get_trace(*args)
-    sites, latents, rows = latent_sites(trace), _latents(trace), subsamples(trace)
-    leaves = {name: value.detach().requires_grad_() for name, value in latents.items()}
-    if len(sites) == 1:  # else a latent's distribution may depend on another latent: run the guide again at the leaves
-        moved: list[Site] = [{**site, "value": leaves[site["name"]]} for site in sites]
-    else:
-        again = poutine.trace(poutine.condition(particles_of(guide, num_particles), data={**leaves, **rows})).get_trace(
-            *args
-        )
-        moved = [again.nodes[name] for name in leaves]
-    log_guide = _of_given(moved, num_particles, args)
-    densities = _joint(model, args, leaves, rows, num_particles, log_guide)
-    return PathDensities(list(latents.values()), list(leaves.values()), densities)
+def log_joint_of(
+    model: Pair, args: tuple[Any, ...], latents: Latents, count: int, choices: Choices
+) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and log p(z) of a model without a guide, at given latents, ``(S, B)`` each."""
+    found = _at(model, args, latents, {}, count, choices.ways(model, None, args, count).model)
+    check_every_datum(found.sizes, args)
+    return _total(found, found.sites.keys() - latents.keys()), _total(found, latents)
 
 
-def sample_guide(guide: Pair, args: tuple[Any, ...], num_particles: int) -> tuple[Latents, Tensor]:
-    """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
-    sites = latent_sites(poutine.trace(particles_of(guide, num_particles)).get_trace(*args))
-    sites_per_datum(sites, args)
-    return {site["name"]: site["value"] for site in sites}, _total(sites, num_particles, args)
-
-
-def _latents(trace: Trace) -> Latents:
-    return {site["name"]: site["value"] for site in latent_sites(trace)}
-
-
-def log_joint(model: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int | None) -> tuple[Tensor, Tensor]:
-    """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
-    sites = _conditioned(model, args, latents, {}, num_particles)
-    sites_per_datum(sites, args)
-    likelihood = _total((site for site in sites if site["name"] not in latents), num_particles, args)
-    return likelihood, _total((site for site in sites if site["name"] in latents), num_particles, args)
-
-
-def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, num_particles: int) -> Tensor:
+def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, count: int, choices: Choices) -> Tensor:
     """log q(z|x) at given latents, ``(S, B)``.
 
     Raises:
-        InputError: If the guide cannot tell the density of a value that it has not just drawn.
+        InputError: If the guide cannot tell the density of a value that it has not just drawn; if it has other latents.
     """
-    trace = poutine.trace(poutine.condition(particles_of(guide, num_particles), data=latents)).get_trace(*args)
-    sites: list[Site] = [trace.nodes[name] for name in latents if name in trace]
-    if more := latent_sites(trace):
-        raise InputError(f"the guide samples site {more[0]['name']!r}, which the model does not: add it to the model")
-    if len(sites) < len(latents):
-        missing = next(name for name in latents if name not in trace)
-        raise InputError(f"the guide does not sample the model's site {missing!r}: add it to the guide")
-    return _of_given(sites, num_particles, args)
+    found = run(guide, args, count, choices.ways(guide, None, args, count).model, latents)
+    if more := sorted(found.sites.keys() - latents.keys()):
+        raise InputError(f"the guide samples site {more[0]!r}, which the model does not: add it to the model")
+    if missing := sorted(latents.keys() - found.sites.keys()):
+        raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
+    return _total(found, latents)
 
 
-def _of_given(sites: list[Site], num_particles: int | None, args: tuple[Any, ...]) -> Tensor:
-    try:
-        return _total(sites, num_particles, args)
-    except (KeyError, NotImplementedError) as error:
-        raise InputError(
-            f"{describe(sites[0]['fn'])} cannot tell the density of a given value ({error}), which is needed here: use "
-            "SGVB or IWAE, or a guide that can be inverted"
-        ) from error
+def draw(function: Pair, args: tuple[Any, ...], count: int, choices: Choices) -> Latents:
+    """Draws of a model's or a guide's latents, ``(S, B, ...)`` by site."""
+    drawn = run(function, args, count, choices.ways(function, None, args, count).model)
+    check_every_datum(drawn.sizes, args)
+    return _latents(drawn)
 
 
-def _joint(
-    model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, num_particles: int | None, log_guide: Tensor
-) -> LogDensities:
-    sites = _conditioned(model, args, latents, rows, num_particles)
-    observed = [site for site in sites if site["name"] not in latents]
-    prior = _total((site for site in sites if site["name"] in latents), num_particles, args)
-    return LogDensities(_total(observed, num_particles, args), prior, log_guide, _one_scale(sites))
+class _CutOff(Messenger):
+    """Cut each latent off as it is drawn: what follows is differentiable by the leaf in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["value"] is not None or msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        self.latents.append(msg["fn"](*msg["args"], **msg["kwargs"]))
+        # A copy: a transformed distribution remembers what it has just drawn, by identity, with its gradient.
+        self.leaves.append(self.latents[-1].detach().clone().requires_grad_())
+        msg["value"] = self.leaves[-1]
 
 
-def _conditioned(
-    model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, num_particles: int | None
-) -> list[Site]:
-    """The model's sites at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
-    conditioned = poutine.condition(particles_of(model, num_particles), data={**latents, **rows})
-    sites = sample_sites(poutine.trace(conditioned).get_trace(*args))
-    if more := latents.keys() - {site["name"] for site in sites}:
+def _latents(drawn: Run) -> Latents:
+    return {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
+
+
+def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, count: int, way: Any) -> Run:
+    """The model at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
+    found = run(model, args, count, way, latents, rows)
+    if more := latents.keys() - found.sites.keys():
         raise InputError(
             f"the guide samples site {min(more)!r}, which the model does not: numbers per datum would be of another "
             "model; add it there"
         )
-    if missing := [site["name"] for site in sites if not site["is_observed"]]:
+    if missing := [name for name, site in found.sites.items() if not site["is_observed"]]:
         raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
-    return sites
+    return found
 
 
-def _one_scale(sites: list[Site]) -> float | Tensor:
-    scales = [site["scale"] for site in sites]
-    numbers = {float(scale) for scale in scales if not isinstance(scale, Tensor)}
-    if len(numbers) > 1:
-        raise InputError(f"the model's sites are scaled by {sorted(numbers)}: numbers per datum need one scale for all")
-    return scales[0] if scales else 1.0
+def _total(found: Run, names: Iterable[str], like: Tensor | None = None) -> Tensor:
+    """Sum over sites, ``(S, B)``; zeros where there are none."""
+    terms = [found.log_prob(name) for name in found.sites if name in names]
+    if terms:
+        return sum(terms[1:], terms[0])
+    if like is not None:
+        return torch.zeros_like(like)
+    value = next((found.value(name) for name in found.sites), torch.empty(0))
+    dtype = value.dtype if value.is_floating_point() else None
+    return torch.zeros(found.count, max(found.sizes.values(), default=0), dtype=dtype, device=value.device)
+
+
+def check_every_datum(sizes: dict[str, int], args: tuple[Any, ...]) -> None:
+    """Refuse plates that do not hold every datum, by name."""
+    rows = rows_of(args)
+    for name, size in sizes.items():
+        if rows is not None and size != rows:
+            raise InputError(
+                f"the plate of site {name!r} chooses {size} of the {rows} data: numbers per datum need every datum, so "
+                "give the plate no subsample_size"
+            )
 
 
 def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | None:
@@ -200,77 +258,28 @@ def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | No
     if len(kls) != 1 or len(latent_sites(traces[1])) != 1:
         return None
     site, kl = kls[0]
-    _check_plates(site)
-    return scale_and_mask(kl, mask=site["mask"]).expand(len(args[0]))
+    size = size_of_data_plate(site, rows_of(args))
+    return scale_and_mask(kl, mask=site["mask"]).expand(size)
 
 
 def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tuple[Tensor, Tensor]:
     """Mean of q(z|x), ``(B, K)``, all latent sites side by side, and the variance that each has by chance.
 
-    Where a distribution tells no mean, the average of draws stands for it; else the variance is zero.
+    Where a distribution tells no mean, or may depend on a latent before it, the average over draws stands for it; else
+    the variance is zero.
     """
-    sites = latent_sites(poutine.trace(guide).get_trace(*args))
     try:
-        means = torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)
-        return means, torch.zeros_like(means)
+        first, second = _means(guide, args), _means(guide, args)
+        if torch.equal(first, second):  # no latent's mean depends on a draw of another
+            return first, torch.zeros_like(first)
+        draws = torch.stack([first, second, *(_means(guide, args) for _ in range(num_draws - 2))])  # (S, B, K)
     except NotImplementedError:
-        latents, _ = sample_guide(guide, args, num_draws)
-        draws = torch.cat([latents[s["name"]].reshape(num_draws, len(args[0]), -1) for s in sites], dim=-1)  # (S, B, K)
-        return draws.mean(0), draws.var(0) / num_draws
+        values = draw(guide, args, num_draws, Choices()).values()
+        draws = torch.cat([value.reshape(*value.shape[:2], -1) for value in values], dim=-1)  # (S, B, K)
+    return draws.mean(0), draws.var(0) / num_draws
 
 
-def particles_of(function: Pair, num_particles: int | None) -> Pair:
-    """The same Pyro function in a plate of particles at ``dim=-2``."""
-    if num_particles is None:
-        return function
-    plated = pyro.plate("particles", num_particles, dim=-2)(function)
-
-    def run(*args: Any) -> Any:
-        """Under the plate of particles."""
-        try:
-            return plated(*args)
-        except ValueError as error:
-            if "collide" not in str(error):
-                raise
-            raise InputError(
-                f"numbers per datum need every site in one plate at dim=-1, and particles take dim=-2: {error}"
-            ) from error
-
-    return run
-
-
-def _total(sites: Iterable[Site], num_particles: int | None, args: tuple[Any, ...]) -> Tensor:
-    """Sum over sites, ``(S, B)``; zeros where there are none."""
-    terms = [_per_datum(site, num_particles or 1) for site in sites]
-    return sum(terms[1:], terms[0]) if terms else _zeros(num_particles or 1, args)
-
-
-def _zeros(num_particles: int, args: tuple[Any, ...]) -> Tensor:
-    return torch.zeros(num_particles, len(args[0]), device=args[0].device)
-
-
-def _per_datum(site: Site, num_particles: int) -> Tensor:
-    size = _check_plates(site)
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(log_prob, mask=site["mask"]).expand(num_particles, size)  # (S, B)
-
-
-def sites_per_datum(sites: Iterable[Site], args: tuple[Any, ...]) -> None:
-    """Refuse sites outside the one data plate, or in one that does not hold every datum, by name."""
-    for site in sites:
-        if (size := _check_plates(site)) != len(args[0]):
-            raise InputError(
-                f"the plate of site {site['name']!r} chooses {size} of the {len(args[0])} data: numbers per datum need "
-                "every datum, so give the plate no subsample_size"
-            )
-
-
-def _check_plates(site: Site) -> int:
-    """The data plate's size."""
-    sizes = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim != -2}
-    if set(sizes) != {-1}:
-        where = "outside the data plate, a global latent" if not sizes else f"in plates at dims {sorted(sizes)}"
-        raise InputError(
-            f"site {site['name']!r} lies {where}: numbers per datum need every site in one plate at dim=-1"
-        )
-    return int(sizes[-1])
+def _means(guide: Pair, args: tuple[Any, ...]) -> Tensor:
+    """Mean of each latent at a draw of those before it, ``(B, K)``."""
+    sites = latent_sites(poutine.trace(guide).get_trace(*args))
+    return torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)

@@ -1,31 +1,21 @@
 """The first run of a training: every check on, parameters found."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.sites import Pair, Site, latent_sites, observed_sites, pair_trace
+from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.traces.agreement import check_scales
+from pyro_aevb.traces.particles import rows_of
+from pyro_aevb.traces.plates import DataPlate, common_scale, data_plate, global_latents
+from pyro_aevb.traces.sites import Pair, Site, pair_trace
 from pyro_aevb.traces.supports import check_latent_supports
 
 __all__ = ["FirstRun", "check_guide", "first_run", "met_parameters"]
-
-
-def _check_scales(model_trace: Trace, guide_trace: Trace) -> None:
-    """A plate of another size in the guide would scale log q alone: neither a bound nor its multiple."""
-    for site in latent_sites(guide_trace):
-        other: Site = model_trace.nodes.get(site["name"], site)
-        scale = other["scale"]
-        if abs(float(scale) - float(site["scale"])) > 1e-6 * abs(float(scale)):
-            raise InputError(
-                f"site {site['name']!r} is scaled by {float(scale):g} in the model and by {float(site['scale']):g} in "
-                "the guide: give both the same size"
-            )
 
 
 class FirstRun(NamedTuple):
@@ -35,41 +25,49 @@ class FirstRun(NamedTuple):
     """The estimator's loss."""
     parameters: dict[str, Tensor]
     """Every parameter site's unconstrained leaf, by its name in the store."""
-    scale: float
-    """The observed data's scale, N/M under a subsampling plate."""
+    plate: DataPlate | None
+    """The plate of the data, if there is one."""
+    divisor: float
+    """What the loss is divided by to be nats per datum: how many data it is the sum over, and what scales it all."""
     global_latents: list[str]
-    """Latent sites outside every plate: the same for all data, as Appendix F's weights are."""
+    """Latents outside of the data's plate: the same for all data, as Appendix F's weights are."""
 
 
-def first_run(
-    loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...], check_supports: Callable[[dict[int, Any]], None]
-) -> FirstRun:
+def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> FirstRun:
     """Run a loss once with every check on, whatever the caller's setting, and look at what it used.
+
+    Buffers and training switches of modules are afterwards what they were.
 
     Arguments:
         loss: Called with model, guide and ``args``.
-        check_supports: Called before the loss with the supports of what is observed, to refuse the data in its words.
 
     Raises:
         InputError: If Pyro refuses the pair; its reason is in the message.
     """
     try:
-        with pyro.validation_enabled(False), poutine.block(), torch.no_grad():
-            model_trace, guide_trace = pair_trace(model, guide, args, {})
-        sites = observed_sites(model_trace)
-        _check_scales(model_trace, guide_trace)
-        check_latent_supports(model_trace, guide_trace)
-        check_supports({i: site["fn"].support for site in sites for i, a in enumerate(args) if site["value"] is a})
-        with pyro.validation_enabled(True), poutine.trace(param_only=True) as params:
-            value = loss(model, guide, *args)
+        with without_a_trace(evaluate=False):
+            with pyro.validation_enabled(True), poutine.block(), torch.no_grad():
+                guide_trace = poutine.trace(guide).get_trace(*args)
+                model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+            check_scales(model_trace, guide_trace, look=True)
+            check_latent_supports(model_trace, guide_trace)
+            with pyro.validation_enabled(True), poutine.trace(param_only=True) as params:
+                value = loss(model, guide, *args)
     except InputError:
         raise
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, AssertionError) as error:
+    except REFUSALS as error:
         raise InputError(f"the first run of model and guide failed: {error}") from error
     sites_of_parameters: dict[str, Site] = dict(params.trace.nodes)
     leaves = {name: site["value"].unconstrained() for name, site in sites_of_parameters.items()}
-    shared = [s["name"] for s in latent_sites(guide_trace) if not any(f.vectorized for f in s["cond_indep_stack"])]
-    return FirstRun(value, leaves, float(sites[0]["scale"]) if sites else 1.0, shared)
+    rows = rows_of(args)
+    plate = data_plate(model_trace, rows)
+    size = plate.full_size if plate else rows or 1
+    divisor = size * common_scale(model_trace, guide_trace)
+    return FirstRun(value, leaves, plate, divisor, global_latents(model_trace, guide_trace, plate))
+
+
+REFUSALS = (ValueError, KeyError, RuntimeError, NotImplementedError, AssertionError, IndexError, TypeError)
+"""What Pyro and torch raise of a pair that does not fit its data."""
 
 
 @torch.no_grad()

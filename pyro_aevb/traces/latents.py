@@ -1,6 +1,6 @@
 """The latents of a model as one unconstrained vector for each datum: the space in which Hamiltonian dynamics move."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,9 +9,12 @@ from torch import Size, Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.densities import log_guide_at, log_joint, particles_of, sites_per_datum
+from pyro_aevb.traces.densities import check_every_datum, draw, log_guide_at, log_joint_of
+from pyro_aevb.traces.plates import check_one_plate, size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, observed_sites, sample_sites
+from pyro_aevb.traces.ways import Choices
 
 __all__ = ["LatentSpace", "distributions", "latent_space"]
 
@@ -26,10 +29,12 @@ class LatentSpace:
     Arguments:
         shapes: Event shape of each site's unconstrained value, by name.
         transforms: T of each site, by name.
+        choices: How chains, which are particles to the pair, are run at once.
     """
 
     shapes: dict[str, Size]
     transforms: dict[str, Any]
+    choices: Choices = field(default_factory=Choices, repr=False, compare=False)
 
     @property
     def dim(self) -> int:
@@ -65,18 +70,17 @@ class LatentSpace:
     def log_joint(self, model: Pair, args: tuple[Any, ...], u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(u), ``(C, B)`` each, at u, ``(C, B, K)``."""
         latents, log_determinant = self.latents(u)
-        likelihood, prior = log_joint(model, args, latents, len(u))
+        likelihood, prior = log_joint_of(model, args, latents, len(u), self.choices)
         return likelihood, prior + log_determinant
 
     def log_guide(self, guide: Pair, args: tuple[Any, ...], u: Tensor) -> Tensor:
         """log q(u|x), ``(C, B)``, at u, ``(C, B, K)``."""
         latents, log_determinant = self.latents(u)
-        return log_guide_at(guide, args, latents, len(u)) + log_determinant
+        return log_guide_at(guide, args, latents, len(u), self.choices) + log_determinant
 
     def draw(self, function: Pair, args: tuple[Any, ...], count: int) -> Tensor:
         """Draws of a model's prior, or of a guide, ``(count, B, K)``."""
-        trace = poutine.trace(particles_of(function, count)).get_trace(*args)
-        return self.vector({site["name"]: site["value"] for site in latent_sites(trace)}).detach()
+        return self.vector(draw(function, args, count, self.choices)).detach()
 
 
 def distributions(
@@ -84,14 +88,15 @@ def distributions(
 ) -> tuple[dict[str, Any], dict[str, tuple[Any, Tensor]]]:
     """A model's prior of each latent site; and the likelihood, with its data, of each observed one.
 
-    At given latents, ``(S, B, ...)`` each, or at draws from the prior, one for each datum.
+    At given latents, ``(B, ...)`` each, or at draws from the prior, one for each datum.
     """
-    count = len(next(iter(latents.values()))) if latents else 1
-    conditioned = poutine.condition(particles_of(model, count), data=latents or {})
-    trace = poutine.trace(conditioned).get_trace(*args)
+    trace = poutine.trace(poutine.condition(model, data=latents or {})).get_trace(*args)
     known = list(latents) if latents else [site["name"] for site in latent_sites(trace)]
     if masked := [s["name"] for s in sample_sites(trace) if s["mask"] is not None]:
         raise InputError(f"site {masked[0]!r} is masked: no closed form of log p(x) is known")
+    sites = sample_sites(trace)
+    for site in sites:
+        size_of_data_plate(site, len(args[0]))
     observed = {s["name"]: (s["fn"], s["value"]) for s in observed_sites(trace) if s["name"] not in known}
     return {name: trace.nodes[name]["fn"] for name in known}, observed
 
@@ -104,7 +109,7 @@ def latent_space(model: Pair, args: tuple[Any, ...]) -> LatentSpace:
         InputError: If a latent is discrete, masked, outside the data plate, or without a known bijection; if its
             support depends on another latent; if there is none.
     """
-    spaces = [_space(latent_sites(poutine.trace(particles_of(model, 1)).get_trace(*args)), args) for _ in range(2)]
+    spaces = [_space(sample_sites(poutine.trace(model).get_trace(*args)), args) for _ in range(2)]
     first, second = (space.probe(len(args[0])) for space in spaces)
     for name in first:
         if not torch.equal(first[name], second[name]):
@@ -116,18 +121,20 @@ def latent_space(model: Pair, args: tuple[Any, ...]) -> LatentSpace:
 
 
 def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
-    if not sites:
+    latents = [site for site in sites if not site["is_observed"]]
+    if not latents:
         raise InputError("the model has no latent site: there is nothing to sample")
-    sites_per_datum(sites, args)
+    check_every_datum({site["name"]: size_of_data_plate(site, len(args[0])) for site in latents}, args)
+    check_one_plate(sites)
     shapes, transforms = {}, {}
-    for site in sites:
+    for site in latents:
         transforms[site["name"]] = _bijection(site)
-        shapes[site["name"]] = transforms[site["name"]].inv(site["value"]).shape[2:]  # less particles and data
+        shapes[site["name"]] = transforms[site["name"]].inv(site["value"]).shape[1:]  # less data
     return LatentSpace(shapes, transforms)
 
 
 def _bijection(site: Site) -> Any:
-    name, support = site["name"], site["fn"].support
+    name, support = site["name"], support_of(site["fn"])
     if support.is_discrete:
         raise InputError(
             f"site {name!r} ({describe(site['fn'])}) is discrete, and Hamiltonian dynamics move continuous latents "

@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import kl, kl_divergence
 
 from pyro_aevb.errors import InputError
 
@@ -21,6 +21,7 @@ __all__ = [
     "Pair",
     "Site",
     "analytic_kl",
+    "base_of",
     "check_reparameterised",
     "describe",
     "latent_sites",
@@ -120,6 +121,12 @@ def check_reparameterised(guide_trace: Trace) -> None:
     """
     for site in latent_sites(guide_trace):
         _check_site(site)
+    for site in observed_sites(guide_trace):
+        if not site["fn"].has_rsample:
+            raise InputError(
+                f"guide site {site['name']!r} ({describe(site['fn'])}) is observed, or a factor, and cannot be "
+                "reparameterised, so its gradient would be another than Trace_ELBO's: train it by Trace_ELBO"
+            )
 
 
 def _check_site(site: Site) -> None:
@@ -141,15 +148,31 @@ def log_likelihood_sum(model_trace: Trace) -> Tensor:
 def analytic_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
     r"""Scaled sum over latent sites of the closed-form :math:`\mathrm{KL}(q \,\|\, p)`, plus auxiliary guide sites.
 
+    A closed form holds at fixed values of all latents that either distribution depends on, which must therefore have
+    been drawn before. Of a latent whose prior may depend on one that the guide draws later, as in a guide from the
+    bottom up, log q - log p is taken at the draw instead.
+
     Raises:
         InputError: If no closed form is registered for a site's two distributions.
     """
-    kls = (
-        scale_and_mask(kl, scale=site["scale"], mask=site["mask"]).sum()
-        for site, kl in site_kls(model_trace, guide_trace)
-    )
+    early = _drawn_after_their_parents(model_trace, guide_trace)
+    terms = []
+    for site in latent_sites(model_trace):
+        guide_site = guide_trace.nodes[site["name"]]
+        if site["name"] in early:
+            kl = _site_kl(site, guide_site)
+            terms.append(scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"]).sum())
+        else:
+            terms.append(guide_site["log_prob_sum"] - site["log_prob_sum"])
     auxiliary = (site["log_prob_sum"] for site in latent_sites(guide_trace) if site["name"] not in model_trace.nodes)
-    return _sum(kls) + _sum(auxiliary)
+    return _sum(terms) + _sum(auxiliary)
+
+
+def _drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> set[str]:
+    """Latents of which all that come before them in the model come before them in the guide too."""
+    order = {site["name"]: place for place, site in enumerate(latent_sites(guide_trace))}
+    names = [site["name"] for site in latent_sites(model_trace)]
+    return {name for i, name in enumerate(names) if all(order[before] < order[name] for before in names[:i])}
 
 
 def score_function_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -179,6 +202,7 @@ def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Ten
 
 def _site_kl(model_site: Site, guide_site: Site) -> Tensor:
     try:
+        _refuse_own_densities(guide_site["fn"], model_site["fn"])
         return kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:
         raise InputError(
@@ -188,12 +212,30 @@ def _site_kl(model_site: Site, guide_site: Site) -> Tensor:
         ) from None
 
 
+def _refuse_own_densities(*distributions: Any) -> None:
+    """A class whose density is its own is not the class that it extends, whose closed form is registered."""
+    for distribution in distributions:
+        kind: Any = type(base_of(distribution))
+        parents = [c for c in kind.__mro__ if c.__module__.startswith("torch.distributions.")]
+        its_own = bool(parents) and kind.log_prob is not parents[0].log_prob
+        if its_own and kind.__module__ != "pyro.distributions.torch" and not _registered(kind):  # those of Pyro agree
+            raise NotImplementedError
+
+
+def _registered(kind: type) -> bool:
+    return any(kind in pair for pair in kl._KL_REGISTRY)  # no public way to ask what is registered for a class itself
+
+
 def describe(distribution: Any) -> str:
     """A distribution in words, without the wrappers around it."""
-    base = distribution
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    return f"{type(base).__name__} with event shape {tuple(distribution.event_shape)}"
+    return f"{type(base_of(distribution)).__name__} with event shape {tuple(distribution.event_shape)}"
+
+
+def base_of(distribution: Any) -> Any:
+    """A distribution without the wrappers around it."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.traces.sites import Site, describe, latent_sites
 
@@ -36,15 +37,15 @@ def check_latent_supports(model_trace: Trace, guide_trace: Trace) -> None:
         if fault := _fault(guide_site["fn"], model_site["fn"]):
             raise InputError(
                 f"site {guide_site['name']!r}: the guide, {describe(guide_site['fn'])} on "
-                f"{_words(guide_site['fn'].support)}, {fault} its prior's, {describe(model_site['fn'])} on "
-                f"{_words(model_site['fn'].support)}: choose them with the same support"
+                f"{_words(support_of(guide_site['fn']))}, {fault} its prior's, {describe(model_site['fn'])} on "
+                f"{_words(support_of(model_site['fn']))}: choose them with the same support"
             )
 
 
 def _fault(guide: Any, prior: Any) -> str | None:
     try:
-        q, p = _bare(guide.support), _bare(prior.support)
-    except (NotImplementedError, AttributeError):  # a support that is not told cannot be compared
+        q, p = _bare(support_of(guide)), _bare(support_of(prior))
+    except (NotImplementedError, AttributeError, InputError):  # a support that is not told cannot be compared
         return None
     a, b = _interval(q), _interval(p)
     if a is None or b is None:

@@ -1,0 +1,81 @@
+"""What a caller gives as data: tensors, arrays, or something that has to be made into one first."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyro_aevb.data.sets import DataSet, DynamicBinarization
+from pyro_aevb.errors import InputError
+
+__all__ = ["as_tensors", "in_precision"]
+
+Parts = tuple[Tensor | DynamicBinarization, ...]
+
+
+def as_tensors(data: Any, *, evaluated: bool) -> Parts:
+    """The tensors of a pair's arguments, batch first, from one or a tuple of tensors or NumPy arrays.
+
+    Arguments:
+        data: What was given.
+        evaluated: Whether the data are to be evaluated: then they must be fixed, not drawn anew at each visit.
+
+    Raises:
+        InputError: If they are something else, of different lengths, or none: says what to do.
+    """
+    given = data if isinstance(data, tuple) else (data,)
+    parts = tuple(_part(each, evaluated) for each in given)
+    if not parts:
+        raise InputError("there are no data: the tuple is empty")
+    if len({len(part) for part in parts}) > 1:
+        raise InputError(f"the data's tensors have different lengths: {[len(part) for part in parts]}")
+    return parts
+
+
+def _part(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
+    if isinstance(given, DynamicBinarization):
+        if evaluated:
+            raise InputError(
+                "these data are binarised anew at each visit (a DynamicBinarization), so that they have no one number: "
+                "evaluate one fixed draw, data.evaluation('train') or data.train.fixed()"
+            )
+        return given
+    if isinstance(given, np.ndarray):
+        return _array(given)
+    if not isinstance(given, Tensor):
+        raise InputError(_advice(given))
+    if given.layout != torch.strided:
+        raise InputError("the data are a sparse tensor, which networks do not take: give x.to_dense()")
+    if given.dim() == 0:
+        raise InputError("the data are a single number: give a tensor with one row a datum")
+    return given
+
+
+def _array(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype.kind not in "buif" or array.ndim == 0:
+        raise InputError(f"the data are an array of {array.dtype}, shape {array.shape}: give numbers, one row a datum")
+    own = array if array.dtype.isnative and array.flags.writeable else array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(np.ascontiguousarray(own))
+
+
+def _advice(given: Any) -> str:
+    kind = type(given).__name__
+    if isinstance(given, DataSet):
+        return "the data are a DataSet, which has two: give its .train to train on, its .test to evaluate"
+    if isinstance(given, (DataLoader, Dataset)):
+        return f"the data are a {kind}: give all rows as one tensor, torch.stack([row for row, *_ in dataset])"
+    if hasattr(given, "to_numpy"):
+        return f"the data are a {kind}: give its numbers, torch.as_tensor(data.to_numpy())"
+    if isinstance(given, list):
+        return "the data are a list: give one tensor, torch.stack(data), or a tuple for a pair of several arguments"
+    return f"the data must be torch tensors, not {kind}: use torch.as_tensor"
+
+
+def in_precision(part: Tensor, given: Any, dtype: torch.dtype | None) -> Tensor:
+    """Data in the precision of a pair's weights where that loses nothing, or where an array's was nobody's choice."""
+    if dtype is None or not part.is_floating_point() or part.dtype == dtype:
+        return part
+    shorter = torch.finfo(part.dtype).bits < torch.finfo(dtype).bits
+    return part.to(dtype) if shorter or isinstance(given, np.ndarray) else part

@@ -1,0 +1,163 @@
+"""Model and guide must agree on what counts: the same latents, scaled and masked alike, no term in one of them alone.
+
+Where they do not, a loss is no bound, and one estimator's number is not another's.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.traces.plates import own_scale, same_scale
+from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, observed_sites
+
+__all__ = ["check_agreement", "check_densities", "check_no_factors", "check_one_scale", "check_scales"]
+
+
+def check_agreement(model_trace: Trace, guide_trace: Trace, look: bool | None = None) -> None:
+    """Refuse a pair whose parts do not count the same latents in the same way.
+
+    Arguments:
+        model_trace: The model's trace.
+        guide_trace: The guide's.
+        look: Compare scales and masks that are tensors by their values, which a recorded step must not read; by default
+            while Pyro validates.
+
+    Raises:
+        InputError: Names the site, and what each part says of it.
+    """
+    look = is_validation_enabled() if look is None else look
+    for site in latent_sites(model_trace):
+        if site["name"] not in guide_trace:
+            raise InputError(
+                f"the guide does not sample the model's site {site['name']!r}: add it to the guide; a latent that is "
+                "summed out is known to Pyro's TraceEnum_ELBO alone"
+            )
+    for site in latent_sites(guide_trace):
+        other: Site | None = model_trace.nodes.get(site["name"])
+        if other is not None:
+            _check_scale(other, site, look)
+            _check_mask(other, site, look)
+        elif not site["infer"].get("is_auxiliary"):
+            raise InputError(
+                f"the guide samples site {site['name']!r}, which the model does not: add it to the model, or mark it "
+                "with infer={'is_auxiliary': True} where it only makes other sites' values"
+            )
+
+
+def check_scales(model_trace: Trace, guide_trace: Trace, look: bool) -> None:
+    """Refuse a latent that model and guide scale differently: a plate of another size would scale log q alone.
+
+    Raises:
+        InputError: Names the site and both scales.
+    """
+    for site in latent_sites(guide_trace):
+        if site["name"] in model_trace:
+            _check_scale(model_trace.nodes[site["name"]], site, look)
+
+
+def _check_scale(model_site: Site, guide_site: Site, look: bool) -> None:
+    name, scales = guide_site["name"], (model_site["scale"], guide_site["scale"])
+    if not same_scale(*scales, look):
+        model_scale, guide_scale = (_words(scale) for scale in scales)
+        raise InputError(
+            f"site {name!r} is scaled by {model_scale} in the model and by {guide_scale} in the guide: give both the "
+            "same size, and the same poutine.scale"
+        )
+
+
+def _check_mask(model_site: Site, guide_site: Site, look: bool) -> None:
+    name = guide_site["name"]
+    if not _same_mask(_mask_of(model_site), _mask_of(guide_site), look):
+        raise InputError(
+            f"site {name!r} is masked otherwise in the model than in the guide: a latent that counts in one of them "
+            "alone makes a number that is no bound; give both the same mask (what obs_mask=m makes of a latent is "
+            "masked by ~m)"
+        )
+
+
+def _words(scale: Any) -> str:
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        return f"a tensor of shape {tuple(scale.shape)}"
+    return f"{float(scale):g}"
+
+
+def _mask_of(site: Site) -> Tensor | None:
+    """Where a site counts; ``None`` for everywhere."""
+    masks = [site["mask"]]
+    distribution = site["fn"]
+    while hasattr(distribution, "base_dist"):
+        masks.append(getattr(distribution, "_mask", None))
+        distribution = distribution.base_dist
+    known = [torch.as_tensor(mask) for mask in masks if mask is not None and mask is not True]
+    return None if not known else torch.stack(list(torch.broadcast_tensors(*known))).all(0)
+
+
+def _same_mask(one: Tensor | None, other: Tensor | None, look: bool) -> bool:
+    if not look or (one is None and other is None):
+        return True
+    if one is None or other is None:
+        only = other if one is None else one
+        return only is None or bool(only.all())
+    try:
+        return torch.equal(*torch.broadcast_tensors(one, other))
+    except RuntimeError:
+        return False
+
+
+def check_no_factors(guide_trace: Trace, uncounted: str) -> None:
+    """Refuse terms of a guide that are no latents: what it observes, and factors.
+
+    Arguments:
+        guide_trace: The guide's trace.
+        uncounted: Who does not count them.
+
+    Raises:
+        InputError: Names the site.
+    """
+    for site in observed_sites(guide_trace):
+        raise InputError(
+            f"the guide's site {site['name']!r} is observed, or a factor: {uncounted} does not count it; use SGVB, "
+            "which does where it is reparameterised, or Pyro's Trace_ELBO"
+        )
+
+
+def check_one_scale(sites: Iterable[Site], look: bool) -> None:
+    """Refuse sites that ``poutine.scale`` scales differently: a log-weight of a datum has one scale for all its terms.
+
+    Raises:
+        InputError: Names two sites and their scales.
+    """
+    scaled: Iterator[tuple[str, Any]] = ((site["name"], own_scale(site)) for site in sites)
+    first, scale = next(scaled, ("", 1.0))
+    for name, other in scaled:
+        if not same_scale(scale, other, look):
+            raise InputError(
+                f"sites {first!r} and {name!r} are scaled by {_words(scale)} and {_words(other)}, their plates apart: "
+                "numbers per datum need one scale for all; use SGVB, which takes any"
+            )
+
+
+def check_densities(sites: Iterable[Site]) -> None:
+    """Refuse latents that have no density at their values: point masses, and values that are not where they were drawn.
+
+    Raises:
+        InputError: Names the site.
+    """
+    for site in sites:
+        base = base_of(site["fn"])
+        if type(base).__name__ == "Delta":
+            raise InputError(
+                f"the guide's site {site['name']!r} is a Delta, a point mass, which has no density: numbers per datum "
+                "need one; train a point by SGVB, and evaluate with a guide that has a density"
+            )
+        if "StraightThrough" in type(base).__name__ or hasattr(site["value"], "_unquantize"):
+            raise InputError(
+                f"site {site['name']!r} ({describe(site['fn'])}) draws straight-through values, whose density is that "
+                "of another value: numbers per datum need the density of the value itself; use the relaxed "
+                "distribution without StraightThrough"
+            )

@@ -1,0 +1,133 @@
+"""Are data where the model has a density for them? Each datum is checked against its own."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.seeds import seeded
+from pyro_aevb.traces.parts import device_of, untouched
+from pyro_aevb.traces.sites import Pair, Site, base_of, observed_sites
+
+__all__ = ["Observed", "check_observed", "check_values", "observed"]
+
+
+class Observed(NamedTuple):
+    """A site that carries data."""
+
+    name: str
+    value: Tensor
+    support: Any
+    """Where it has a density; ``None`` where nobody is to look: it depends on a latent, or the user switched it off."""
+    takes_nan: bool
+    """Whether NaN is a value to it."""
+
+    @property
+    def is_constant(self) -> bool:
+        """Is the support of one number for all data, or of none?"""
+        bounds = [value for part in _nested(self.support) for value in vars(part).values()]
+        return all(not isinstance(bound, Tensor) or bound.dim() == 0 for bound in bounds)
+
+    @property
+    def is_universal(self) -> bool:
+        """Is the support one of torch's own constants, the reals say, or none?"""
+        innermost = ([None, *_nested(self.support)])[-1]
+        return innermost is None or any(innermost is own for own in vars(constraints).values())
+
+    def same_support(self, other: "Observed") -> bool:
+        """Has another run the same support?"""
+        pairs = list(zip(_nested(self.support), _nested(other.support), strict=False))
+        same = (_bounds(a) == _bounds(b) and type(a) is type(b) for a, b in pairs)
+        return len(list(_nested(self.support))) == len(list(_nested(other.support))) and all(same)
+
+
+def _nested(support: Any) -> Iterator[Any]:
+    while support is not None:
+        yield support
+        support = getattr(support, "base_constraint", None)
+
+
+def _bounds(support: Any) -> dict[str, Any]:
+    numbers = {n: v for n, v in vars(support).items() if isinstance(v, (Tensor, int, float))}
+    return {n: v.tolist() if isinstance(v, Tensor) else v for n, v in numbers.items()}
+
+
+@torch.no_grad()
+def observed(model: Pair, args: tuple[Any, ...]) -> list[Observed]:
+    """The sites of a model that carry data, from a run of it in a parameter store and noise of its own."""
+    found = _sites(model, args, 0)
+    if all(site.is_constant for site in found.values()):
+        return list(found.values())
+    again = _sites(model, args, 1)  # at other latents, on which the support may depend
+    return [
+        site if name in again and site.same_support(again[name]) else site._replace(support=None)
+        for name, site in found.items()
+    ]
+
+
+def _sites(model: Pair, args: tuple[Any, ...], seed: int) -> dict[str, Observed]:
+    with untouched(args), seeded(seed, device_of(args)), pyro.validation_enabled(True):
+        try:
+            trace = poutine.trace(model).get_trace(*args)
+        except InputError:
+            raise
+        except (ValueError, RuntimeError, KeyError, NotImplementedError, IndexError, TypeError) as error:
+            raise InputError(f"the model cannot be run on these data: {' '.join(str(error).split())}") from error
+    return {site["name"]: _observed(site) for site in observed_sites(trace) if isinstance(site["value"], Tensor)}
+
+
+def _observed(site: Site) -> Observed:
+    base = base_of(site["fn"])
+    takes_nan = type(base).__name__.startswith("NanMasked")
+    try:
+        support = None if takes_nan or base._validate_args is False else site["fn"].support
+    except (NotImplementedError, AttributeError):  # a support that is not told cannot be compared
+        support = None
+    return Observed(str(site["name"]), site["value"], support, takes_nan)
+
+
+def check_observed(model: Pair, args: tuple[Any, ...], rows: Tensor) -> None:
+    """Refuse data where a model has no density for them.
+
+    Arguments:
+        model: The model.
+        args: Its arguments, batch first.
+        rows: The numbers of these data, for the message.
+
+    Raises:
+        InputError: Names the first datum that is not where its own distribution has a density.
+    """
+    for site in observed(model, args):
+        check_values(site.value, site, rows)
+
+
+def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> None:
+    """Refuse values that a site has no density for.
+
+    Raises:
+        InputError: Names the first datum.
+    """
+    if not site.takes_nan and values.is_floating_point() and not torch.isfinite(values).all():
+        row = _first(~torch.isfinite(values), rows)
+        raise InputError(f"the data have NaN or infinite values, in row {row} first: clean them first")
+    if site.support is None:
+        return
+    inside = site.support.check(values)
+    if inside.all():
+        return
+    row = _first(~inside, rows)
+    grey = constraints.unit_interval.check(values).all() and "oolean" in repr(site.support)
+    raise InputError(
+        f"data row {row} lies outside the likelihood's support, {site.support}: "
+        + ("binarize grey values (static or dynamic), or give the Bernoulli relaxed=True" if grey else "scale the data")
+    )
+
+
+def _first(wrong: Tensor, rows: Tensor | None) -> int:
+    place = int(wrong.nonzero()[0, 0]) if wrong.dim() else 0
+    return place if rows is None or place >= len(rows) else int(rows[place])

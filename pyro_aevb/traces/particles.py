@@ -1,0 +1,183 @@
+"""Many draws of a pair at once, so that particles do not change what a network sees.
+
+There are three ways to run a Pyro function for S particles of B data. ``broadcast``: in a plate of particles at
+``dim=-2``, where networks meet ``(S, B, K)``; a layer that gives dimension 1 a meaning would take data for channels.
+``fold``: on S times B rows, each datum S times, since arguments are batch first; a closure over B rows would not fit.
+``loop``: S runs, which always work. Shapes: ``S`` particles, ``B`` data.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.traces.plates import PARTICLES, own_scale, plate_scale, size_of_data_plate
+from pyro_aevb.traces.sites import Latents, Pair, Site, describe, sample_sites, subsamples
+
+__all__ = ["Around", "Run", "Way", "rows_of", "run"]
+
+Way = Literal["broadcast", "fold", "loop"]
+Around = Callable[[Pair], Pair]
+"""A handler outside of the plate of particles: inside, one draw would be made before the plate asks for many."""
+
+
+class Run:
+    """A Pyro function, run for S particles: its sites' values and log densities for each.
+
+    Arguments:
+        traces: Of each run: one for each particle, or one for all.
+        count: Number S of particles.
+        way: How they were run.
+        rows: Number B of data, where the arguments tell it.
+
+    Raises:
+        InputError: If a site does not lie in the one data plate.
+    """
+
+    sizes: dict[str, int]
+    """How many of the data each site is for."""
+
+    def __init__(self, traces: list[Trace], count: int, way: Way, rows: int | None) -> None:
+        self.count, self.way = count, way
+        of_pair = ([s for s in sample_sites(trace) if s["name"] != PARTICLES] for trace in traces)
+        self.parts: list[dict[str, Site]] = [{site["name"]: site for site in sites} for sites in of_pair]
+        self.sites = self.parts[0]
+        self.trace = traces[0]
+        copies = count if way == "fold" else 1
+        in_run = None if rows is None else rows * copies
+        self._in_run = {name: size_of_data_plate(site, in_run) for name, site in self.sites.items()}
+        self.sizes = {name: size // copies for name, size in self._in_run.items()}
+
+    def value(self, name: str) -> Tensor:
+        """A site's values, ``(S, B, ...)``."""
+        values = [part[name]["value"] for part in self.parts]
+        return self._for_each(values)
+
+    def log_prob(self, name: str) -> Tensor:
+        """A site's log densities, masked and unscaled, ``(S, B)``."""
+        size = self._in_run[name]
+        shape = (self.count, size) if self.way == "broadcast" else (size,)
+        try:
+            return self._for_each([_log_prob(part[name]).expand(shape) for part in self.parts])
+        except (KeyError, NotImplementedError) as error:
+            raise InputError(
+                f"{describe(self.sites[name]['fn'])} cannot tell the density of a given value ({error}), which is "
+                "needed here: use SGVB or IWAE, or a guide that can be inverted"
+            ) from error
+
+    def rows(self) -> Latents:
+        """What the pair's plates chose, by plate."""
+        chosen = {name: value for name, value in subsamples(self.trace).items() if name != PARTICLES}
+        if self.way != "fold":
+            return chosen
+        return {name: v[: len(v) // self.count] if len(v) % self.count == 0 else v for name, v in chosen.items()}
+
+    def scale(self, of_plates: float) -> float | Tensor:
+        """What scales the sum over data, the plates' part as it is in a run without particles."""
+        if self.way != "fold":
+            return next((site["scale"] for site in self.sites.values()), 1.0)
+        own = next((own_scale(site) for site in self.sites.values()), 1.0)
+        if isinstance(own, Tensor) and own.numel() > 1:  # a weight for each datum, repeated
+            own = own.reshape(self.count, -1)[0]
+        return of_plates * own
+
+    def plate_scale(self) -> float:
+        """What the plates alone scale the sum over data by."""
+        return next((plate_scale(site) for site in self.sites.values()), 1.0)
+
+    def _for_each(self, parts: list[Tensor]) -> Tensor:
+        if self.way == "broadcast":
+            return parts[0]
+        return parts[0].unflatten(0, (self.count, -1)) if self.way == "fold" else torch.stack(parts)
+
+
+def run(
+    function: Pair,
+    args: tuple[Any, ...],
+    count: int,
+    way: Way,
+    given: Latents | None = None,
+    rows: Latents | None = None,
+    around: Around | None = None,
+) -> Run:
+    """Run a Pyro function for so many particles; one particle is one run, whatever the way.
+
+    Arguments:
+        function: The function.
+        args: Its arguments, batch first.
+        count: Number S of particles.
+        way: How.
+        given: Values of sites, ``(S, B, ...)``.
+        rows: What its plates are to choose, by plate.
+        around: A handler around the whole.
+    """
+    given, rows = given or {}, rows or {}
+    if count == 1:
+        way = "loop"
+    if way == "broadcast":
+        plated = pyro.plate(PARTICLES, count, dim=-2)(function)
+        traces = [_trace(plated, args, {**given, **rows}, around)]
+    elif way == "fold":
+        many = tuple(arg.repeat(count, *[1] * (arg.dim() - 1)) for arg in args)
+        folded = _Repeated(count, rows, len(many[0]))(function)
+        traces = [_trace(folded, many, {name: value.flatten(0, 1) for name, value in given.items()}, around)]
+    else:
+        traces = []
+        for s in range(count):
+            traces.append(_trace(function, args, {**{n: v[s] for n, v in given.items()}, **rows}, around))
+            rows = rows or subsamples(traces[0])  # later particles are of the rows that the first one's plates chose
+    return Run(traces, count, way, rows_of(args))
+
+
+def _trace(function: Pair, args: tuple[Any, ...], data: Latents, around: Around | None) -> Trace:
+    around = around or (lambda inner: inner)
+    handled = around(function) if not data else around(poutine.condition(function, data=data))
+    try:
+        return poutine.trace(handled).get_trace(*args)
+    except ValueError as error:
+        if "collide" not in str(error):
+            raise
+        raise InputError(
+            f"numbers per datum need every site in one plate at dim=-1, and particles take dim=-2: {error}"
+        ) from error
+
+
+def rows_of(args: tuple[Any, ...]) -> int | None:
+    """Number B of data: the length that all arguments share; ``None`` where they are no tensors, batch first."""
+    lengths = {len(arg) if isinstance(arg, Tensor) and arg.dim() else None for arg in args}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+class _Repeated(Messenger):
+    """Plates over folded rows choose the same data for each particle."""
+
+    def __init__(self, count: int, rows: Latents, size: int) -> None:
+        super().__init__()
+        self.count, self.rows, self.size = count, rows, size
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if not site_is_subsample(msg) or msg["value"] is not None:
+            return
+        fn = msg["fn"]
+        if (fn.subsample_size or fn.size) != self.size:
+            return
+        if msg["name"] in self.rows:
+            chosen = self.rows[msg["name"]]
+        elif fn.size == self.size:  # all there are
+            chosen = torch.arange(self.size // self.count, device=fn.device)
+        else:
+            chosen = type(fn)(fn.size, self.size // self.count, device=fn.device)()
+        msg["value"] = chosen.repeat(self.count)
+
+
+def _log_prob(site: Site) -> Tensor:
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, mask=site["mask"])

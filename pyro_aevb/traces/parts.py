@@ -1,0 +1,65 @@
+"""Which modules take part in a pair: found by running it once, without a trace of that run."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import modules_named_by, parts_that_ran, without_a_trace
+from pyro_aevb.seeds import unchanged_random_state
+from pyro_aevb.traces.sites import Pair
+
+__all__ = ["device_of", "modules_of", "moved_parts", "untouched"]
+
+
+def modules_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> dict[str, nn.Module]:
+    """The modules that take part when a pair runs, by names that are the same in every process.
+
+    The run changes nothing: noise, parameter store, buffers and training switches are afterwards what they were.
+    """
+    with untouched(args), torch.no_grad():
+        with without_a_trace() as of_guide:
+            guide_trace = poutine.trace(guide).get_trace(*args)
+        with without_a_trace() as of_model:
+            poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    ran = {"model": list(of_model.values()), "guide": list(of_guide.values())}
+    return parts_that_ran(model, guide, ran)
+
+
+def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.device) -> dict[str, nn.Module]:
+    """The modules that take part, moved to a device; the run that finds them is where their weights are now.
+
+    Raises:
+        InputError: If the pair cannot be run on these data.
+    """
+    named = modules_named_by(model, guide).values()
+    here = next((p.device for module in named for p in module.parameters()), device)
+    there = tuple(arg.to(here) if isinstance(arg, torch.Tensor) else arg for arg in args)
+    try:
+        modules = modules_of(model, guide, there)
+    except InputError:
+        raise
+    except (ValueError, KeyError, RuntimeError, NotImplementedError, AssertionError, IndexError, TypeError) as error:
+        raise InputError(f"the first run of model and guide failed: {error}") from error
+    for module in modules.values():
+        module.to(device)
+    return modules
+
+
+def untouched(args: tuple[Any, ...]) -> ExitStack:
+    """A block whose noise, parameters and sites nobody outside hears of."""
+    stack = ExitStack()
+    store = pyro.get_param_store()
+    stack.enter_context(unchanged_random_state(device_of(args)))
+    stack.enter_context(store.scope(store.get_state()))
+    stack.enter_context(poutine.block())
+    return stack
+
+
+def device_of(args: tuple[Any, ...]) -> torch.device:
+    """Where the first tensor among arguments lies; the CPU where there is none."""
+    return next((arg.device for arg in args if isinstance(arg, torch.Tensor)), torch.device("cpu"))

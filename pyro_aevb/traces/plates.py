@@ -1,0 +1,138 @@
+"""Which data a site is for, and how often its terms count: the plates that it lies in, and the scales around it."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.traces.sites import Site, latent_sites, observed_sites, sample_sites
+
+__all__ = [
+    "PARTICLES",
+    "DataPlate",
+    "check_one_plate",
+    "common_scale",
+    "data_plate",
+    "global_latents",
+    "own_scale",
+    "plate_scale",
+    "same_scale",
+    "size_of_data_plate",
+]
+
+PARTICLES = "pyro_aevb particles"
+"""The plate that particles are drawn in, which is none of the pair's own."""
+
+Scale = float | Tensor
+
+
+class DataPlate(NamedTuple):
+    """The plate of the observed sites that runs over the rows of a minibatch."""
+
+    name: str
+    size: int
+    """How many data of the minibatch are in it: all, or those that the pair chose."""
+    full_size: int
+    """How many data they stand for."""
+
+
+# ---------------------------------------------------------------- plates
+
+
+def data_plate(model_trace: Trace, rows: int | None) -> DataPlate | None:
+    """The plate of a model's observed sites over a minibatch of so many rows; ``None`` where there is none."""
+    frames = [f for site in observed_sites(model_trace) for f in site["cond_indep_stack"] if f.name != PARTICLES]
+    fitting = [f for f in frames if rows in (f.size, f.full_size)] or [f for f in frames if f.size == -1]
+    if not fitting:
+        return None
+    frame = max(fitting, key=lambda f: (f.dim == -1, f.dim if f.vectorized else -math.inf))
+    if frame.size == -1:  # plate("data") without a size takes as many as there are
+        return DataPlate(frame.name, rows or 1, rows or 1)
+    return DataPlate(frame.name, int(frame.size), int(frame.full_size or frame.size))
+
+
+def global_latents(model_trace: Trace, guide_trace: Trace, plate: DataPlate | None) -> list[str]:
+    """Latents that are the same for all data, as Appendix F's weights are: those outside the plate of the data."""
+
+    def is_global(site: Site) -> bool:
+        """By the model's plates, since a guide may name its own otherwise."""
+        of_model: Site = model_trace.nodes.get(site["name"], site)
+        frames = of_model["cond_indep_stack"]
+        return all(f.name != plate.name for f in frames) if plate else not any(f.vectorized for f in frames)
+
+    return [str(site["name"]) for site in latent_sites(guide_trace) if is_global(site)]
+
+
+def size_of_data_plate(site: Site, rows: int | None) -> int:
+    """How many data a site is for, which must lie in one plate at ``dim=-1``.
+
+    Raises:
+        InputError: If it lies outside, or in more plates.
+    """
+    sizes = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
+    if set(sizes) != {-1}:
+        where = "outside the data plate, a global latent" if not sizes else f"in plates at dims {sorted(sizes)}"
+        raise InputError(
+            f"site {site['name']!r} lies {where}: numbers per datum need every site in one plate at dim=-1"
+        )
+    if sizes[-1] != -1:
+        return int(sizes[-1])
+    return len(site["value"]) if rows is None else rows  # plate("data") without a size
+
+
+def check_one_plate(sites: Iterable[Site]) -> None:
+    """Refuse a model's sites in different plates, though of equal size: one of them is not the data's.
+
+    Raises:
+        InputError: Names a site, its plate and the other.
+    """
+    sites = list(sites)
+    names = {site["name"]: [f.name for f in site["cond_indep_stack"] if f.dim == -1] for site in sites}
+    of_data = next((names[site["name"]] for site in sites if site["is_observed"]), None)
+    for name, plates in names.items():
+        if of_data is not None and plates != of_data:
+            raise InputError(
+                f"site {name!r} lies in plate {plates[0]!r}, the data in {of_data[0]!r}: a global latent, not one for "
+                "each datum; numbers per datum need every site in the data's plate"
+            )
+
+
+# ---------------------------------------------------------------- scales
+
+
+def plate_scale(site: Site) -> float:
+    """What a site's plates scale it by: N/M under a subsampling plate."""
+    return math.prod(float(f.full_size) / float(f.size) for f in site["cond_indep_stack"] if f.full_size)
+
+
+def own_scale(site: Site) -> Scale:
+    """What ``poutine.scale`` makes of a site, without its plates: a number, or one for each datum."""
+    scale: Scale = site["scale"]
+    of_plates = plate_scale(site)
+    if not isinstance(scale, Tensor) and math.isclose(scale, of_plates, rel_tol=1e-9):
+        return 1.0
+    return scale / of_plates
+
+
+def same_scale(one: Scale, other: Scale, look: bool) -> bool:
+    """Do two scales agree? ``look`` into tensors too, which a recorded step must not."""
+    if not isinstance(one, Tensor) and not isinstance(other, Tensor):
+        return math.isclose(one, other, rel_tol=1e-6)
+    if not look:
+        return True
+    a, b = torch.broadcast_tensors(torch.as_tensor(one).double().cpu(), torch.as_tensor(other).double().cpu())
+    return torch.allclose(a, b, rtol=1e-5)
+
+
+def common_scale(model_trace: Trace, guide_trace: Trace) -> float:
+    """The number that ``poutine.scale`` multiplies all terms of an objective by; 1 where they differ."""
+    scales: list[Any] = [own_scale(site) for trace in (model_trace, guide_trace) for site in sample_sites(trace)]
+    numbers = {float(scale) for scale in scales if not isinstance(scale, Tensor) or scale.numel() == 1}
+    if not numbers or any(isinstance(scale, Tensor) and scale.numel() > 1 for scale in scales):
+        return 1.0
+    lowest, highest = min(numbers), max(numbers)
+    return highest if math.isclose(lowest, highest, rel_tol=1e-6) else 1.0

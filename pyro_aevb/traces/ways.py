@@ -1,0 +1,265 @@
+"""How a pair's particles are run: chosen once for each shape of the data, by a check against one particle at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.seeds import seeded
+from pyro_aevb.traces.agreement import check_agreement, check_densities, check_no_factors, check_one_scale
+from pyro_aevb.traces.particles import Run, Way, rows_of, run
+from pyro_aevb.traces.parts import device_of, untouched
+from pyro_aevb.traces.plates import check_one_plate
+from pyro_aevb.traces.sites import Latents, Pair, latent_sites
+
+__all__ = ["Choices", "Ways"]
+
+FEW = 2  # particles are enough to tell
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of log densities: far above rounding
+COARSE = 1e-2  # of shorter types
+
+
+class Ways(NamedTuple):
+    """How many particles of each part of a pair are run, and what its plates scale the sum over data by."""
+
+    guide: Way = "loop"
+    model: Way = "loop"
+    plate_scale: float = 1.0
+    scaled_differently: str = ""
+    """Why sums over data have no one scale, if so"""
+
+
+class _Choice(NamedTuple):
+    ways: Ways
+    of: tuple[Any, ...]
+    """The pair, kept alive, so that no other is taken for it"""
+    switches: list[tuple[nn.Module, bool]]
+    """Modules that took part, each with whether it was in training: what was seen holds for these switches."""
+
+
+class Choices:
+    """The ways that were chosen for pairs, by the shape of their arguments.
+
+    Broadcasting is chosen where it gives what one particle at a time does, since it computes least: a guide's network
+    sees each datum once. Then folding; else a loop.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, _Choice] = {}
+
+    def ways(
+        self, model: Pair, guide: Pair | None, args: tuple[Any, ...], count: int, of: tuple[Any, ...] | None = None
+    ) -> Ways:
+        """How to run so many particles on these arguments.
+
+        For one particle there is nothing to choose, but the pair is looked at all the same.
+
+        Arguments:
+            model: The model.
+            guide: Its guide; without one, latents are drawn from the model.
+            args: The arguments, batch first.
+            count: Number of particles.
+            of: What tells the pair from others, where its functions are made anew for each call.
+
+        Raises:
+            InputError: If model and guide do not agree, a latent has no density, or lies outside the data plate.
+        """
+        of = of or (model, guide)
+        key = (count > 1, *map(_identity, of), *map(_shape, args))
+        known = self._known.get(key)
+        if known is None or any(module.training != was for module, was in known.switches):
+            known = self._known[key] = _choose(model, guide, args, count > 1, of)
+        return known.ways
+
+
+def _identity(function: Any) -> tuple[int, int]:
+    """Of a method, which is a new object each time that it is looked up: its owner's and its function's."""
+    owner = getattr(function, "__self__", None)
+    return (id(function), 0) if owner is None else (id(owner), id(function.__func__))
+
+
+def _shape(arg: Any) -> Any:
+    return (arg.shape, arg.dtype, arg.device) if isinstance(arg, Tensor) else type(arg)
+
+
+def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: bool, of: tuple[Any, ...]) -> _Choice:
+    with untouched(args), torch.no_grad(), without_a_trace() as seen:
+        ways = _look(model, guide, args)
+        if several:
+            ways = _evaluated(model, guide, args, ways)
+    switches = [(part, part.training) for module in seen.values() for part in module.modules()]
+    if several and any(training for _, training in switches):
+        ways = _trained(model, guide, args, ways)
+    return _Choice(ways, of, switches)
+
+
+def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
+    """One particle of the pair; refuses what has no numbers per datum."""
+    if guide is None:
+        found = run(model, args, 1, "loop")
+        check_one_plate(found.sites.values())
+        return Ways(plate_scale=found.plate_scale())
+    drawn = run(guide, args, 1, "loop")
+    check_no_factors(drawn.trace, "a log-weight per datum")
+    check_densities(drawn.sites.values())
+    latents = {name: drawn.value(name) for name in drawn.sites}
+    found = run(model, args, 1, "loop", latents, drawn.rows())
+    for name in latents.keys() & found.sites.keys():
+        found.sites[name]["is_observed"] = False  # what was given is a latent all the same
+    check_agreement(found.trace, drawn.trace, look=True)
+    check_one_plate(found.sites.values())
+    try:
+        check_one_scale([*found.sites.values(), *drawn.sites.values()], look=True)
+    except InputError as error:
+        return Ways(plate_scale=found.plate_scale(), scaled_differently=str(error))
+    return Ways(plate_scale=found.plate_scale())
+
+
+# ---------------------------------------------------------------- what one particle at a time gives
+
+
+def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
+    """By evaluation, in which a datum's numbers depend on nothing but itself: they must be equal."""
+    if guide is None:
+        drawn = run(model, args, FEW, "loop")
+        latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
+        rows = drawn.rows()
+    else:
+        way, latents, rows = _way_of_guide(guide, args)
+        ways = ways._replace(guide=way)
+    expected = _numbers(run(model, args, FEW, "loop", latents, rows))
+    return ways._replace(model=_first_equal(model, args, latents, rows, expected))
+
+
+def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Latents]:
+    """How to draw, with draws: their densities must be those that the guide has there, one particle at a time."""
+    for way in _possible(args):
+        try:
+            with _same_ranks() as ranks:
+                drawn = run(guide, args, FEW, way)
+                latents = {name: drawn.value(name) for name in drawn.sites}
+                ranks.other()
+                expected = run(guide, args, FEW, "loop", latents, drawn.rows())
+                if ranks.same and (_cannot_tell(drawn, expected) or _equal(_numbers(drawn), _numbers(expected))):
+                    return way, latents, drawn.rows()
+        except Exception:  # whatever a network raises where it meets what it was not made for
+            continue
+    drawn = run(guide, args, FEW, "loop")
+    return "loop", {name: drawn.value(name) for name in drawn.sites}, drawn.rows()
+
+
+def _cannot_tell(drawn: Run, expected: Run) -> bool:
+    """A planar flow's densities of given values cannot be compared; one site is only expanded, which changes none."""
+    try:
+        _numbers(expected)
+    except InputError:
+        return len(drawn.sites) == 1 and all(
+            drawn.log_prob(n).shape == expected.value(n).shape[:2] for n in drawn.sites
+        )
+    return False
+
+
+def _first_equal(
+    model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, expected: dict[str, Tensor]
+) -> Way:
+    for way in _possible(args):
+        try:
+            with _same_ranks() as ranks:
+                run(model, args, 1, "loop", {name: value[:1] for name, value in latents.items()}, rows)
+                ranks.other()
+                found = _numbers(run(model, args, FEW, way, latents, rows))
+            if ranks.same and _equal(found, expected):
+                return way
+        except Exception:  # as above
+            continue
+    return "loop"
+
+
+def _possible(args: tuple[Any, ...]) -> list[Way]:
+    return ["broadcast"] if rows_of(args) is None else ["broadcast", "fold"]
+
+
+def _numbers(found: Run) -> dict[str, Tensor]:
+    return {name: found.log_prob(name) for name in found.sites}
+
+
+def _equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(_close(found[name], expected[name]) for name in expected)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    tolerance = TOLERANCES.get(expected.dtype, COARSE)
+    finite = expected[expected.isfinite()].abs()
+    largest = finite.max().item() if len(finite) else 0.0
+    same = found.shape == expected.shape
+    return same and torch.allclose(found, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+
+
+# ---------------------------------------------------------------- where data meet in training
+
+
+def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
+    """By training, where a batch normalisation sees all rows at once: what is broadcast must be what is folded.
+
+    Of particles that see each other it makes no sense to ask for what one at a time gives; but those that a layer
+    takes for data are wrong. Where rows cannot be folded, broadcasting must equal the loop.
+    """
+
+    def differs(function: Pair, latents: Latents, rows: Latents) -> bool:
+        other: Way = "fold" if rows_of(args) is not None else "loop"
+        try:
+            both = []
+            for way in ("broadcast", other):
+                with untouched(args), torch.no_grad(), without_a_trace(evaluate=False), seeded(0, device_of(args)):
+                    both.append(_numbers(run(function, args, FEW, way, latents, rows)))
+            return not _equal(*both)
+        except Exception:  # as above
+            return True
+
+    with untouched(args), torch.no_grad(), without_a_trace():
+        drawn = run(guide or model, args, FEW, ways.guide if guide else "loop")
+        latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
+    instead: Way = "fold" if rows_of(args) is not None else "loop"
+    if ways.model == "broadcast" and differs(model, latents, drawn.rows()):
+        ways = ways._replace(model=instead)
+    if guide and ways.guide == "broadcast" and len(latents) > 1 and differs(guide, latents, drawn.rows()):
+        ways = ways._replace(guide=instead)
+    return ways
+
+
+class _Ranks:
+    """Number of dimensions that layers with running statistics met, in one run and in another."""
+
+    def __init__(self) -> None:
+        self.runs: list[dict[int, set[int]]] = [{}]
+
+    def meet(self, module: nn.Module, inputs: Any) -> None:
+        """Remember."""
+        if isinstance(module, _NormBase) and inputs and isinstance(inputs[0], Tensor):
+            self.runs[-1].setdefault(id(module), set()).add(inputs[0].dim())
+
+    def other(self) -> None:
+        """What follows is another run."""
+        self.runs.append({})
+
+    @property
+    def same(self) -> bool:
+        """Did all layers meet the same?"""
+        return all(ranks == self.runs[0] for ranks in self.runs)
+
+
+@contextmanager
+def _same_ranks() -> Iterator[_Ranks]:
+    """Watch batch normalisations: fresh ones treat all channels alike, so that their results hide what they met."""
+    ranks = _Ranks()
+    handle = register_module_forward_pre_hook(ranks.meet)
+    try:
+        yield ranks
+    finally:
+        handle.remove()
