@@ -2,6 +2,7 @@
 
 from pyro_aevb.distributions import kl as _kl  # noqa: F401  registers closed forms
 from pyro_aevb.distributions.mixtures import NormalMixture
+from pyro_aevb.distributions.normals import PreciseLowRankMultivariateNormal, PreciseMultivariateNormal
 from pyro_aevb.distributions.pixels import ContinuousBernoulli, DiscretizedLogistic, GridCategorical
 from pyro_aevb.distributions.section_2_4 import (
     EllipticalLaplace,
@@ -22,6 +23,8 @@ __all__ = [
     "GridCategorical",
     "InverseCDF",
     "NormalMixture",
+    "PreciseLowRankMultivariateNormal",
+    "PreciseMultivariateNormal",
     "Rayleigh",
     "Reciprocal",
     "Triangular",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_aevb.distributions.precision import wide
+
 __all__ = ["NormalMixture"]
 
 # In standard deviations. No draw lies so far from the component it comes from, and a component as far from a draw has a
@@ -102,15 +104,10 @@ class NormalMixture(dist.TorchDistribution):
         spread = self.scale**2 + (self.loc - self.mean.unsqueeze(-2)) ** 2
         return (self.logits.softmax(-1).unsqueeze(-1) * spread).sum(-2)
 
-    def _wide(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The parameters in double precision, where there is one: a rounded draw may lie far from its component."""
-        dtype = self.loc.dtype if self.loc.device.type == "mps" else torch.float64
-        return self.logits.to(dtype), self.loc.to(dtype), self.scale.to(dtype)
-
     @torch.no_grad()
     def _draw(self, shape: torch.Size) -> Tensor:
         """A component by the weights, and its mean plus noise, ``(..., K)``."""
-        logits, loc, scale = self._wide()
+        logits, loc, scale = wide(self.logits, self.loc, self.scale)  # a rounded draw may lie far from its component
         below = logits.softmax(-1).cumsum(-1)[..., :-1]  # (..., C - 1)
         uniform = torch.rand(shape[:-1], dtype=logits.dtype, device=logits.device).unsqueeze(-1)
         which = (uniform >= below).sum(-1)[..., None, None].expand(*shape[:-1], 1, shape[-1])
@@ -120,7 +117,7 @@ class NormalMixture(dist.TorchDistribution):
 
     def _moving(self, z: Tensor) -> Tensor:
         """These draws, ``(..., K)``, with the gradients of the class's docstring."""
-        logits, loc, scale = self._wide()
+        logits, loc, scale = wide(self.logits, self.loc, self.scale)
         u = ((z.unsqueeze(-2) - loc) / scale).clamp(-FAR, FAR)  # (..., C, K)
         log_normal = -u * u / 2 - scale.log() - math.log(2 * math.pi) / 2
         before = log_normal.cumsum(-1) - log_normal  # of the dimensions before

@@ -7,6 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyro_aevb.distributions import PreciseLowRankMultivariateNormal, PreciseMultivariateNormal
 from pyro_aevb.errors import positive
 from pyro_aevb.guides.base import Guide
 from pyro_aevb.nn import Activation, Network, make_network
@@ -99,7 +100,7 @@ class FullCovarianceNormal(Guide):
         """Normal(mu, L L'), L lower triangular with its diagonal in [e^-10, e^10]."""
         mean, square = self.network(x).split([self.latent_dim, self.latent_dim**2], dim=-1)
         square = square.reshape(*square.shape[:-1], self.latent_dim, self.latent_dim).clamp(-10, 10)  # (B, K, K)
-        return dist.MultivariateNormal(mean, scale_tril=transform_to(constraints.lower_cholesky)(square))
+        return PreciseMultivariateNormal(mean, scale_tril=transform_to(constraints.lower_cholesky)(square))
 
 
 class LowRankNormal(Guide):
@@ -140,4 +141,4 @@ class LowRankNormal(Guide):
         """Normal(mu, diag(sigma^2) + F F')."""
         mean, log_variance, factor = self.network(x).split([self.latent_dim] * 2 + [self.rank * self.latent_dim], -1)
         factor = factor.reshape(*factor.shape[:-1], self.latent_dim, self.rank)  # (B, K, R)
-        return dist.LowRankMultivariateNormal(mean, factor, log_variance.clamp(-20, 20).exp())
+        return PreciseLowRankMultivariateNormal(mean, factor, log_variance.clamp(-20, 20).exp())
