@@ -10,6 +10,7 @@ from scipy import integrate, stats
 from torch import tensor
 from torch.distributions import kl_divergence
 
+from pyro_aevb import distributions
 from pyro_aevb.distributions import ContinuousBernoulli, DiscretizedLogistic, EllipticalLaplace, GridCategorical
 from pyro_aevb.errors import InputError
 from pyro_aevb.families import DistributionFamily
@@ -155,6 +156,57 @@ def test_elliptical_is_laplace_in_one_dimension_and_normalised_in_two():
     # The pathwise gradient of E|z - mu|^2 = (K + 1) |L|^2, whose gradient is 2 (K + 1) L.
     ((drawn - two.loc) ** 2).sum(1).mean().backward()
     torch.testing.assert_close(tril.grad, (6 * tril.detach()).tril(), rtol=0.03, atol=0.05)
+
+
+ENDS = {"zero": lambda dtype: 0.0, "one": lambda dtype: 1 - torch.finfo(dtype).eps / 2}  # of what torch.rand gives
+AT_THE_END = [
+    ("Triangular", (100.0, 100.0005, 100.001)),  # a float32 there is a hundredth of the width
+    ("Triangular", (0.0, 0.0, 1.0)),
+    ("Triangular", (0.0, 1.0, 1.0)),
+    ("Triangular", (-1e-20, 0.0, 1e-20)),
+    ("Triangular", (-1.0, 0.0, 2.0)),
+    ("Rayleigh", (1e-30,)),
+    ("Rayleigh", (2.0,)),
+    ("Reciprocal", (0.5, 3.0)),
+    ("Reciprocal", (100.0, 100.001)),
+    ("Gompertz", (1e10, 2.0)),
+    ("Gompertz", (math.exp(-10), math.exp(10))),
+    ("Gompertz", (math.exp(10), math.exp(-10))),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.parametrize("end", [*ENDS, "any"])
+@pytest.mark.parametrize(("name", "parameters"), AT_THE_END)
+def test_draws_lie_strictly_inside_the_support(name, parameters, end, dtype, monkeypatch):
+    if end in ENDS:
+        monkeypatch.setattr(torch, "rand", lambda shape, **how: torch.full(shape, ENDS[end](dtype), **how))
+    torch.manual_seed(0)
+    leaves = [tensor(p, dtype=dtype).requires_grad_() for p in parameters]
+    made = getattr(distributions, name)(*leaves)
+    drawn = made.rsample((10_000,))
+    log_prob = made.log_prob(drawn)
+    assert torch.isfinite(log_prob).all()
+    assert (drawn > made.support.lower_bound).all()
+    assert (drawn < getattr(made.support, "upper_bound", math.inf)).all()
+    for part in (drawn.mean(), log_prob.mean()):
+        for gradient in torch.autograd.grad(part, leaves, retain_graph=True, materialize_grads=True):
+            assert torch.isfinite(gradient).all()
+
+
+def test_noise_of_zero_stands_for_the_middle_of_its_step(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **how: torch.zeros(shape, **how))
+    drawn = distributions.Rayleigh(tensor(1.0)).rsample()
+    assert drawn.item() == pytest.approx(stats.rayleigh.ppf(2.0**-25), rel=1e-6)  # torch.rand steps by 2^-24
+
+
+def test_an_elliptical_draw_without_a_direction_gets_one(monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda shape, **how: torch.zeros(shape, **how))
+    for dim in (1, 3):
+        tril = torch.eye(dim).requires_grad_()
+        drawn = EllipticalLaplace(torch.zeros(dim), tril).rsample((100,))
+        assert (drawn.norm(dim=-1) > 0).all()
+        assert torch.isfinite(torch.autograd.grad(drawn.sum(), tril)[0]).all()
 
 
 # ---------------------------------------------------------------- pixels

@@ -48,11 +48,22 @@ class InverseCDF(dist.TorchDistribution):
         """The inverse CDF."""
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """The inverse CDF of uniform noise."""
+        """The inverse CDF of uniform noise, strictly inside the support: at its ends the density may be zero."""
         first = getattr(self, next(iter(self.arg_constraints)))
-        shape = self._extended_shape(sample_shape)
-        tiny = torch.finfo(first.dtype).tiny
-        return self.icdf(torch.rand(shape, dtype=first.dtype, device=first.device).clamp(min=tiny))
+        noise = torch.rand(self._extended_shape(sample_shape), dtype=first.dtype, device=first.device)
+        # A zero stands for all that is less than torch.rand's step, eps / 2: the middle of that.
+        draw = self.icdf(noise.clamp(min=torch.finfo(first.dtype).eps / 4))
+        return draw + (self._inside(draw.detach()) - draw.detach())  # rounding may have moved it to an end
+
+    def _inside(self, draw: Tensor) -> Tensor:
+        """The nearest number strictly within the support."""
+        support: Any = self.support
+        low, high = (getattr(support, end, None) for end in ("lower_bound", "upper_bound"))
+        if low is not None:
+            draw = draw.maximum(_next(_like(draw, low), math.inf))
+        if high is not None:
+            draw = draw.minimum(_next(_like(draw, high), -math.inf))
+        return draw
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """As in torch."""
@@ -67,6 +78,20 @@ class InverseCDF(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return value
+
+
+def _like(other: Tensor, end: float | Tensor) -> Tensor:
+    """A tensor where the other lies; a copy from the processor cannot be part of a CUDA graph."""
+    return end if isinstance(end, Tensor) else torch.full_like(other, end)
+
+
+def _next(end: Tensor, towards: float) -> Tensor:
+    """The next number, after zero the least that is not subnormal."""
+    return torch.where(
+        end == 0,
+        torch.full_like(end, math.copysign(torch.finfo(end.dtype).tiny, towards)),
+        end.detach().nextafter(torch.full_like(end, towards)),
+    )
 
 
 class Rayleigh(InverseCDF):
@@ -185,9 +210,10 @@ class Triangular(InverseCDF):
         width, left, right = self.high - self.low, self.peak - self.low, self.high - self.peak
         rising = value * width <= left
         # The root not taken has argument 1: its slope would otherwise be infinite, and infinity times zero is NaN.
-        up = torch.where(rising, value * width * left, torch.ones_like(value)).sqrt()
-        down = torch.where(rising, torch.ones_like(value), (1 - value) * width * right).sqrt()
-        return torch.where(rising, self.low + up, self.high - down)
+        # By the width squared both are at least the square of a number that torch.rand gives: they cannot be zero.
+        up = torch.where(rising, value * (left / width), torch.ones_like(value)).sqrt()
+        down = torch.where(rising, torch.ones_like(value), (1 - value) * (right / width)).sqrt()
+        return torch.where(rising, self.low + width * up, self.high - width * down)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log 2 (z - a) / (b - a)(c - a), and its mirror image."""
@@ -250,6 +276,8 @@ class EllipticalLaplace(dist.TorchDistribution):
         normal = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         dim = torch.full(shape[:-1], float(shape[-1]), dtype=self.loc.dtype, device=self.loc.device)
         radius = torch._standard_gamma(dim).unsqueeze(-1)
+        # In one dimension torch.randn gives a zero once in 2^24 times: it has no direction, so it gets one.
+        normal = torch.where((normal == 0).all(-1, keepdim=True), torch.ones_like(normal), normal)
         direction = normal / normal.norm(dim=-1, keepdim=True)
         return self.loc + (self.scale_tril @ (radius * direction).unsqueeze(-1)).squeeze(-1)
 
