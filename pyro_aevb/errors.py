@@ -2,7 +2,9 @@
 
 from typing import TypeVar
 
-__all__ = ["InputError", "NonFiniteLossError", "positive"]
+__all__ = ["InputError", "NonFiniteLossError", "in_one_line", "positive"]
+
+LONGEST_REASON = 300
 
 Number = TypeVar("Number", int, float)
 
@@ -27,3 +29,9 @@ def positive(name: str, value: Number) -> Number:
     if not value > 0:
         raise InputError(f"{name} must be positive, not {value}")
     return value
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's message in one line, without the table of shapes that Pyro adds."""
+    words = " ".join(str(error).split()).partition(" Trace Shapes:")[0]
+    return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."

@@ -25,6 +25,7 @@ __all__ = [
     "noticing",
     "own_module",
     "parts_that_ran",
+    "precision_of",
     "tensors_of",
     "trained_parameters",
     "without_a_trace",
@@ -54,6 +55,12 @@ def modules_named_by(model: Pair, guide: Pair) -> dict[str, nn.Module]:
             if all(module is not known for known in found.values()):
                 found[_free_name(f"{role}{name}", found)] = module
     return found
+
+
+def precision_of(model: Pair, guide: Pair) -> torch.dtype | None:
+    """Of a pair's weights, those that can be named; ``None`` where there are none."""
+    named = modules_named_by(model, guide).values()
+    return next((p.dtype for module in named for p in module.parameters() if p.is_floating_point()), None)
 
 
 def own_module(function: Pair) -> nn.Module | None:
@@ -190,7 +197,7 @@ class _Switched:
         known = {id(part) for part, _ in self.training}
         self.seen[id(module)] = module
         for part in module.modules():
-            if id(part) not in known:
+            if id(part) not in known and "training" in vars(part):  # else it is only being made
                 self.training.append((part, part.training))
                 part.training = part.training and not self.evaluate
                 if self.buffers is not None:
@@ -253,7 +260,7 @@ def _on_call(see: Callable[[nn.Module], None], frame: FrameType, event: str, _: 
     if event != "call" or not code.co_argcount or code.co_filename == __file__:
         return
     first = frame.f_locals.get(code.co_varnames[0])
-    if isinstance(first, nn.Module) and code.co_name not in ("__init__", "__del__"):
+    if isinstance(first, nn.Module) and "training" in vars(first) and code.co_name != "__init__":
         see(first)
 
 

@@ -23,7 +23,7 @@ from pyro_aevb.errors import InputError, NonFiniteLossError, positive
 from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, Settings, current_device, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
-from pyro_aevb.pairs import Pair, modules_named_by, noticing, tensors_of, trained_parameters, without_a_trace
+from pyro_aevb.pairs import Pair, noticing, precision_of, tensors_of, trained_parameters, without_a_trace
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
 
@@ -343,12 +343,6 @@ class Trainer:
         optimizer, self._auto = self.engine.optimizer, False
         parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches, self.modules
         self.engine = CapturedEngine(*parts, batch_sizes=self.batches.frequent_sizes())
-
-
-def precision_of(model: Pair, guide: Pair) -> torch.dtype | None:
-    """Of a pair's weights, those that can be named; ``None`` where there are none."""
-    named = modules_named_by(model, guide).values()
-    return next((p.dtype for module in named for p in module.parameters() if p.is_floating_point()), None)
 
 
 def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:

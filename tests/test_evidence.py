@@ -54,29 +54,22 @@ def test_standard_error_is_zero_at_the_posterior():
     assert evidence.importance_weights(pair.model, pair.guide, pair.x, 10).standard_error.max() < 1e-6
 
 
-class CountingModel(torch.nn.Module):
-    """Counts the particles that a model was run for."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.particles, self.most = model, 0, 0
-
-    def forward(self, x):
-        z = self.model(x)
-        self.particles += z.shape[0] * (z.shape[1] == 37)
-        self.most = max(self.most, z.shape[0])
-        return z
-
-
 @pytest.mark.parametrize(
     ("num_samples", "chunk_size"), [(1000, 300), (7, 3), (1, 50), (1001, 1000), (2500, 999), (23, None)]
 )
-def test_draws_exactly_the_samples_asked_for(num_samples, chunk_size):
-    pair = LinearGaussian(shift=0.2)
-    counting = CountingModel(pair.model)
-    evidence.importance_weights(counting, pair.guide, pair.x, num_samples, chunk_size=chunk_size)
-    assert counting.particles == num_samples
-    assert counting.most == min(num_samples, chunk_size or 500 // 37, 1000)
+def test_draws_exactly_the_samples_asked_for(num_samples, chunk_size, monkeypatch):
+    pair, asked, log_joint = LinearGaussian(shift=0.2), [], traces.Particles.log_joint
+
+    def counting(self, args, latents, count):
+        found = log_joint(self, args, latents, count)
+        asked.append(count)
+        assert found[0].shape == latents["z"].shape[:2] == (count, 37)
+        return found
+
+    monkeypatch.setattr(traces.Particles, "log_joint", counting)
+    evidence.importance_weights(pair.model, pair.guide, pair.x, num_samples, chunk_size=chunk_size)
+    assert sum(asked) == num_samples
+    assert max(asked) == min(num_samples, chunk_size or 500 // 37, 1000)
 
 
 def test_chunks_change_nothing():
@@ -222,7 +215,7 @@ def test_stopped_and_gone_on_equals_whole(tmp_path, monkeypatch):
         evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept, progress=stop)
     drawn = []
     draw = importance._log_weights
-    monkeypatch.setattr(importance, "_log_weights", lambda *a: drawn.append(a[2][0]) or draw(*a))
+    monkeypatch.setattr(importance, "_log_weights", lambda *a: drawn.append(a[1][0]) or draw(*a))
     again = evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept)
     assert torch.equal(torch.cat(drawn), pair.x[20:])
     assert all(torch.equal(a, b) for a, b in zip(whole[:3], again[:3], strict=True))

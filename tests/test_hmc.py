@@ -168,6 +168,8 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"'z'.*discrete"):
         hmc.sample_posterior(discrete, (torch.zeros(3, dtype=D),), 5)
     with pytest.raises(InputError, match="not finite where the chains begin, for 1 data, number 2"):
+        hmc.sample_posterior(pair.model, (torch.cat([pair.x[:2], pair.x[:1] * 0 + 1e200]),), 5)
+    with pytest.raises(InputError, match="NaN or infinite values, in row 2 first"):
         hmc.sample_posterior(pair.model, (torch.cat([pair.x[:2], pair.x[:1] * torch.inf]),), 5)
     with pytest.raises(InputError, match="no chain moved"):
         hmc.sample_posterior(pair.model, args, 5, burn_in=0, step_size=1e6)

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch.utils.data import TensorDataset
 
 import pyro_aevb as aevb
 from pyro_aevb import evidence
@@ -134,7 +135,10 @@ def test_a_missing_device_is_named():
         ({"device": "meta"}, "meta"),
         ({"optimizer": partial(torch.optim.Adam, lr=-1.0)}, "cannot be made"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS"),
-        ({"data": binary(60).numpy()}, "torch tensors"),
+        ({"data": "digits"}, "torch tensors"),
+        ({"data": list(binary(60))}, r"a list: give one tensor, torch.stack"),
+        ({"data": binary(60).to_sparse()}, "to_dense"),
+        ({"data": TensorDataset(binary(60))}, "a TensorDataset: give all rows as one tensor"),
         ({"data": (binary(60), binary(59))}, "different lengths"),
         ({"engine": "warp"}, "unknown engine"),
         ({"data": torch.full((60, 6), 0.3, dtype=torch.float64)}, "relaxed=True"),

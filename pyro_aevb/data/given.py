@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from pyro_aevb.data.sets import DataSet, DynamicBinarization
 from pyro_aevb.errors import InputError
 
-__all__ = ["as_tensors", "in_precision"]
+__all__ = ["as_tensors", "in_precision", "precisions"]
 
 Parts = tuple[Tensor | DynamicBinarization, ...]
 
@@ -79,3 +79,12 @@ def in_precision(part: Tensor, given: Any, dtype: torch.dtype | None) -> Tensor:
         return part
     shorter = torch.finfo(part.dtype).bits < torch.finfo(dtype).bits
     return part.to(dtype) if shorter or isinstance(given, np.ndarray) else part
+
+
+def precisions(error: Exception, parts: tuple[Any, ...], dtype: torch.dtype | None) -> str:
+    """Advice where a product of numbers of two precisions was refused; nothing where it was something else."""
+    data = next((p.dtype for p in parts if isinstance(p, Tensor) and p.is_floating_point() and p.dtype != dtype), None)
+    if dtype is None or data is None or "dtype" not in str(error):
+        return ""
+    names = (str(each).removeprefix("torch.") for each in (data, dtype, dtype))
+    return "; the data are {}, the weights {}: give the data .to(torch.{})".format(*names)

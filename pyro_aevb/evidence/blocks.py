@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pyro_aevb import traces
 from pyro_aevb.checkpoints import replaced
-from pyro_aevb.data import as_tensors, in_precision
-from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import Pair, evaluating, modules_named_by
+from pyro_aevb.data.given import as_tensors, in_precision, precisions
+from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks"]
@@ -66,7 +66,7 @@ def map_blocks(
     data, device = _given(model, guide, x)
     rows = torch.arange(len(data[0])).split(DATA_BLOCK)
     first = tuple(d[:DATA_BLOCK].to(device) for d in data)
-    with _refused_in_one_line(), seeded(derive(seed, "evaluation"), device):
+    with _refused_in_one_line(first, model, guide), seeded(derive(seed, "evaluation"), device):
         modules = traces.modules_of(model, guide, first)
     results: list[tuple[Tensor, ...]] = []
     with _params_as_they_are(modules), evaluating(modules.values()):
@@ -80,7 +80,7 @@ def map_blocks(
                 results.append(tuple(part.to(device) for part in kept.blocks[i]))
             else:
                 block = [d[chosen[0] : chosen[-1] + 1].to(device) for d in (*data, *beside)]
-                with _refused_in_one_line(), seeded(derive(seed, "evaluation", i), device):
+                with _refused_in_one_line(first, model, guide), seeded(derive(seed, "evaluation", i), device):
                     traces.check_observed(model, tuple(block[: len(data)]), chosen)
                     results.append(tuple(function(tuple(block))))
                 if kept is not None:
@@ -97,23 +97,21 @@ def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.
     if len(parts[0]) == 0:
         raise InputError("there are no data to evaluate: the data set is empty")
     named = modules_named_by(model, guide).values()
-    weights = next((p for module in named for p in module.parameters() if p.is_floating_point()), None)
-    if weights is None:
-        return parts, parts[0].device
-    same = (in_precision(part, one, weights.dtype) for part, one in zip(parts, given, strict=True))
-    return tuple(same), weights.device
+    device = next((p.device for module in named for p in module.parameters()), parts[0].device)
+    dtype = precision_of(model, guide)
+    return tuple(in_precision(part, one, dtype) for part, one in zip(parts, given, strict=True)), device
 
 
 @contextmanager
-def _refused_in_one_line() -> Iterator[None]:
+def _refused_in_one_line(args: tuple[Tensor, ...], model: Pair, guide: Pair) -> Iterator[None]:
     """What torch or Pyro raise of a pair that does not fit its data, in one line; the whole is its cause."""
     try:
         yield
     except InputError:
         raise
     except (ValueError, RuntimeError, NotImplementedError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"model and guide cannot be run on these data: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {in_one_line(error)}{precisions(error, args, precision_of(model, guide))}"
+        raise InputError(f"model and guide cannot be run on these data: {reason}") from error
 
 
 class _Kept:

@@ -15,7 +15,14 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.traces.plates import own_scale, same_scale
 from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, observed_sites
 
-__all__ = ["check_agreement", "check_densities", "check_no_factors", "check_one_scale", "check_scales"]
+__all__ = [
+    "check_agreement",
+    "check_densities",
+    "check_no_factors",
+    "check_no_point_masses",
+    "check_one_scale",
+    "check_scales",
+]
 
 
 def check_agreement(model_trace: Trace, guide_trace: Trace, look: bool | None = None) -> None:
@@ -142,19 +149,28 @@ def check_one_scale(sites: Iterable[Site], look: bool) -> None:
             )
 
 
+def check_no_point_masses(sites: Iterable[Site]) -> None:
+    """Refuse a guide's latents that are points, as of a maximum: at a point a density is infinite.
+
+    Raises:
+        InputError: Names the site.
+    """
+    for site in sites:
+        if type(base_of(site["fn"])).__name__ == "Delta":
+            raise InputError(
+                f"the guide's site {site['name']!r} is a Delta, a point mass, which has no density: numbers per datum "
+                "need one; train a point by SGVB, and evaluate with a guide that has a density"
+            )
+
+
 def check_densities(sites: Iterable[Site]) -> None:
-    """Refuse latents that have no density at their values: point masses, and values that are not where they were drawn.
+    """Refuse latents whose density is not that of their values.
 
     Raises:
         InputError: Names the site.
     """
     for site in sites:
         base = base_of(site["fn"])
-        if type(base).__name__ == "Delta":
-            raise InputError(
-                f"the guide's site {site['name']!r} is a Delta, a point mass, which has no density: numbers per datum "
-                "need one; train a point by SGVB, and evaluate with a guide that has a density"
-            )
         if "StraightThrough" in type(base).__name__ or hasattr(site["value"], "_unquantize"):
             raise InputError(
                 f"site {site['name']!r} ({describe(site['fn'])}) draws straight-through values, whose density is that "

@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.agreement import check_one_scale
+from pyro_aevb.traces.agreement import check_no_point_masses, check_one_scale
 from pyro_aevb.traces.particles import Run, rows_of, run
 from pyro_aevb.traces.plates import size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites, pair_trace, site_kls, without_gradient
@@ -177,6 +177,7 @@ def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, count: in
         raise InputError(f"the guide samples site {more[0]!r}, which the model does not: add it to the model")
     if missing := sorted(latents.keys() - found.sites.keys()):
         raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
+    check_no_point_masses(found.sites.values())
     return _total(found, latents)
 
 

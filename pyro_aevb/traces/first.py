@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.pairs import without_a_trace
 from pyro_aevb.traces.agreement import check_scales
 from pyro_aevb.traces.particles import rows_of
@@ -56,7 +56,7 @@ def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Fi
     except InputError:
         raise
     except REFUSALS as error:
-        raise InputError(f"the first run of model and guide failed: {error}") from error
+        raise InputError(f"the first run of model and guide failed: {in_one_line(error)}") from error
     sites_of_parameters: dict[str, Site] = dict(params.trace.nodes)
     leaves = {name: site["value"].unconstrained() for name, site in sites_of_parameters.items()}
     rows = rows_of(args)

@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.seeds import seeded
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.sites import Pair, Site, base_of, observed_sites
@@ -77,7 +77,7 @@ def _sites(model: Pair, args: tuple[Any, ...], seed: int) -> dict[str, Observed]
         except InputError:
             raise
         except (ValueError, RuntimeError, KeyError, NotImplementedError, IndexError, TypeError) as error:
-            raise InputError(f"the model cannot be run on these data: {' '.join(str(error).split())}") from error
+            raise InputError(f"the model cannot be run on these data: {in_one_line(error)}") from error
     return {site["name"]: _observed(site) for site in observed_sites(trace) if isinstance(site["value"], Tensor)}
 
 

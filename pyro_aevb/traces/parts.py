@@ -8,8 +8,9 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import modules_named_by, parts_that_ran, without_a_trace
+from pyro_aevb.data.given import precisions
+from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.pairs import modules_named_by, parts_that_ran, precision_of, without_a_trace
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces.sites import Pair
 
@@ -21,7 +22,7 @@ def modules_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> dict[str, nn.
 
     The run changes nothing: noise, parameter store, buffers and training switches are afterwards what they were.
     """
-    with untouched(args), torch.no_grad():
+    with untouched(args), torch.no_grad(), pyro.validation_enabled(False):  # data are looked at by others
         with without_a_trace() as of_guide:
             guide_trace = poutine.trace(guide).get_trace(*args)
         with without_a_trace() as of_model:
@@ -44,7 +45,8 @@ def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.d
     except InputError:
         raise
     except (ValueError, KeyError, RuntimeError, NotImplementedError, AssertionError, IndexError, TypeError) as error:
-        raise InputError(f"the first run of model and guide failed: {error}") from error
+        reason = in_one_line(error) + precisions(error, args, precision_of(model, guide))
+        raise InputError(f"the first run of model and guide failed: {reason}") from error
     for module in modules.values():
         module.to(device)
     return modules

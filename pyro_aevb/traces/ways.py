@@ -12,7 +12,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import without_a_trace
 from pyro_aevb.seeds import seeded
-from pyro_aevb.traces.agreement import check_agreement, check_densities, check_no_factors, check_one_scale
+from pyro_aevb.traces.agreement import (
+    check_agreement,
+    check_densities,
+    check_no_factors,
+    check_no_point_masses,
+    check_one_scale,
+)
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.plates import check_one_plate
@@ -93,7 +99,8 @@ def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: boo
         ways = _look(model, guide, args)
         if several:
             ways = _evaluated(model, guide, args, ways)
-    switches = [(part, part.training) for module in seen.values() for part in module.modules()]
+    parts = (part for module in seen.values() for part in module.modules() if "training" in vars(part))
+    switches = [(part, part.training) for part in parts]
     if several and any(training for _, training in switches):
         ways = _trained(model, guide, args, ways)
     return _Choice(ways, of, switches)
@@ -103,11 +110,13 @@ def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
     """One particle of the pair; refuses what has no numbers per datum."""
     if guide is None:
         found = run(model, args, 1, "loop")
+        check_densities(latent_sites(found.trace))
         check_one_plate(found.sites.values())
         return Ways(plate_scale=found.plate_scale())
     drawn = run(guide, args, 1, "loop")
     check_no_factors(drawn.trace, "a log-weight per datum")
     check_densities(drawn.sites.values())
+    check_no_point_masses(drawn.sites.values())
     latents = {name: drawn.value(name) for name in drawn.sites}
     found = run(model, args, 1, "loop", latents, drawn.rows())
     for name in latents.keys() & found.sites.keys():
