@@ -28,7 +28,10 @@ class Paced(torch.optim.Optimizer):
 
     def update(self, closure: Callable[[], Any] | None = None) -> Any:
         """A step of the size that is set, not counted."""
-        return super().step(closure)  # of the class mixed with
+        step: Any = super().step  # of the class mixed with
+        # torch wraps the step of every class that it makes an optimizer of in one that runs the hooks. Ours is wrapped,
+        # and so is the other class's once there is an optimizer of it: inside, the hooks must not run again.
+        return step.__wrapped__(self, closure) if getattr(step, "hooked", False) else step(closure)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step."""

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from pyro_aevb import InputError
 from pyro_aevb.engines import load_optimizer_state
@@ -149,6 +150,41 @@ def test_a_run_of_pyros_svi_saved_before_there_was_a_pause_goes_on(tmp_path):
     list(begun.run(100))
     list(again.run(100))
     assert_equal(weights(begun), weights(again))
+
+
+def as_at_first(monkeypatch, *classes):
+    """No optimizer of these has been made in this process: torch has wrapped no step."""
+    for cls in classes:
+        step = cls.step
+        monkeypatch.setattr(cls, "step", step.__wrapped__ if getattr(step, "hooked", False) else step)
+
+
+@pytest.mark.parametrize("how", [{}, {"fused": True}])
+@pytest.mark.parametrize("order", ["torch's, ours", "ours, torch's", "ours"])
+@pytest.mark.parametrize(("ours", "torchs"), [(Adagrad, torch.optim.Adagrad), (CosineAdam, torch.optim.Adam)])
+def test_hooks_run_once_a_step(ours, torchs, order, how, monkeypatch):
+    as_at_first(monkeypatch, ours, torchs)
+    assert not getattr(ours.step, "hooked", False)
+    p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    made = {"ours": lambda: ours([p], **how), "torch's": lambda: torchs([q], **how)}
+    optimizer = {name: made[name]() for name in order.split(", ")}["ours"]
+    called = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda *_: called.append("before")),
+        register_optimizer_step_pre_hook(lambda *_: called.append("before all")),
+        optimizer.register_step_post_hook(lambda *_: called.append("after")),
+        register_optimizer_step_post_hook(lambda *_: called.append("after all")),
+    ]
+    try:
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert called == ["before all", "before", "after", "after all"]
+        loss = optimizer.step(lambda: (p**2).sum())  # torch's own handling of gradients is there still
+        assert loss.requires_grad
+        assert len(called) == 8
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def test_from_the_command_line(cli, tmp_path):
