@@ -1,5 +1,6 @@
 """The two errors that this package raises on purpose; everything else is Python's, torch's or Pyro's own."""
 
+import re
 from typing import TypeVar
 
 __all__ = ["InputError", "NonFiniteLossError", "in_one_line", "positive"]
@@ -14,6 +15,10 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with 2.
     """
+
+    def __str__(self) -> str:
+        """The message alone: Pyro raises an error anew with a table of all shapes where it passes a trace."""
+        return re.split(r"\s*Trace Shapes:", super().__str__(), maxsplit=1)[0]
 
 
 class NonFiniteLossError(ArithmeticError):

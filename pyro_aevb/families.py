@@ -74,6 +74,14 @@ class DistributionFamily:
         """How many unconstrained numbers index one distribution."""
         return sum(shape.numel() for shape in self.shapes.values())
 
+    @property
+    def counts(self) -> bool:
+        """Whether its values are whole numbers, others than 0 and 1."""
+        support = self(torch.zeros(1, self.size)).support
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return bool(support.is_discrete) and support is not constraints.boolean
+
     def __call__(self, unconstrained: Tensor) -> TorchDistributionMixin:
         """The distribution at these numbers, ``(..., size)``: batch shape ``(...)``, event shape ``(dim,)``."""
         parts = unconstrained.split([shape.numel() for shape in self.shapes.values()], dim=-1)

@@ -14,6 +14,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--require-data", action="store_true", help="fail, rather than skip, where MNIST or Frey Face is missing"
     )
+    parser.addoption("--random-pairs", type=int, default=500, help="how many random pairs, see test_random_pairs.py")
+    parser.addoption("--random-seed", type=int, default=0, help="which random pairs")
 
 
 def pytest_configure():

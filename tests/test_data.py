@@ -235,7 +235,25 @@ def test_pickled_truncated_and_ambiguous_files_are_refused(tmp_path):
         data.load(str(tmp_path / "shapes.npz"))
 
 
-def test_fingerprint_sees_values_not_binarisation():
+def test_fingerprint_sees_values_and_how_they_are_used():
     x = torch.rand(5, 3)
-    assert data.fingerprint(x) == data.fingerprint(DynamicBinarization(x)) == data.fingerprint(x.clone())
+    assert data.fingerprint(x) == data.fingerprint(x.clone()) != data.fingerprint(DynamicBinarization(x))
     assert data.fingerprint(x) != data.fingerprint(x + 1e-7)
+
+
+def test_bytes_are_counts_to_a_likelihood_of_counts(cli):
+    """A table of counts in uint8 was divided by 255, silently where a Poisson is not validated."""
+    counts = np.random.default_rng(0).poisson(3.0, (60, 4)).astype(np.uint8)
+    np.save("counts.npy", counts)
+    taken, grey = (data.load("counts.npy", counts=c) for c in (True, False))
+    assert torch.equal(taken.train, (255 * grey.train).round())
+    assert torch.cat([taken.train, taken.test]).sum() == counts.sum()
+    options = ["--data=counts.npy", "--hidden=4", "--latent_dim=2", "--samples=100", "--batch_size=20", "--device=cpu"]
+    family = ["--likelihood=Family", "--likelihood.distribution=Geometric"]
+    for likelihood in (["--likelihood=Poisson"], ["--likelihood=NegativeBinomial"], family):
+        code, _, errors = cli("train", *options, *likelihood, f"--out={likelihood[-1][-7:]}")
+        assert code == 0, errors
+        code, _, errors = cli("evaluate", likelihood[-1][-7:], "--num_samples=5")
+        assert code == 0, errors
+    code, _, errors = cli("train", *options, "--likelihood=Gaussian", "--out=grey")
+    assert code == 0, errors

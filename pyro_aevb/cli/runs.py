@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
+from pyro_aevb import likelihoods
 from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.parser import Parser, read_config
 from pyro_aevb.data import DataSet, fingerprint, load
 from pyro_aevb.data.sets import earlier_fingerprint
 from pyro_aevb.errors import InputError
+from pyro_aevb.families import DistributionFamily
 from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
@@ -50,8 +52,27 @@ class Loaded:
 
 
 def load_data(config: Namespace) -> DataSet:
-    """The configuration's data set."""
-    return load(config.data, binarize=config.binarize, data_root=config.data_root or None, split_seed=config.split_seed)
+    """The configuration's data set; to a likelihood of counts, bytes are counts."""
+    return load(
+        config.data,
+        binarize=config.binarize,
+        data_root=config.data_root or None,
+        split_seed=config.split_seed,
+        counts=_are_counts(config.likelihood),
+    )
+
+
+def _are_counts(likelihood: Namespace) -> bool:
+    kind: Any = _class(likelihood)
+    if isinstance(kind, type) and issubclass(kind, likelihoods.Family):
+        family = DistributionFamily(likelihood.init_args.distribution, 1, likelihood.init_args.fixed)
+        return family.counts
+    return bool(getattr(kind, "counts", False))
+
+
+def _class(part: Namespace) -> Any:
+    module, _, name = part.class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
@@ -69,8 +90,7 @@ def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
 
 def _shared(prior: Namespace, guide: Guide) -> dict[str, Guide]:
     """The guide, for a prior that takes one."""
-    module, _, name = prior.class_path.rpartition(".")
-    takes = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    takes = inspect.signature(_class(prior)).parameters
     return {"guide": guide} if "guide" in takes else {}
 
 

@@ -29,18 +29,25 @@ __all__ = [
 
 
 def load(
-    name: str = "digits", *, binarize: Binarize = "none", data_root: str | Path | None = None, split_seed: int = 0
+    name: str = "digits",
+    *,
+    binarize: Binarize = "none",
+    data_root: str | Path | None = None,
+    split_seed: int = 0,
+    counts: bool = False,
 ) -> DataSet:
     """Load a data set by name, or from a ``.npy`` or ``.npz`` file.
 
     Arguments:
         name: One of ``mnist``, ``fashion_mnist``, ``frey_face``, ``digits``, or a path. A ``.npy`` array is split
             9 : 1 at random; a ``.npz`` file holds ``train`` and ``test`` (and ``labels_train``, ``labels_test``), or
-            one array alone. Arrays have any trailing shape; ``uint8`` is divided by 255, all else taken as it is.
+            one array alone. Arrays have any trailing shape; ``uint8`` is divided by 255 unless they are ``counts``, all
+            else taken as it is.
         binarize: ``none`` keeps grey values, ``static`` draws binary pixels once, ``dynamic`` at each visit in training
             (the test set then is drawn once).
         data_root: Folder of data sets; else ``$PYRO_AEVB_DATA``, else the user's cache folder.
         split_seed: Seed of random splits and of fixed binarisations.
+        counts: A file's ``uint8`` values are counts, taken as they are.
 
     Raises:
         InputError: If a file is missing, truncated, or not what it should be; if values are not finite, or not in
@@ -51,7 +58,7 @@ def load(
     """
     if binarize not in ("none", "static", "dynamic"):
         raise InputError(f"unknown binarize {binarize!r}: give one of none, static, dynamic")
-    raw = _check(load_raw(name, find_root(data_root), split_seed), name)
+    raw = _check(load_raw(name, find_root(data_root), split_seed, counts), name)
     train, test, shape = raw.train.flatten(1), raw.test.flatten(1), tuple(raw.train.shape[1:])
     labels = raw.labels_train, raw.labels_test
     if binarize == "none":

@@ -124,27 +124,27 @@ LOADERS: dict[str, Callable[[Path, int], Raw]] = {
 }
 
 
-def load_raw(name: str, root: Path, split_seed: int) -> Raw:
+def load_raw(name: str, root: Path, split_seed: int, counts: bool = False) -> Raw:
     """A data set by its name, or a person's own from a ``.npy`` or ``.npz`` file."""
     if name in LOADERS:
         return LOADERS[name](root, split_seed)
     if Path(name).suffix in (".npy", ".npz"):
         path = Path(name).expanduser()
-        return _load_arrays(path if path.exists() else root / path.name, split_seed)
+        return _load_arrays(path if path.exists() else root / path.name, split_seed, 1 if counts else 255)
     raise InputError(f"unknown data {name!r}: give one of {', '.join(LOADERS)}, or a .npy or .npz file")
 
 
-def _load_arrays(path: Path, split_seed: int) -> Raw:
+def _load_arrays(path: Path, split_seed: int, largest_byte: int) -> Raw:
     arrays = _read_arrays(path)
     if {"train", "test"} <= arrays.keys():
-        values = (_to_float(arrays[key], f"{path}[{key}]") for key in ("train", "test"))
+        values = (_to_float(arrays[key], f"{path}[{key}]", largest_byte) for key in ("train", "test"))
         labels = (_read_labels(arrays, key, path) for key in ("labels_train", "labels_test"))
         return Raw(*values, *labels)
     if len(arrays) != 1:
         raise InputError(
             f"{path} holds {', '.join(arrays) or 'nothing'}: give it arrays named train and test, or one alone"
         )
-    values_alone = _to_float(next(iter(arrays.values())), str(path))
+    values_alone = _to_float(next(iter(arrays.values())), str(path), largest_byte)
     return _split(values_alone, None, len(values_alone) * 9 // 10, split_seed)
 
 
@@ -167,12 +167,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise InputError(f"{path} is truncated, or holds something else than plain arrays ({error})") from error
 
 
-def _to_float(array: np.ndarray[Any, Any], where: str) -> Tensor:
+def _to_float(array: np.ndarray[Any, Any], where: str, largest_byte: int) -> Tensor:
     if array.dtype.kind not in "buif":
         raise InputError(f"{where} has dtype {array.dtype}: give it real numbers")
     if array.ndim < 2:
         raise InputError(f"{where} has shape {array.shape}: give it one row a datum, (N, ...)")
-    scale = 255 if array.dtype == np.uint8 else 1
+    scale = largest_byte if array.dtype == np.uint8 else 1
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused by name
         return torch.from_numpy(array.astype(np.float32)) / scale
 

@@ -1,6 +1,7 @@
 """What every likelihood p(x|z) is."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ class Likelihood(nn.Module, ABC):
     Raises:
         InputError: If a size is not positive.
     """
+
+    counts: ClassVar[bool] = False
+    """Whether data are counts, so that a file's bytes are taken as they are and not for grey values."""
 
     def __init__(self, latent_dim: int, data_dim: int) -> None:
         super().__init__()

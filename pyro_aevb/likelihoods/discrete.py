@@ -129,6 +129,8 @@ class Poisson(Likelihood):
         | Deep generative modeling for single-cell transcriptomics, for counts in a VAE (Lopez et al., 2018)
     """
 
+    counts = True
+
     def __init__(
         self,
         latent_dim: int,
@@ -163,6 +165,8 @@ class NegativeBinomial(Likelihood):
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)
     """
+
+    counts = True
 
     def __init__(
         self,

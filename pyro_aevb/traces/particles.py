@@ -85,7 +85,8 @@ class Run:
         if self.way != "fold":
             return next((site["scale"] for site in self.sites.values()), 1.0)
         own = next((own_scale(site) for site in self.sites.values()), 1.0)
-        if isinstance(own, Tensor) and own.numel() > 1:  # a weight for each datum, repeated
+        of_each = self.count * next(iter(self.sizes.values()), 1)
+        if isinstance(own, Tensor) and own.numel() == of_each:  # a weight for each datum, repeated; one kept is not
             own = own.reshape(self.count, -1)[0]
         return of_plates * own
 

@@ -142,8 +142,7 @@ def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Way
     else:
         way, latents, rows = _way_of_guide(guide, args)
         ways = ways._replace(guide=way)
-    expected = _numbers(run(model, args, FEW, "loop", latents, rows))
-    return ways._replace(model=_first_equal(model, args, latents, rows, expected))
+    return ways._replace(model=_first_equal(model, args, latents, rows, _possible(args)))
 
 
 def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Latents]:
@@ -174,15 +173,14 @@ def _cannot_tell(drawn: Run, expected: Run) -> bool:
     return False
 
 
-def _first_equal(
-    model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, expected: dict[str, Tensor]
-) -> Way:
-    for way in _possible(args):
+def _first_equal(function: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, among: list[Way]) -> Way:
+    """The first of some ways that tells the densities at given latents that one particle at a time does."""
+    for way in among:
         try:
             with _same_ranks() as ranks:
-                run(model, args, 1, "loop", {name: value[:1] for name, value in latents.items()}, rows)
+                expected = _numbers(run(function, args, FEW, "loop", latents, rows))
                 ranks.other()
-                found = _numbers(run(model, args, FEW, way, latents, rows))
+                found = _numbers(run(function, args, FEW, way, latents, rows))
             if ranks.same and _equal(found, expected):
                 return way
         except Exception:  # as above
@@ -219,27 +217,26 @@ def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways)
     Of particles that see each other it makes no sense to ask for what one at a time gives; but those that a layer
     takes for data are wrong. Where rows cannot be folded, broadcasting must equal the loop.
     """
-
-    def differs(function: Pair, latents: Latents, rows: Latents) -> bool:
-        other: Way = "fold" if rows_of(args) is not None else "loop"
-        try:
-            both = []
-            for way in ("broadcast", other):
-                with untouched(args), torch.no_grad(), without_a_trace(evaluate=False), seeded(0, device_of(args)):
-                    both.append(_numbers(run(function, args, FEW, way, latents, rows)))
-            return not _equal(*both)
-        except Exception:  # as above
-            return True
-
     with untouched(args), torch.no_grad(), without_a_trace():
         drawn = run(guide or model, args, FEW, ways.guide if guide else "loop")
         latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
-    instead: Way = "fold" if rows_of(args) is not None else "loop"
-    if ways.model == "broadcast" and differs(model, latents, drawn.rows()):
-        ways = ways._replace(model=instead)
-    if guide and ways.guide == "broadcast" and len(latents) > 1 and differs(guide, latents, drawn.rows()):
-        ways = ways._replace(guide=instead)
+    if ways.model == "broadcast":
+        ways = ways._replace(model=_way_in_training(model, args, latents, drawn.rows()))
+    if guide and ways.guide == "broadcast" and len(latents) > 1:  # a first latent's network sees each datum once
+        ways = ways._replace(guide=_way_in_training(guide, args, latents, drawn.rows()))
     return ways
+
+
+def _way_in_training(function: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents) -> Way:
+    """Of a function that may be broadcast in evaluation."""
+    with untouched(args), torch.no_grad(), without_a_trace():
+        other = _first_equal(function, args, latents, rows, ["fold"] if "fold" in _possible(args) else [])
+    ways: tuple[Way, Way] = ("broadcast", other)
+    both = []
+    for way in ways:
+        with untouched(args), torch.no_grad(), without_a_trace(evaluate=False), seeded(0, device_of(args)):
+            both.append(_numbers(run(function, args, FEW, way, latents, rows)))
+    return "broadcast" if _equal(*both) else other
 
 
 class _Ranks:
