@@ -14,7 +14,7 @@ from pyro_aevb import traces
 from pyro_aevb.estimators import SGVB, WakeSleep
 from tests.pairs import LinearGaussian, binary, gradients, hand_written_pair, paper_pair
 from tests.test_capture import pyro_module_pair, trained, values
-from tests.test_estimators_exact import exact_bound, exact_elbo, gradients_where_any, z_scores
+from tests.test_estimators_exact import TOGETHER, exact_bound, exact_elbo, gradients_where_any, z_scores
 from tests.trainings import assert_equal
 
 
@@ -29,13 +29,13 @@ def loss_and_gradients(estimator, model, guide, *args, seed=5):
 
 
 def replicates(estimator, model, guide, x, count):
-    """Gradients of independent runs, by parameter, ``(count, ...)``."""
-    runs = []
+    """Gradients by parameter, ``(count / 10, ...)``, each the mean of ten independent runs."""
+    runs, x = [], x.repeat(TOGETHER, 1)
     with aevb.seeded(0):
-        for _ in range(count):
+        for _ in range(count // TOGETHER):
             model.zero_grad()
             guide.zero_grad()
-            estimator.differentiable_loss(model, guide, x).backward()
+            (estimator.differentiable_loss(model, guide, x) / TOGETHER).backward()
             runs.append(gradients_where_any(model, guide))
     return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
 
@@ -67,7 +67,7 @@ def expected_gradients(pair):
 
 @pytest.mark.parametrize("particles", [1, 5])
 def test_both_gradients_are_unbiased(particles):
-    """43 z-scores: fails by chance with p = 3e-4, and the seed is fixed."""
+    """43 z-scores, of 200 means: fails by chance with p = 5e-4, and the seed is fixed."""
     pair = LinearGaussian(shift=0.3, widen=1.5)
     with torch.no_grad(), aevb.seeded(1):  # at the exact gain and bias some expected gradients would be zero
         for parameter in pair.guide.parameters():
@@ -79,7 +79,7 @@ def test_both_gradients_are_unbiased(particles):
 
 
 def test_at_the_posterior_sleep_has_nothing_to_teach():
-    """The expected gradient of the guide is zero, and the mean of many is; 23 z-scores, p = 2e-4."""
+    """The expected gradient of the guide is zero, and the mean of many is; 23 z-scores, of 100 means: p = 4e-4."""
     pair = LinearGaussian()
     (-exact_dreams(pair)).backward()
     zero = {f"1.{n}": p.grad for n, p in pair.guide.named_parameters()}
@@ -102,7 +102,7 @@ def bits(count):
 
 
 def test_both_gradients_of_bits_against_enumeration():
-    """About 60 z-scores: p = 4e-4, and the seed is fixed."""
+    """About 60 z-scores, of 200 means: p = 7e-4, and the seed is fixed."""
     model, guide, x = bits_pair()
     (-exact_bound(model, guide, x, 1)).backward()
     wake = {n: g for n, g in gradients_where_any(model, guide).items() if n.startswith("0.")}
