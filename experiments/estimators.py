@@ -29,6 +29,7 @@ HIDDEN, LATENT_DIM, BATCH = 200, 20, 100
 STAGES = {"untrained": 0, "half-trained": 200_000, "trained": 2_000_000}
 DRAWS, REFERENCE_DRAWS = 100, 1000
 TRAIN_SAMPLES, TRAIN_SECONDS = 200_000, 8.0
+REPORT_EVERY = 10_000  # data; the seconds are over at a report
 MANY = (5, 50)
 PERTURB = 0.001
 COVERING = estimators.DoublyReparameterized(32, vectorize_particles=True, max_plate_nesting=1)
@@ -65,7 +66,8 @@ def make_trainer(data: aevb.data.DataSet, estimator: estimators.Estimator, engin
         guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(data.dim, LATENT_DIM, hidden=HIDDEN), size)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(LATENT_DIM), likelihood, size)
     optimizer = partial(torch.optim.Adam, lr=1e-3)
-    return aevb.Trainer(model, guide, data.train, estimator, optimizer, BATCH, engine=engine, device="cpu")
+    options = {"engine": engine, "device": "cpu", "report_every": REPORT_EVERY}
+    return aevb.Trainer(model, guide, data.train, estimator, optimizer, BATCH, **options)
 
 
 def measure_gradients(data: aevb.data.DataSet, stages: dict[str, int], draws: int, reference_draws: int) -> list[dict]:
@@ -209,7 +211,7 @@ if __name__ == "__main__":
     started = time.perf_counter()
     mnist = aevb.data.load("mnist", binarize="dynamic")
     if options.smoke:
-        MANY = (5,)
+        MANY, REPORT_EVERY = (5,), 500
         measure_gradients(mnist, {"untrained": 0}, 3, 4)
         measure_few_latents(mnist, 1000, (2,), 3)
         print(len(measure_training(mnist, 1000, 0.0)), "estimators trained")

@@ -62,6 +62,7 @@ COMPARED = 10_000_000  # the first point that the table shows of curves that go 
 POINTS = (1_000_000, 3_000_000, 10_000_000, 30_000_000)
 FURTHER = {("MCEM", 1000): 3, ("AEVB", 1000): 3, ("MCEM", 50_000): 6.75}  # where the paper's curves cross, or begin
 DRAWS, BURN_IN, IMAGES, ANNEALED_IMAGES, CANDIDATES = 50, 20, 1000, 100, 1000
+ANNEALING_STEPS = 300
 
 Training = aevb.Trainer | aevb.MonteCarloEM
 
@@ -147,7 +148,7 @@ def anneal(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor)
     for split, x in (("train", train), ("test", test)):
         few = x[:ANNEALED_IMAGES]
         density = appendix_d(model, few)
-        annealed = aevb.evidence.annealed_importance_sampling(model, None, few, steps=300, start="prior")
+        annealed = aevb.evidence.annealed_importance_sampling(model, None, few, steps=ANNEALING_STEPS, start="prior")
         difference = density.log_likelihood - annealed.log_likelihood
         found[f"{split}_appendix_d"] = density.log_likelihood.mean().item()
         found[f"{split}_annealed"] = annealed.log_likelihood.mean().item()
@@ -283,7 +284,7 @@ if __name__ == "__main__":
     if chosen.smoke:
         import tempfile
 
-        IMAGES, ANNEALED_IMAGES, DRAWS, BURN_IN, STEP_SIZES = 5, 3, 10, 5, (0.02,)
+        IMAGES, ANNEALED_IMAGES, ANNEALING_STEPS, DRAWS, BURN_IN, STEP_SIZES = 5, 3, 10, 10, 5, (0.02,)
         with tempfile.TemporaryDirectory() as temporary:
             folder, methods = Path(temporary), (*METHODS, *MONTE_CARLO_EM)
             rows = [row for m in methods for row in run_curve(folder, m, 1000, 0, 1000, "cpu")]
