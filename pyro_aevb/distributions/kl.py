@@ -7,6 +7,8 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl
 
+from pyro_aevb.distributions.normals import PreciseLowRankMultivariateNormal, PreciseMultivariateNormal
+
 __all__: list[str] = []
 
 
@@ -26,5 +28,11 @@ def _kl_of_correlated_against_independent_normals(q: Any, p: Any) -> Tensor:
     return cross_entropy - q.entropy()
 
 
-for _q in (MultivariateNormal, LowRankMultivariateNormal):
+# By their own names too: a class with a density of its own is not taken for the one that it extends.
+for _q in (
+    MultivariateNormal,
+    LowRankMultivariateNormal,
+    PreciseMultivariateNormal,
+    PreciseLowRankMultivariateNormal,
+):
     kl.register_kl(_q, Independent)(_kl_of_correlated_against_independent_normals)
