@@ -57,7 +57,7 @@ class Choices:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Any, _Choice] = {}
+        self._known: dict[Any, list[_Choice]] = {}
 
     def ways(
         self, model: Pair, guide: Pair | None, args: tuple[Any, ...], count: int, of: tuple[Any, ...] | None = None
@@ -78,10 +78,12 @@ class Choices:
         """
         of = of or (model, guide)
         key = (count > 1, *map(_identity, of), *map(_shape, args))
-        known = self._known.get(key)
-        if known is None or any(module.training != was for module, was in known.switches):
-            known = self._known[key] = _choose(model, guide, args, count > 1, of)
-        return known.ways
+        known = self._known.setdefault(key, [])  # one for evaluation, one for training, say
+        found = next((c for c in known if all(module.training == was for module, was in c.switches)), None)
+        if found is None:
+            found = _choose(model, guide, args, count > 1, of)
+            known.append(found)
+        return found.ways
 
 
 def _identity(function: Any) -> tuple[int, int]:
