@@ -2,17 +2,21 @@
 
 import importlib
 import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.fork_server import python
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def test_runs_begun_with_other_options_are_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
+    monkeypatch.setattr(sys, "executable", python())
     runs = importlib.import_module("training_runs")
     options = ["--data=digits", "--latent_dim=2", "--hidden=4", "--report_every=200"]
     metrics = runs.train(tmp_path / "run", options, 400, 200)
