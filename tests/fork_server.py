@@ -59,6 +59,8 @@ def serve(address):
     import jsonargparse  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import pyro  # noqa: F401
+    import scipy.io  # noqa: F401
+    import torch._dynamo  # noqa: F401  # which a first training step loads
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
