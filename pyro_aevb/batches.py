@@ -91,7 +91,7 @@ class Batches:
             for i, (values, drawn) in enumerate(zip(batch, self.binarises, strict=True))
         )
 
-    def check(self, model: Pair) -> None:
+    def check(self, model: Pair, guide: Pair | None) -> None:
         """Are all data, not only the first batch, where the model has a density for them?
 
         Where a distribution's support is one for all data they are looked at at once; where it differs by datum or by
@@ -101,11 +101,11 @@ class Batches:
             InputError: Names the first datum that is not.
         """
         args = self[0]
-        sites = traces.observed(model, args)
+        sites = traces.observed(model, guide, args)
         places = [next((i for i, arg in enumerate(args) if site.value is arg), None) for site in sites]
         known = [(site, place) for site, place in zip(sites, places, strict=True) if place is not None]
         universal = all(site.is_universal for site in sites)
-        if len(known) == len(sites) and (universal or self._same_support(model, sites)):
+        if len(known) == len(sites) and (universal or self._same_support(model, guide, sites)):
             try:
                 self._check_at_once(known)
                 return
@@ -114,15 +114,15 @@ class Batches:
                     raise
         for step in range(self.per_epoch):
             visit = self.visit(step)
-            traces.check_observed(model, self.take(*visit), visit[0])
+            traces.check_observed(model, guide, self.take(*visit), visit[0])
 
     def _check_at_once(self, known: list[tuple[traces.Observed, int]]) -> None:
         for site, place in known:
             if not self.binarises[place]:
                 traces.check_values(self.parts[place], site)
 
-    def _same_support(self, model: Pair, sites: list[traces.Observed]) -> bool:
+    def _same_support(self, model: Pair, guide: Pair | None, sites: list[traces.Observed]) -> bool:
         """Is each site's support made of constants that another minibatch has too?"""
-        others = traces.observed(model, self[self.per_epoch - 1])
+        others = traces.observed(model, guide, self[self.per_epoch - 1])
         same = len(sites) == len(others) and all(a.same_support(b) for a, b in zip(sites, others, strict=True))
         return same and all(site.is_constant for site in sites)

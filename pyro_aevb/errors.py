@@ -3,9 +3,21 @@
 import re
 from typing import TypeVar
 
-__all__ = ["InputError", "NonFiniteLossError", "in_one_line", "positive"]
+__all__ = ["REFUSALS", "InputError", "NonFiniteLossError", "in_one_line", "positive"]
 
 LONGEST_REASON = 300
+
+REFUSALS = (
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+)
+"""What Pyro, torch and a pair's own code raise of data that do not fit."""
 
 Number = TypeVar("Number", int, float)
 

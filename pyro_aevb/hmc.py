@@ -247,7 +247,7 @@ def sample_posterior(
         raise InputError(f"unknown adaptation {adaptation!r}: give global or datum")
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(evaluating(traces.modules_of(model, guide or model, args).values()))
-        traces.check_observed(model, args, torch.arange(len(args[0])))
+        traces.check_observed(model, guide, args, torch.arange(len(args[0])))
         space = traces.latent_space(model, args)
         log_density = partial(_log_joint, model, args, space)
         if guide is not None:

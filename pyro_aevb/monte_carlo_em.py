@@ -16,7 +16,7 @@ from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data, Visit
 from pyro_aevb.em_steps import CapturedSteps, EagerSteps, RecordedSteps
 from pyro_aevb.engines import MakeOptimizer, load_optimizer_state, make_optimizer
-from pyro_aevb.errors import InputError, NonFiniteLossError, in_one_line, positive
+from pyro_aevb.errors import REFUSALS, InputError, NonFiniteLossError, in_one_line, positive
 from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.pairs import without_a_trace
@@ -197,10 +197,10 @@ class MonteCarloEM:
                     traces.distributions(self.model, args)
             except InputError:
                 raise
-            except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+            except REFUSALS as error:
                 raise InputError(f"the first run of the model failed: {in_one_line(error)}") from error
             self._check_trained(args)
-            self.batches.check(self.model)
+            self.batches.check(self.model, None)
             self._probe = self._one_probe()
             first = torch.arange(self.batches.size, device=self.device).split(self.batches.batch_size)
             key = self.batches.visit(0)[1]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 __all__ = [
     "Pair",
@@ -187,7 +188,7 @@ class _Switched:
         self.evaluate = evaluate
         self.seen: dict[int, nn.Module] = {}
         self.training: list[tuple[nn.Module, bool]] = []
-        self.buffers: list[tuple[Tensor, Tensor]] | None = [] if keep_buffers else None
+        self.buffers: list[tuple[nn.Module, str, Tensor, Tensor]] | None = [] if keep_buffers else None
         self.thread = threading.get_ident()
 
     def see(self, module: nn.Module) -> None:
@@ -197,19 +198,27 @@ class _Switched:
         known = {id(part) for part, _ in self.training}
         self.seen[id(module)] = module
         for part in module.modules():
-            if id(part) not in known and "training" in vars(part):  # else it is only being made
+            if id(part) not in known and _has_switch(part):
                 self.training.append((part, part.training))
                 part.training = part.training and not self.evaluate
                 if self.buffers is not None:
-                    self.buffers += [(b, b.detach().clone()) for b in part.buffers(recurse=False)]
+                    own = ((n, b) for n, b in part.named_buffers(recurse=False) if not is_lazy(b))
+                    self.buffers += [(part, name, b, b.detach().clone()) for name, b in own]
 
     def restore(self) -> None:
         """Everything as it was."""
         for part, was in self.training if self.evaluate else ():
             part.training = was
-        for buffer, value in self.buffers or ():
+        for part, name, buffer, value in self.buffers or ():
             with torch.no_grad():
                 buffer.copy_(value)
+            if getattr(part, name) is not buffer and name in part._buffers:  # assigned anew, not changed in place
+                part._buffers[name] = buffer
+
+
+def _has_switch(module: nn.Module) -> bool:
+    """Is it whole? One that is only being made has no ``training`` yet, a compiled one keeps it elsewhere."""
+    return getattr(module, "training", None) is not None
 
 
 @contextmanager
@@ -260,7 +269,7 @@ def _on_call(see: Callable[[nn.Module], None], frame: FrameType, event: str, _: 
     if event != "call" or not code.co_argcount or code.co_filename == __file__:
         return
     first = frame.f_locals.get(code.co_varnames[0])
-    if isinstance(first, nn.Module) and "training" in vars(first) and code.co_name != "__init__":
+    if isinstance(first, nn.Module) and code.co_name != "__init__" and _has_switch(first):
         see(first)
 
 

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from pyro_aevb.batches import Visit
 from pyro_aevb.cuda_graphs import GraphReplay, unchanged
 from pyro_aevb.seeds import unchanged_random_state
+from pyro_aevb.traces import without_looking
 
 __all__ = ["Recording", "TensorFunction", "record", "record_function"]
 
@@ -42,8 +43,9 @@ class Recording:
 
     def __init__(self, graph: GraphModule, inputs: list[Tensor], used: list[bool]) -> None:
         self.graph = graph
-        self.function: TensorFunction = graph
-        self.inlined: TensorFunction | None = graph
+        # Its forward, not itself: hooks of modules are for those of the pair.
+        self.function: TensorFunction = graph.forward
+        self.inlined: TensorFunction | None = graph.forward
         self.inputs, self.used = [t.detach() for t in inputs], used
         self.sources = [(id(tensor), tensor.requires_grad) for tensor in inputs]
 
@@ -57,7 +59,7 @@ class Recording:
 
     def inside(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
         """The same, for use inside a larger CUDA graph, where there is ``inlined``."""
-        return self._run(self.inlined or self.graph, visit)
+        return self._run(self.inlined or self.graph.forward, visit)
 
     def _run(self, function: TensorFunction, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
         with torch.no_grad():
@@ -129,7 +131,7 @@ def record_function(
     held = [tensor.detach() for tensor in fixed]
     with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
         graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
-        replay = _compile(graph, [*arguments, *held], len(arguments))[0] if compiled else graph
+        replay = _compile(graph, [*arguments, *held], len(arguments))[0] if compiled else graph.forward
         replay(*arguments, *held)  # the first call compiles what is compiled lazily
 
     def recorded(*now: Tensor) -> tuple[Tensor, ...]:
@@ -146,7 +148,8 @@ def _trace(function: TensorFunction, inputs: tuple[Tensor, ...], fuse_tiny: bool
 
     aten = torch.ops.aten
     products: dict[Any, Callable[..., Any]] = {aten.mm.default: _tiny_mm, aten.addmm.default: _tiny_addmm}
-    graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
+    with without_looking():
+        graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
     _refuse_shapes_that_depend_on_data(graph)
     return graph
 
@@ -206,13 +209,13 @@ def _compiled_alike(graph: GraphModule, inputs: list[Tensor], device: torch.devi
 
     try:
         compiled = _compile_with_inductor(graph, inputs, deterministic=True)
-        alike = torch.isclose(first(compiled), first(graph), rtol=1e-4, atol=1e-6, equal_nan=True)
+        alike = torch.isclose(first(compiled), first(graph.forward), rtol=1e-4, atol=1e-6, equal_nan=True)
     except Exception as error:  # whatever the compiler raises: the recording gives the same numbers
         logger.info("inductor cannot compile the step, which is replayed operation by operation: %s", error)
-        return graph
+        return graph.forward
     if alike.double().mean() < 0.9:
         logger.info("inductor's code draws other noise, so the step is replayed operation by operation")
-        return graph
+        return graph.forward
     return compiled
 
 

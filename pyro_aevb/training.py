@@ -295,7 +295,7 @@ class Trainer:
         loss, pair = first_loss(self.estimator), (self.model, self.guide)
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
             with without_a_trace():
-                self.batches.check(self.model)
+                self.batches.check(self.model, self.guide)
             run = traces.first_run(loss, *pair, self.batches[0])
             self.divisors = {self.batches.batch_size: run.divisor, **self._of_last_batch(loss)}
         self._global_latents = run.global_latents

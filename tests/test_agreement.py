@@ -106,7 +106,7 @@ def test_weights_in_a_plate_of_the_data_s_size_are_global():
         with plate(x):
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
-    with pytest.raises(aevb.InputError, match="'w' lies in plate 'weights', the data in 'data'"):
+    with pytest.raises(aevb.InputError, match=r"'w' lies in plate 'weights'.*a global latent"):
         evidence.importance_sampling(model, guide, x, 10)
     assert_refused(losses(model, guide, (x,), 2), "SGVB", "SGVBAnalyticKL", "ScoreFunction")
     assert_refused(evaluators(model, guide, (x,)), "posterior_means", "activity", "latent_kl")
@@ -323,10 +323,9 @@ def test_a_von_mises_latent_lives_on_the_circle():
         aevb.Trainer(model, guide, x, batch_size=3, device="cpu")
     with pytest.raises(aevb.InputError, match=r"'z'.*can draw outside the support"):
         evidence.annealed_importance_sampling(model, guide, x, steps=5)
-    found = evidence.annealed_importance_sampling(model, None, x, steps=100, chains=20, start="prior")
-    torch.testing.assert_close(found.log_likelihood, exact, atol=0.15, rtol=0)
-    found = evidence.annealed_importance_sampling(model, circular, x, steps=100, chains=20)
-    torch.testing.assert_close(found.log_likelihood, exact, atol=0.15, rtol=0)
+    for guide, start in ((None, "prior"), (circular, "guide")):
+        found = evidence.annealed_importance_sampling(model, guide, x, steps=100, chains=20, start=start)
+        assert ((found.log_likelihood - exact).abs() < 5 * found.standard_error + 0.05).all()
     samples = aevb.hmc.sample_posterior(model, (x,), 200)
     inside = samples.space.latents(samples.position[-1])[0]["z"]
     assert (inside.abs() <= math.pi).all()

@@ -411,3 +411,174 @@ def test_a_weight_for_each_datum_weighs_its_bound():
     trainer = aevb.Trainer(model, moved, (x, w), SGVB(), batch_size=20, device="cpu")
     (report,) = trainer.run(20)
     assert report.bound == pytest.approx((w * exact).mean().item(), rel=1e-4)
+
+
+# ---------------------------------------------------------------- what a choice must not overlook
+
+
+class Gated(nn.Module):
+    """A softmax over the wrong dimension, behind a gate that is shut at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.net = nn.Parameter(torch.zeros(())), nn.Linear(1, 3)
+
+    def forward(self, z):
+        h = self.net(z)
+        return (h + self.gate * 6 * (5 * h).softmax(1)).sum(-1, keepdim=True)
+
+
+def test_initial_zeros_do_not_hide_what_a_network_does():
+    net = Gated()
+    model, x = partial(std, f=net), torch.linspace(-1, 1, 20).unsqueeze(-1)
+    estimator = IWAE(2)
+    estimator.loss(model, q, x)
+    with torch.no_grad():
+        net.gate.fill_(1.0)
+    with aevb.seeded(0):
+        found = estimator.loss(model, q, x)
+    with aevb.seeded(0):
+        assert found == pytest.approx(IWAE(2, vectorize_particles=True).loss(model, q, x), rel=1e-5)
+    looped = sum(IWAE(2, vectorize_particles=False).loss(model, q, x) for _ in range(50)) / 50
+    several = sum(estimator.loss(model, q, x) for _ in range(50)) / 50
+    assert several == pytest.approx(looped, rel=0.05)
+
+
+def test_keyword_arguments_have_choices_of_their_own():
+    """Semi-supervised: with labels another network runs."""
+    deep = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).eval()
+
+    def model(x, y=None):
+        std(x, (lambda z: z) if y is None else (lambda z: deep(z) + y))
+
+    def guide(x, y=None):
+        q(x)
+
+    x, y = torch.randn(20, 1), torch.randn(20, 1)
+    estimator = IWAE(3)
+    for _ in range(2):
+        estimator.loss(model, guide, x)
+        found = estimator.loss(model, guide, x, y=y)
+        fresh = sum(IWAE(3, vectorize_particles=False).loss(model, guide, x, y=y) for _ in range(30)) / 30
+        assert found == pytest.approx(fresh, rel=0.3)
+
+
+def test_a_captured_trainings_recording_is_no_part_of_the_pair():
+    """Its graph is a module, too, which was taken for one that comes later, and recorded anew at each run."""
+    decoder = Decoder(20)
+    trainer = aevb.Trainer(
+        partial(registered, net=decoder), q, torch.randn(60, 1), SGVB(), batch_size=20, engine="captured", device="cpu"
+    )
+    trainer.engine.compiled = False
+    before, state = dict(trainer.modules), trainer.state_dict()
+    list(trainer.run(60))
+    recording = trainer.engine.recordings[20]
+    list(trainer.run(60))
+    assert trainer.modules == before
+    assert trainer.engine.recordings[20] is recording
+    trainer.load_state_dict(state)
+
+
+def test_compiled_modules_are_switched_and_put_back():
+    class Scripted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.norm = nn.Dropout(0.5), nn.BatchNorm1d(1)
+
+        def forward(self, z):
+            return self.norm(self.drop(z))
+
+    net = torch.jit.script(Scripted())
+    x = torch.randn(20, 1)
+    running = net.norm.running_mean.clone()
+    bounds = [evidence.bound(partial(std, f=net), q, x, 1, seed=0).bound for _ in range(2)]
+    assert torch.equal(*bounds)
+    plain = evidence.bound(partial(std, f=lambda z: z / (1 + 1e-5) ** 0.5), q, x, 1, seed=0).bound
+    torch.testing.assert_close(bounds[0], plain, rtol=1e-4, atol=1e-4)
+    assert torch.equal(net.norm.running_mean, running)
+    assert net.training
+    assert net.drop.training
+
+
+def test_an_autoguide_is_evaluated_by_the_density_of_what_its_draws_are_made_of():
+    from pyro.infer.autoguide import AutoNormal
+
+    def model(x):
+        with pyro.plate("data", 12, dim=-1):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.linspace(0.1, 3, 12)
+    guide = AutoNormal(model)
+    guide(x)
+    z = torch.linspace(1e-4, 30, 60_000)
+    logs = dist.LogNormal(0.0, 1.0).log_prob(z).unsqueeze(-1) + dist.Normal(z.unsqueeze(-1), 1.0).log_prob(x)
+    exact = logs.logsumexp(0) + math.log(30 / 60_000)
+    assert_within_error(evidence.importance_weights(model, guide, x, 20_000), exact)
+    with aevb.seeded(0):
+        one = IWAE(1).loss(model, guide, x)
+    with aevb.seeded(0):
+        assert one == pytest.approx(SGVB().loss(model, guide, x), rel=1e-5)
+    for name in ("StickingTheLanding", "DoublyReparameterized"):
+        loss = getattr(estimators, name)(2).differentiable_loss(model, guide, x)
+        assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(guide.parameters())))
+
+
+def test_a_plate_of_another_name_is_the_datas_if_it_is_one_for_each_datum():
+    def model(x):
+        with pyro.plate("zs", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("xs", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("zs", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x / 2 + pyro.param("m", torch.tensor(0.0)), 0.5**0.5))
+
+    x = torch.randn(60)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    with pyro.get_param_store().scope():
+        pyro.param("m", torch.tensor(0.0))
+        torch.testing.assert_close(evidence.importance_sampling(model, guide, x, 10), exact)
+    list(aevb.Trainer(model, guide, x, IWAE(2), batch_size=20, device="cpu").run(60))
+
+
+def test_an_annealed_tensor_around_a_latent_is_seen_when_it_moves():
+    """Equal at first, and another objective later: the multi-sample bounds refuse it when it differs."""
+    from pyro import poutine
+
+    beta = torch.tensor(1.0)
+
+    def model(x):
+        with plate(x):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1).to_event(1), obs=x)
+
+    def guide(x):
+        with plate(x), poutine.scale(scale=beta):
+            pyro.sample("z", dist.Normal(x / 2, 1.0).to_event(1))
+
+    estimator, x = IWAE(2), torch.randn(5, 1)
+    with pyro.validation_enabled(False):
+        estimator.loss(model, guide, x)
+        beta.fill_(0.01)
+        with pytest.raises(aevb.InputError, match="scaled by"):
+            estimator.loss(model, guide, x)
+
+
+def test_a_bound_of_rows_that_the_pair_chooses_is_refused():
+    def pair(x):
+        with pyro.plate("data", 20, subsample_size=5) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1).to_event(1), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", 20, subsample_size=5) as rows:
+            pyro.sample("z", dist.Normal(x[rows] / 2, 1.0).to_event(1))
+
+    for evaluate in (evidence.bound, evidence.importance_sampling):
+        with pytest.raises(aevb.InputError, match="chooses 5 of the 20 data"):
+            evaluate(pair, guide, torch.randn(20, 1))
+    with pytest.raises(aevb.InputError, match="chooses 5 of the 20 data"):
+        evidence.posterior_means(guide, torch.randn(20, 1))

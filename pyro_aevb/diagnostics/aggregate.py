@@ -86,7 +86,9 @@ def aggregate_posterior(
     """
     positive("num_samples", num_samples)
     kl = latent_kl(model, guide, x, seed=seed).total
-    z, prior_draws, log_guide = map_blocks(partial(_draws_of_block, model, guide, num_samples), model, guide, x, seed)
+    z, prior_draws, log_guide = map_blocks(
+        partial(_draws_of_block, traces.Particles(model, guide), num_samples), model, guide, x, seed
+    )
     _check_one_prior(model, guide, x, z[0])
     flat, flat_prior = z.flatten(0, 1), prior_draws.flatten(0, 1)  # (B * S, K)
     log_marginal = _log_marginal(model, guide, x, flat)
@@ -101,9 +103,9 @@ def aggregate_posterior(
     )
 
 
-def _draws_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    latent = latent_of(model, guide, args)
-    draws, log_guide = traces.Particles(model, guide).sample_guide(args, num_samples)
+def _draws_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    latent = latent_of(pair.model, pair.guide, args)
+    draws, log_guide = pair.sample_guide(args, num_samples)
     z = draws[latent.name]  # (S, B, K)
     # Expanded as a plate does it: Pyro's MixtureOfDiagNormals cannot draw many at once from a batch.
     prior_draws = latent.prior.expand(z.shape[:2]).sample()  # (S, B, K)

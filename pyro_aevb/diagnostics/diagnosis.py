@@ -77,28 +77,29 @@ def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, see
     Raises:
         InputError: If there are fewer than 2 data, or not one latent vector for each datum.
     """
-    z, own = map_blocks(partial(_own_latents, model, guide, num_samples), model, guide, x, seed)
+    pair = traces.Particles(model, guide)
+    z, own = map_blocks(partial(_own_latents, pair, num_samples), model, guide, x, seed)
     if len(z) < 2:
         raise InputError("diagnostics compare data with one another: give at least 2")
     order = torch.randperm(len(z), generator=generator(seed, "permutation")).to(z.device)
     other = torch.empty_like(order)
     other[order] = order.roll(1)  # one cycle: no datum keeps its own
-    at_others = partial(_log_likelihood_at, model, guide)
+    at_others = partial(_log_likelihood_at, pair)
     (strange,) = map_blocks(at_others, model, guide, x, seed, beside=(z[other],))
     return own - strange
 
 
-def _own_latents(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    name, pair = latent_of(model, guide, args).name, traces.Particles(model, guide)
+def _own_latents(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    name = latent_of(pair.model, pair.guide, args).name
     latents, _ = pair.sample_guide(args, num_samples)
     log_likelihood, _ = pair.log_joint(args, latents, num_samples)
     return latents[name].transpose(0, 1), log_likelihood.mean(0)  # (B, S, K), (B,)
 
 
-def _log_likelihood_at(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+def _log_likelihood_at(pair: traces.Particles, args: tuple[Tensor, ...]) -> tuple[Tensor]:
     *data, z = args
-    name = latent_of(model, guide, tuple(data)).name
-    log_likelihood, _ = traces.Particles(model, guide).log_joint(tuple(data), {name: z.transpose(0, 1)}, z.shape[1])
+    name = latent_of(pair.model, pair.guide, tuple(data)).name
+    log_likelihood, _ = pair.log_joint(tuple(data), {name: z.transpose(0, 1)}, z.shape[1])
     return (log_likelihood.mean(0),)
 
 

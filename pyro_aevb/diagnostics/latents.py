@@ -145,18 +145,18 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
     positive("num_samples", num_samples)
     if len(as_tensors(x, evaluated=True)[0]) == 1:
         raise InputError("diagnostics compare data with one another: give at least 2")
-    of_block = partial(_kl_of_block, model, guide, num_samples)
+    of_block = partial(_kl_of_block, traces.Particles(model, guide), num_samples)
     total, per_dimension, factorised = map_blocks(of_block, model, guide, x, seed)
     activity = evidence.activity(guide, x, seed=seed)
     known = per_dimension.shape[-1] > 0
     return LatentKL(total, per_dimension if known else None, activity, bool(factorised.all()))
 
 
-def _kl_of_block(model: Pair, guide: Pair, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    latent = latent_of(model, guide, args)
-    draws, log_guide = traces.Particles(model, guide).sample_guide(args, num_samples)
+def _kl_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    latent = latent_of(pair.model, pair.guide, args)
+    draws, log_guide = pair.sample_guide(args, num_samples)
     z = draws[latent.name]  # (S, B, K)
-    total = traces.per_datum_kl(model, guide, args)
+    total = traces.per_datum_kl(pair.model, pair.guide, args)
     if total is None:
         total = (log_guide - latent.prior.log_prob(z)).mean(0)
     factorised = isinstance(latent.guide, Independent) and isinstance(latent.prior, Independent)

@@ -56,7 +56,7 @@ class BatchedStep:
         self.noise = [list(each) for each in noise]
         fixed = [*parameters, *data, *others, *noise]
         dims = (*[0] * (2 + len(parameters)), *[None] * len(data), *[0] * (len(others) + len(noise)))
-        batched = torch.func.vmap(recording.graph, in_dims=dims)
+        batched = torch.func.vmap(recording.graph.forward, in_dims=dims)
 
         def losses_and_gradients(*visits: Tensor) -> tuple[Tensor, ...]:
             """Contiguous, as the stacked parameters are: torch's fused optimizers do not look at strides."""

@@ -115,7 +115,7 @@ class MultiSample(Estimator):
         """-(N/M) sum of the bound over the minibatch."""
         parts = (partial(model, **kwargs), partial(guide, **kwargs)) if kwargs else (model, guide)
         how = {"choices": self._choices, "vectorised": self.vectorize_particles, "scaled": True}
-        return self.loss_of_weights(traces.Particles(*parts, of=(model, guide), **how), args)
+        return self.loss_of_weights(traces.Particles(*parts, of=(model, guide, *kwargs.items()), **how), args)
 
     @abstractmethod
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:

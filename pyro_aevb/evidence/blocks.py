@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_aevb import traces
 from pyro_aevb.checkpoints import replaced
 from pyro_aevb.data.given import as_tensors, in_precision, precisions
-from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
 from pyro_aevb.seeds import derive, seeded
 
@@ -68,6 +68,8 @@ def map_blocks(
     first = tuple(d[:DATA_BLOCK].to(device) for d in data)
     with _refused_in_one_line(first, model, guide), seeded(derive(seed, "evaluation"), device):
         modules = traces.modules_of(model, guide, first)
+        own_guide = None if guide is model else guide
+        every_block = not _checked_at_once(model, own_guide, data, first, modules)
     results: list[tuple[Tensor, ...]] = []
     with _params_as_they_are(modules), evaluating(modules.values()):
         kept = None
@@ -81,7 +83,8 @@ def map_blocks(
             else:
                 block = [d[chosen[0] : chosen[-1] + 1].to(device) for d in (*data, *beside)]
                 with _refused_in_one_line(first, model, guide), seeded(derive(seed, "evaluation", i), device):
-                    traces.check_observed(model, tuple(block[: len(data)]), chosen)
+                    if every_block:
+                        traces.check_observed(model, own_guide, tuple(block[: len(data)]), chosen)
                     results.append(tuple(function(tuple(block))))
                 if kept is not None:
                     kept.add(results[-1])
@@ -102,6 +105,20 @@ def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.
     return tuple(in_precision(part, one, dtype) for part, one in zip(parts, given, strict=True)), device
 
 
+def _checked_at_once(
+    model: Pair, guide: Pair | None, data: tuple[Tensor, ...], first: tuple[Tensor, ...], modules: dict[str, nn.Module]
+) -> bool:
+    """Look at all data where the first block's supports are those of all; else nothing has been looked at."""
+    with evaluating(modules.values()):
+        sites = traces.observed(model, guide, first)
+    places = [next((i for i, arg in enumerate(first) if site.value is arg), None) for site in sites]
+    if None in places or not all(site.is_universal for site in sites):
+        return False
+    for site, place in zip(sites, places, strict=True):
+        traces.check_values(data[place or 0], site)
+    return True
+
+
 @contextmanager
 def _refused_in_one_line(args: tuple[Tensor, ...], model: Pair, guide: Pair) -> Iterator[None]:
     """What torch or Pyro raise of a pair that does not fit its data, in one line; the whole is its cause."""
@@ -109,7 +126,7 @@ def _refused_in_one_line(args: tuple[Tensor, ...], model: Pair, guide: Pair) -> 
         yield
     except InputError:
         raise
-    except (ValueError, RuntimeError, NotImplementedError, IndexError, TypeError) as error:
+    except REFUSALS as error:
         reason = f"{type(error).__name__}: {in_one_line(error)}{precisions(error, args, precision_of(model, guide))}"
         raise InputError(f"model and guide cannot be run on these data: {reason}") from error
 

@@ -21,6 +21,7 @@ from pyro_aevb.traces.latents import LatentSpace, distributions, latent_space
 from pyro_aevb.traces.lifted import given_weights
 from pyro_aevb.traces.observed import Observed, check_observed, check_values, observed
 from pyro_aevb.traces.parts import modules_of, moved_parts
+from pyro_aevb.traces.plates import without_looking
 from pyro_aevb.traces.sites import (
     analytic_kl,
     check_reparameterised,
@@ -72,4 +73,5 @@ __all__ = [
     "reparameterised",
     "score_function_sum",
     "without_gradient",
+    "without_looking",
 ]

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.plates import own_scale, same_scale
+from pyro_aevb.traces.plates import may_look, own_scale, same_scale
 from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, observed_sites
 
 __all__ = [
@@ -32,12 +31,12 @@ def check_agreement(model_trace: Trace, guide_trace: Trace, look: bool | None = 
         model_trace: The model's trace.
         guide_trace: The guide's.
         look: Compare scales and masks that are tensors by their values, which a recorded step must not read; by default
-            while Pyro validates.
+            where none is being recorded.
 
     Raises:
         InputError: Names the site, and what each part says of it.
     """
-    look = is_validation_enabled() if look is None else look
+    look = may_look() if look is None else look
     for site in latent_sites(model_trace):
         if site["name"] not in guide_trace:
             raise InputError(
@@ -155,6 +154,9 @@ def check_no_point_masses(sites: Iterable[Site]) -> None:
     Raises:
         InputError: Names the site.
     """
+    sites = list(sites)
+    if any(site["infer"].get("is_auxiliary") for site in sites):
+        return  # an AutoGuide's: a Delta that carries the density of the auxiliary site that it was made from
     for site in sites:
         if type(base_of(site["fn"])).__name__ == "Delta":
             raise InputError(

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from pyro_aevb.errors import InputError
 from pyro_aevb.traces.agreement import check_no_point_masses, check_one_scale
 from pyro_aevb.traces.particles import Run, rows_of, run
-from pyro_aevb.traces.plates import size_of_data_plate
+from pyro_aevb.traces.plates import may_look, size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites, pair_trace, site_kls, without_gradient
 from pyro_aevb.traces.ways import Choices, Ways
 
@@ -103,8 +102,9 @@ class Particles:
         """
         ways = self._ways(args, count)
         drawn = run(self.guide, args, count, ways.guide, around=without_gradient if constant else None)
-        latents = _latents(drawn)
-        return self._joint(args, latents, drawn, _total(drawn, latents), ways)
+        if not self.scaled:  # numbers for each datum, not a sum that stands for all
+            check_every_datum(drawn.sizes, args)
+        return self._joint(args, _latents(drawn), drawn, _of_guide(drawn), ways)
 
     def path_densities(self, args: tuple[Any, ...], count: int = 1) -> PathDensities:
         """As :meth:`log_densities`, at latents cut off from the guide.
@@ -117,16 +117,14 @@ class Particles:
         """
         ways, cut = self._ways(args, count), _CutOff()
         drawn = run(self.guide, args, count, ways.guide, around=cut)
-        latents = _latents(drawn)
-        densities = self._joint(args, latents, drawn, _total(drawn, latents), ways)
+        densities = self._joint(args, _latents(drawn), drawn, _of_guide(drawn), ways)
         return PathDensities(cut.latents, cut.leaves, len(drawn.parts), densities)
 
     def sample_guide(self, args: tuple[Any, ...], count: int) -> tuple[Latents, Tensor]:
         """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
         drawn = run(self.guide, args, count, self._ways(args, count).guide)
         check_every_datum(drawn.sizes, args)
-        latents = _latents(drawn)
-        return latents, _total(drawn, latents)
+        return _latents(drawn), _of_guide(drawn)
 
     def log_joint(self, args: tuple[Any, ...], latents: Latents, count: int) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
@@ -145,7 +143,7 @@ class Particles:
     ) -> LogDensities:
         found = _at(self.model, args, latents, drawn.rows(), drawn.count, ways.model)
         if self.scaled:
-            check_one_scale([*found.sites.values(), *drawn.sites.values()], look=is_validation_enabled())
+            check_one_scale([*found.sites.values(), *drawn.sites.values()], look=may_look())
         likelihood = _total(found, found.sites.keys() - latents.keys(), like=log_guide)
         return LogDensities(likelihood, _total(found, latents), log_guide, found.scale(ways.plate_scale))
 
@@ -206,7 +204,14 @@ class _CutOff(Messenger):
 
 
 def _latents(drawn: Run) -> Latents:
-    return {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
+    """What was drawn of the model's latents; an auxiliary site only makes their values."""
+    sites = (site for site in latent_sites(drawn.trace) if not site["infer"].get("is_auxiliary"))
+    return {site["name"]: drawn.value(site["name"]) for site in sites}
+
+
+def _of_guide(drawn: Run) -> Tensor:
+    """log q at what was drawn: of a latent made from an auxiliary site, that site's density and the volume's change."""
+    return _total(drawn, {site["name"] for site in latent_sites(drawn.trace)})
 
 
 def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, count: int, way: Any) -> Run:
@@ -283,4 +288,5 @@ def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tup
 def _means(guide: Pair, args: tuple[Any, ...]) -> Tensor:
     """Mean of each latent at a draw of those before it, ``(B, K)``."""
     sites = latent_sites(poutine.trace(guide).get_trace(*args))
+    check_every_datum({site["name"]: size_of_data_plate(site, rows_of(args)) for site in sites}, args)
     return torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import without_a_trace
 from pyro_aevb.traces.agreement import check_scales
 from pyro_aevb.traces.particles import rows_of
@@ -64,10 +64,6 @@ def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Fi
     size = plate.full_size if plate else rows or 1
     divisor = size * common_scale(model_trace, guide_trace)
     return FirstRun(value, leaves, plate, divisor, global_latents(model_trace, guide_trace, plate))
-
-
-REFUSALS = (ValueError, KeyError, RuntimeError, NotImplementedError, AssertionError, IndexError, TypeError)
-"""What Pyro and torch raise of a pair that does not fit its data."""
 
 
 @torch.no_grad()

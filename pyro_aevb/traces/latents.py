@@ -12,7 +12,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.traces.densities import check_every_datum, draw, log_guide_at, log_joint_of
-from pyro_aevb.traces.plates import check_one_plate, size_of_data_plate
+from pyro_aevb.traces.plates import size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, observed_sites, sample_sites
 from pyro_aevb.traces.ways import Choices
 
@@ -125,7 +125,6 @@ def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
     if not latents:
         raise InputError("the model has no latent site: there is nothing to sample")
     check_every_datum({site["name"]: size_of_data_plate(site, len(args[0])) for site in latents}, args)
-    check_one_plate(sites)
     shapes, transforms = {}, {}
     for site in latents:
         transforms[site["name"]] = _bijection(site)

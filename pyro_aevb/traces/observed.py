@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.seeds import seeded
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.sites import Pair, Site, base_of, observed_sites
@@ -58,25 +58,32 @@ def _bounds(support: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def observed(model: Pair, args: tuple[Any, ...]) -> list[Observed]:
-    """The sites of a model that carry data, from a run of it in a parameter store and noise of its own."""
-    found = _sites(model, args, 0)
+def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> list[Observed]:
+    """The sites of a model that carry data, from a run of it in a parameter store and noise of its own.
+
+    At latents of the guide, where there is one: a prior need not be one that can be sampled.
+    """
+    found = _sites(model, guide, args, 0)
     if all(site.is_constant for site in found.values()):
         return list(found.values())
-    again = _sites(model, args, 1)  # at other latents, on which the support may depend
+    again = _sites(model, guide, args, 1)  # at other latents, on which the support may depend
     return [
         site if name in again and site.same_support(again[name]) else site._replace(support=None)
         for name, site in found.items()
     ]
 
 
-def _sites(model: Pair, args: tuple[Any, ...], seed: int) -> dict[str, Observed]:
+def _sites(model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int) -> dict[str, Observed]:
     with untouched(args), seeded(seed, device_of(args)), pyro.validation_enabled(True):
         try:
+            if guide is not None:
+                with pyro.validation_enabled(False):
+                    drawn = poutine.trace(guide).get_trace(*args)
+                model = poutine.replay(model, trace=drawn)
             trace = poutine.trace(model).get_trace(*args)
         except InputError:
             raise
-        except (ValueError, RuntimeError, KeyError, NotImplementedError, IndexError, TypeError) as error:
+        except REFUSALS as error:
             raise InputError(f"the model cannot be run on these data: {in_one_line(error)}") from error
     return {site["name"]: _observed(site) for site in observed_sites(trace) if isinstance(site["value"], Tensor)}
 
@@ -91,18 +98,19 @@ def _observed(site: Site) -> Observed:
     return Observed(str(site["name"]), site["value"], support, takes_nan)
 
 
-def check_observed(model: Pair, args: tuple[Any, ...], rows: Tensor) -> None:
+def check_observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows: Tensor) -> None:
     """Refuse data where a model has no density for them.
 
     Arguments:
         model: The model.
-        args: Its arguments, batch first.
+        guide: Its guide, if there is one.
+        args: Their arguments, batch first.
         rows: The numbers of these data, for the message.
 
     Raises:
         InputError: Names the first datum that is not where its own distribution has a density.
     """
-    for site in observed(model, args):
+    for site in observed(model, guide, args):
         check_values(site.value, site, rows)
 
 

@@ -1,15 +1,17 @@
 """Which modules take part in a pair: found by running it once, without a trace of that run."""
 
+import random
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
 from torch import nn
 
 from pyro_aevb.data.given import precisions
-from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import modules_named_by, parts_that_ran, precision_of, without_a_trace
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces.sites import Pair
@@ -44,7 +46,7 @@ def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.d
         modules = modules_of(model, guide, there)
     except InputError:
         raise
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, AssertionError, IndexError, TypeError) as error:
+    except REFUSALS as error:
         reason = in_one_line(error) + precisions(error, args, precision_of(model, guide))
         raise InputError(f"the first run of model and guide failed: {reason}") from error
     for module in modules.values():
@@ -57,6 +59,8 @@ def untouched(args: tuple[Any, ...]) -> ExitStack:
     stack = ExitStack()
     store = pyro.get_param_store()
     stack.enter_context(unchanged_random_state(device_of(args)))
+    stack.callback(random.setstate, random.getstate())
+    stack.callback(np.random.set_state, np.random.get_state())  # put back, whatever the pair draws from
     stack.enter_context(store.scope(store.get_state()))
     stack.enter_context(poutine.block())
     return stack

@@ -1,7 +1,9 @@
 """Which data a site is for, and how often its terms count: the plates that it lies in, and the scales around it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -14,14 +16,16 @@ from pyro_aevb.traces.sites import Site, latent_sites, observed_sites, sample_si
 __all__ = [
     "PARTICLES",
     "DataPlate",
-    "check_one_plate",
     "common_scale",
     "data_plate",
     "global_latents",
+    "in_other_plates",
+    "may_look",
     "own_scale",
     "plate_scale",
     "same_scale",
     "size_of_data_plate",
+    "without_looking",
 ]
 
 PARTICLES = "pyro_aevb particles"
@@ -62,7 +66,9 @@ def global_latents(model_trace: Trace, guide_trace: Trace, plate: DataPlate | No
         """By the model's plates, since a guide may name its own otherwise."""
         of_model: Site = model_trace.nodes.get(site["name"], site)
         frames = of_model["cond_indep_stack"]
-        return all(f.name != plate.name for f in frames) if plate else not any(f.vectorized for f in frames)
+        if plate is None:
+            return not any(f.vectorized for f in frames)
+        return not any(f.name == plate.name or (f.vectorized and f.size == plate.size) for f in frames)
 
     return [str(site["name"]) for site in latent_sites(guide_trace) if is_global(site)]
 
@@ -84,24 +90,32 @@ def size_of_data_plate(site: Site, rows: int | None) -> int:
     return len(site["value"]) if rows is None else rows  # plate("data") without a size
 
 
-def check_one_plate(sites: Iterable[Site]) -> None:
-    """Refuse a model's sites in different plates, though of equal size: one of them is not the data's.
-
-    Raises:
-        InputError: Names a site, its plate and the other.
-    """
+def in_other_plates(sites: Iterable[Site]) -> dict[str, str]:
+    """A model's sites that lie in another plate at ``dim=-1`` than its data, though of equal size, and that plate."""
     sites = list(sites)
     names = {site["name"]: [f.name for f in site["cond_indep_stack"] if f.dim == -1] for site in sites}
     of_data = next((names[site["name"]] for site in sites if site["is_observed"]), None)
-    for name, plates in names.items():
-        if of_data is not None and plates != of_data:
-            raise InputError(
-                f"site {name!r} lies in plate {plates[0]!r}, the data in {of_data[0]!r}: a global latent, not one for "
-                "each datum; numbers per datum need every site in the data's plate"
-            )
+    return {name: plates[0] for name, plates in names.items() if of_data is not None and plates != of_data}
 
 
 # ---------------------------------------------------------------- scales
+
+_LOOKING: ContextVar[bool] = ContextVar("looking", default=True)
+
+
+@contextmanager
+def without_looking() -> Iterator[None]:
+    """A block in which no tensor's values are compared: a step is being recorded, which must not depend on them."""
+    token = _LOOKING.set(False)
+    try:
+        yield
+    finally:
+        _LOOKING.reset(token)
+
+
+def may_look() -> bool:
+    """May scales and masks that are tensors be compared by their values?"""
+    return _LOOKING.get()
 
 
 def plate_scale(site: Site) -> float:
@@ -131,8 +145,8 @@ def same_scale(one: Scale, other: Scale, look: bool) -> bool:
 def common_scale(model_trace: Trace, guide_trace: Trace) -> float:
     """The number that ``poutine.scale`` multiplies all terms of an objective by; 1 where they differ."""
     scales: list[Any] = [own_scale(site) for trace in (model_trace, guide_trace) for site in sample_sites(trace)]
-    numbers = {float(scale) for scale in scales if not isinstance(scale, Tensor) or scale.numel() == 1}
-    if not numbers or any(isinstance(scale, Tensor) and scale.numel() > 1 for scale in scales):
+    if not scales or any(isinstance(scale, Tensor) for scale in scales):  # a tensor may move: what it was is no unit
         return 1.0
+    numbers = {float(scale) for scale in scales}
     lowest, highest = min(numbers), max(numbers)
     return highest if math.isclose(lowest, highest, rel_tol=1e-6) else 1.0

@@ -1,14 +1,16 @@
 """How a pair's particles are run: chosen once for each shape of the data, by a check against one particle at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import without_a_trace
 from pyro_aevb.seeds import seeded
@@ -21,14 +23,16 @@ from pyro_aevb.traces.agreement import (
 )
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
-from pyro_aevb.traces.plates import check_one_plate
-from pyro_aevb.traces.sites import Latents, Pair, latent_sites
+from pyro_aevb.traces.plates import in_other_plates
+from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites
 
 __all__ = ["Choices", "Ways"]
 
 FEW = 2  # particles are enough to tell
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of log densities: far above rounding
 COARSE = 1e-2  # of shorter types
+MOST_KEPT = 100
+SHAKE = 0.1  # of a weight's usual size
 
 
 class Ways(NamedTuple):
@@ -71,13 +75,16 @@ class Choices:
             guide: Its guide; without one, latents are drawn from the model.
             args: The arguments, batch first.
             count: Number of particles.
-            of: What tells the pair from others, where its functions are made anew for each call.
+            of: What tells the pair from others, where its functions are made anew for each call: both functions, and
+                keyword arguments.
 
         Raises:
             InputError: If model and guide do not agree, a latent has no density, or lies outside the data plate.
         """
         of = of or (model, guide)
-        key = (count > 1, *map(_identity, of), *map(_shape, args))
+        key = (count > 1, *map(_identity, of[:2]), *map(_shape, (*args, *of[2:])))
+        if len(self._known) > MOST_KEPT:  # functions made anew for each call
+            self._known.clear()
         known = self._known.setdefault(key, [])  # one for evaluation, one for training, say
         found = next((c for c in known if all(module.training == was for module, was in c.switches)), None)
         if found is None:
@@ -93,18 +100,26 @@ def _identity(function: Any) -> tuple[int, int]:
 
 
 def _shape(arg: Any) -> Any:
-    return (arg.shape, arg.dtype, arg.device) if isinstance(arg, Tensor) else type(arg)
+    if isinstance(arg, Tensor):
+        return arg.shape, arg.dtype, arg.device
+    if isinstance(arg, tuple):
+        return tuple(map(_shape, arg))
+    return arg if isinstance(arg, (bool, int, float, str, type(None))) else type(arg)
 
 
 def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: bool, of: tuple[Any, ...]) -> _Choice:
     with untouched(args), torch.no_grad(), without_a_trace() as seen:
         ways = _look(model, guide, args)
+        weights: list[Tensor] = [p for module in seen.values() for p in module.parameters(recurse=False)]
+        weights += [p for _, p in pyro.get_param_store().named_parameters()]
         if several:
-            ways = _evaluated(model, guide, args, ways)
-    parts = (part for module in seen.values() for part in module.modules() if "training" in vars(part))
-    switches = [(part, part.training) for part in parts]
+            with _shaken(weights):
+                ways = _evaluated(model, guide, args, ways)
+    parts = (part for module in seen.values() for part in module.modules())
+    switches = [(part, part.training) for part in parts if getattr(part, "training", None) is not None]
     if several and any(training for _, training in switches):
-        ways = _trained(model, guide, args, ways)
+        with _shaken(weights):
+            ways = _trained(model, guide, args, ways)
     return _Choice(ways, of, switches)
 
 
@@ -113,23 +128,68 @@ def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
     if guide is None:
         found = run(model, args, 1, "loop")
         check_densities(latent_sites(found.trace))
-        check_one_plate(found.sites.values())
+        _check_one_plate(model, args, found, {s["name"]: found.value(s["name"]) for s in latent_sites(found.trace)})
         return Ways(plate_scale=found.plate_scale())
     drawn = run(guide, args, 1, "loop")
     check_no_factors(drawn.trace, "a log-weight per datum")
     check_densities(drawn.sites.values())
     check_no_point_masses(drawn.sites.values())
-    latents = {name: drawn.value(name) for name in drawn.sites}
+    latents = {n: drawn.value(n) for n, site in drawn.sites.items() if not site["infer"].get("is_auxiliary")}
     found = run(model, args, 1, "loop", latents, drawn.rows())
     for name in latents.keys() & found.sites.keys():
         found.sites[name]["is_observed"] = False  # what was given is a latent all the same
     check_agreement(found.trace, drawn.trace, look=True)
-    check_one_plate(found.sites.values())
+    for name in latents.keys() & found.sites.keys():
+        _check_proper(found.sites[name])
+    _check_one_plate(model, args, found, latents)
     try:
         check_one_scale([*found.sites.values(), *drawn.sites.values()], look=True)
     except InputError as error:
         return Ways(plate_scale=found.plate_scale(), scaled_differently=str(error))
     return Ways(plate_scale=found.plate_scale())
+
+
+def _check_proper(site: Site) -> None:
+    try:
+        support_of(site["fn"])  # which refuses what integrates to no number
+    except NotImplementedError:
+        return
+
+
+def _check_one_plate(model: Pair, args: tuple[Any, ...], found: Run, latents: Latents) -> None:
+    """Refuse a latent in another plate than the data's, though of its size, that other data depend on: a global one.
+
+    Raises:
+        InputError: Names the site and its plate.
+    """
+    for name, plate in in_other_plates(found.sites.values()).items():
+        if name not in latents:
+            continue
+        moved = latents[name].clone()
+        moved[:, 0] = moved[:, -1] + 1 if moved.shape[1] > 1 else moved[:, 0]
+        with pyro.validation_enabled(False):
+            again = run(model, args, 1, "loop", {**latents, name: moved}, found.rows())
+            numbers = ((found.log_prob(other)[:, 1:], again.log_prob(other)[:, 1:]) for other in found.sites)
+            if all(torch.equal(before, after) for before, after in numbers):
+                continue
+        raise InputError(
+            f"site {name!r} lies in plate {plate!r}, not in that of the data, which all depend on it: a global latent, "
+            "not one for each datum; numbers per datum need every site in the data's plate"
+        )
+
+
+@contextmanager
+def _shaken(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Weights a little off, and put back: what initial zeros switch off must not hide what it would do."""
+    before = [(w, w.detach().clone()) for w in {id(w): w for w in weights}.values() if w.is_floating_point()]
+    try:
+        for weight, value in before:
+            usual = value.square().mean().sqrt() + SHAKE if value.numel() else 0
+            weight.detach().add_(SHAKE * usual * torch.randn_like(value))
+        yield
+    finally:
+        for weight, value in before:
+            weight.detach().copy_(value)
 
 
 # ---------------------------------------------------------------- what one particle at a time gives
