@@ -509,7 +509,7 @@ def test_an_autoguide_is_evaluated_by_the_density_of_what_its_draws_are_made_of(
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     x = torch.linspace(0.1, 3, 12)
-    guide = AutoNormal(model)
+    guide = AutoNormal(model, init_scale=1.0)
     guide(x)
     z = torch.linspace(1e-4, 30, 60_000)
     logs = dist.LogNormal(0.0, 1.0).log_prob(z).unsqueeze(-1) + dist.Normal(z.unsqueeze(-1), 1.0).log_prob(x)

@@ -118,7 +118,7 @@ def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: boo
     parts = (part for module in seen.values() for part in module.modules())
     switches = [(part, part.training) for part in parts if getattr(part, "training", None) is not None]
     if several and any(training for _, training in switches):
-        with _shaken(weights):
+        with untouched(args), _shaken(weights):
             ways = _trained(model, guide, args, ways)
     return _Choice(ways, of, switches)
 
