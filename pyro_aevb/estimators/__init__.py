@@ -3,11 +3,13 @@ r"""The objectives, side by side, each a :class:`pyro.infer.ELBO`: usable in :cl
 Sign and scale, stated once: an estimator returns a scalar **loss**
 :math:`-\frac NM \sum_{i=1}^M \mathcal{L}(x_i)` in nats, to be minimised; N/M is the scale of the pair's plate.
 
-A new estimator is one class: subclass :class:`Estimator` and write ``differentiable_loss``, without ``.item()``, a
-branch on data, or a Python number that should be a tensor, so that it can be recorded as a graph.
+A new estimator is one class: subclass :class:`Estimator` and write ``differentiable_loss``, or :class:`MultiSample` and
+write ``loss_of_weights``, where each datum's and particle's log-weight is at hand; without ``.item()``, a branch on
+data, or a Python number that should be a tensor, so that it can be recorded as a graph.
 """
 
 from pyro_aevb.estimators.base import Estimator as Estimator
+from pyro_aevb.estimators.base import MultiSample as MultiSample
 from pyro_aevb.estimators.importance import IWAE, DoublyReparameterized, Renyi, StickingTheLanding
 from pyro_aevb.estimators.pathwise import SGVB, SGVBAnalyticKL
 from pyro_aevb.estimators.score import VIMCO, ScoreFunction

@@ -23,7 +23,7 @@ from pyro_aevb.traces.agreement import (
 )
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
-from pyro_aevb.traces.plates import in_other_plates
+from pyro_aevb.traces.plates import in_other_plates, may_look
 from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites
 
 __all__ = ["Choices", "Ways"]
@@ -87,6 +87,8 @@ class Choices:
             self._known.clear()
         known = self._known.setdefault(key, [])  # one for evaluation, one for training, say
         found = next((c for c in known if all(module.training == was for module, was in c.switches)), None)
+        if found is None and not may_look():  # a recording must not depend on what is found: a loop is always right
+            return Ways()
         if found is None:
             found = _choose(model, guide, args, count > 1, of)
             known.append(found)
