@@ -144,11 +144,15 @@ def record_function(
 
 def _trace(function: TensorFunction, inputs: tuple[Tensor, ...], fuse_tiny: bool) -> GraphModule:
     """Tensors are known to the tracer by identity, so those that ``function`` finds in its closure are its inputs."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
     aten = torch.ops.aten
     products: dict[Any, Callable[..., Any]] = {aten.mm.default: _tiny_mm, aten.addmm.default: _tiny_addmm}
-    with without_looking():
+    # One mode of fake tensors for the whole recording: make_fx makes a new one, with a Python traceback, at each node
+    # else, which is two thirds of its time for an autoregressive flow.
+    with without_looking(), tracing(TracingContext(FakeTensorMode())):
         graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
     _refuse_shapes_that_depend_on_data(graph)
     return graph

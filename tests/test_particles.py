@@ -582,3 +582,26 @@ def test_a_bound_of_rows_that_the_pair_chooses_is_refused():
             evaluate(pair, guide, torch.randn(20, 1))
     with pytest.raises(aevb.InputError, match="chooses 5 of the 20 data"):
         evidence.posterior_means(guide, torch.randn(20, 1))
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+def test_a_planar_flow_tells_the_density_of_each_particle_that_it_drew(vectorised):
+    """It cannot be inverted, and remembers its last draw alone."""
+    from pyro.distributions.transforms import Planar
+
+    flow = Planar(2)
+
+    def model(x):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1).to_event(1), obs=x)
+
+    def guide(x):
+        with plate(x):
+            base = dist.Normal(x.expand(-1, 2) / 3, 0.8).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    x = torch.randn(5, 1)
+    exact = dist.Normal(0.0, 3**0.5).log_prob(x).sum().item()
+    bounds = [-IWAE(50, vectorize_particles=vectorised).loss(model, guide, x) for _ in range(10)]
+    assert sum(bounds) / 10 == pytest.approx(exact, abs=0.5)

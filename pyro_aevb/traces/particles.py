@@ -7,7 +7,7 @@ There are three ways to run a Pyro function for S particles of B data. ``broadca
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import torch
@@ -134,6 +134,8 @@ def run(
         traces = []
         for s in range(count):
             traces.append(_trace(function, args, {**{n: v[s] for n, v in given.items()}, **rows}, around))
+            if count > 1:  # a transform remembers what it has drawn last, not what it drew for the particle before
+                _remember_log_probs(traces[-1])
             rows = rows or subsamples(traces[0])  # later particles are of the rows that the first one's plates chose
     return Run(traces, count, way, rows_of(args))
 
@@ -179,6 +181,16 @@ class _Repeated(Messenger):
         msg["value"] = chosen.repeat(self.count)
 
 
+def _remember_log_probs(trace: Trace) -> None:
+    for site in sample_sites(trace):
+        try:
+            site["unscaled_log_prob"] = _log_prob(site)
+        except (KeyError, NotImplementedError):  # asked for again where it is needed
+            continue
+
+
 def _log_prob(site: Site) -> Tensor:
+    if "unscaled_log_prob" in site:
+        return cast(Tensor, site["unscaled_log_prob"])
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, mask=site["mask"])
