@@ -605,3 +605,16 @@ def test_a_planar_flow_tells_the_density_of_each_particle_that_it_drew(vectorise
     exact = dist.Normal(0.0, 3**0.5).log_prob(x).sum().item()
     bounds = [-IWAE(50, vectorize_particles=vectorised).loss(model, guide, x) for _ in range(10)]
     assert sum(bounds) / 10 == pytest.approx(exact, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["SGVB", "SGVBAnalyticKL", "ScoreFunction"])
+def test_vectorised_single_sample_bounds_are_checked_too(name):
+    """A softmax over data, where a plate of particles has data at dimension 1."""
+    net = nn.Sequential(nn.Linear(1, 3), nn.Softmax(1), nn.Linear(3, 1))
+    model, x = partial(std, f=net), torch.linspace(-1, 1, 20).unsqueeze(-1)
+    with torch.no_grad():
+        net[0].weight.mul_(5), net[2].weight.mul_(5)
+    made = getattr(estimators, name)
+    vectorised = sum(made(5, vectorize_particles=True).loss(model, q, x) for _ in range(60)) / 60
+    looped = sum(made(5).loss(model, q, x) for _ in range(60)) / 60
+    assert vectorised == pytest.approx(looped, rel=0.05)

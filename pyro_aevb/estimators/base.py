@@ -26,7 +26,8 @@ class Estimator(ELBO):
         num_particles: Number of samples per datum, the paper's L.
         max_plate_nesting: As in :class:`pyro.infer.ELBO`; needed with ``vectorize_particles`` only, guessed if absent.
         vectorize_particles: Draw all particles in one run of the pair, in a plate left of all others, rather than in
-            ``num_particles`` runs. Faster, but the pair's networks must accept the extra dimension.
+            ``num_particles`` runs. Faster; where networks do not take the extra dimension for what it is, in so many
+            runs all the same.
         elbo_arguments: The other arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
@@ -49,6 +50,7 @@ class Estimator(ELBO):
             vectorize_particles=vectorize_particles,
             **elbo_arguments,
         )
+        self._choices = traces.Choices()
 
     @abstractmethod
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
@@ -90,8 +92,19 @@ class Estimator(ELBO):
         return pair
 
     def _pairs(self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-        """Traces of all particles: ``num_particles`` runs, or one vectorised run."""
+        """Traces of all particles: ``num_particles`` runs, or one vectorised run where networks see nothing else."""
+        if self.vectorize_particles and self.num_particles > 1 and not self._broadcasts(model, guide, args, kwargs):
+            return (self._get_trace(model, guide, args, kwargs) for _ in range(self.num_particles))
         return self._get_traces(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
+
+    def _broadcasts(self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Does a plate of particles give what one at a time gives? Of other plates than one it is the user's word."""
+        parts = (partial(model, **kwargs), partial(guide, **kwargs)) if kwargs else (model, guide)
+        try:
+            ways = self._choices.ways(*parts, args, self.num_particles, (model, guide, *kwargs.items()))
+        except InputError:
+            return True
+        return ways.guide == ways.model == "broadcast"
 
 
 class MultiSample(Estimator):
@@ -109,7 +122,6 @@ class MultiSample(Estimator):
 
     def __init__(self, num_particles: int = 1, *, vectorize_particles: bool = True, **elbo_arguments: Any) -> None:
         super().__init__(num_particles, vectorize_particles=vectorize_particles, **elbo_arguments)
-        self._choices = traces.Choices()
 
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
         """-(N/M) sum of the bound over the minibatch."""

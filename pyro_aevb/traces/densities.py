@@ -149,10 +149,10 @@ class Particles:
 
 
 def log_densities(
-    model: Pair, guide: Pair, args: tuple[Any, ...], count: int = 1, constant: bool = False
+    model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int = 1, constant: bool = False
 ) -> LogDensities:
     """As :meth:`Particles.log_densities`, for a pair that is asked once."""
-    return Particles(model, guide).log_densities(args, count, constant)
+    return Particles(model, guide).log_densities(args, num_particles, constant)
 
 
 def log_joint_of(
@@ -236,7 +236,7 @@ def _total(found: Run, names: Iterable[str], like: Tensor | None = None) -> Tens
         return torch.zeros_like(like)
     value = next((found.value(name) for name in found.sites), torch.empty(0))
     dtype = value.dtype if value.is_floating_point() else None
-    return torch.zeros(found.count, max(found.sizes.values(), default=0), dtype=dtype, device=value.device)
+    return torch.zeros(found.count, found.size, dtype=dtype, device=found.device)
 
 
 def check_every_datum(sizes: dict[str, int], args: tuple[Any, ...]) -> None:

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.traces.parts import device_of
 from pyro_aevb.traces.plates import PARTICLES, own_scale, plate_scale, size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, describe, sample_sites, subsamples
 
@@ -37,6 +38,7 @@ class Run:
         count: Number S of particles.
         way: How they were run.
         rows: Number B of data, where the arguments tell it.
+        device: Where the data lie.
 
     Raises:
         InputError: If a site does not lie in the one data plate.
@@ -44,9 +46,11 @@ class Run:
 
     sizes: dict[str, int]
     """How many of the data each site is for."""
+    size: int
+    """How many of the data it is for, if it has no site too."""
 
-    def __init__(self, traces: list[Trace], count: int, way: Way, rows: int | None) -> None:
-        self.count, self.way = count, way
+    def __init__(self, traces: list[Trace], count: int, way: Way, rows: int | None, device: torch.device) -> None:
+        self.count, self.way, self.device = count, way, device
         of_pair = ([s for s in sample_sites(trace) if s["name"] != PARTICLES] for trace in traces)
         self.parts: list[dict[str, Site]] = [{site["name"]: site for site in sites} for sites in of_pair]
         self.sites = self.parts[0]
@@ -55,6 +59,7 @@ class Run:
         in_run = None if rows is None else rows * copies
         self._in_run = {name: size_of_data_plate(site, in_run) for name, site in self.sites.items()}
         self.sizes = {name: size // copies for name, size in self._in_run.items()}
+        self.size = max(self.sizes.values(), default=rows or 0)
 
     def value(self, name: str) -> Tensor:
         """A site's values, ``(S, B, ...)``."""
@@ -137,7 +142,7 @@ def run(
             if count > 1:  # a transform remembers what it has drawn last, not what it drew for the particle before
                 _remember_log_probs(traces[-1])
             rows = rows or subsamples(traces[0])  # later particles are of the rows that the first one's plates chose
-    return Run(traces, count, way, rows_of(args))
+    return Run(traces, count, way, rows_of(args), device_of(args))
 
 
 def _trace(function: Pair, args: tuple[Any, ...], data: Latents, around: Around | None) -> Trace:
