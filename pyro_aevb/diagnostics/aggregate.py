@@ -142,7 +142,9 @@ def _log_marginal(model: Pair, guide: Pair, x: Data, z: Tensor) -> Tensor | None
 
     try:
         (sums,) = map_blocks(sum_of_block, model, guide, x, 0)  # (blocks, Z)
-    except (KeyError, NotImplementedError):
+    except InputError as error:
+        if not isinstance(error.__cause__, (KeyError, NotImplementedError)):
+            raise
         return None
     size = len(x[0] if isinstance(x, tuple) else x)
     return sums.logsumexp(0) - math.log(size)
