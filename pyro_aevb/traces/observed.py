@@ -84,6 +84,8 @@ def _sites(model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int) ->
         except InputError:
             raise
         except REFUSALS as error:
+            if not all(torch.isfinite(a).all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
+                raise InputError("the data have NaN or infinite values: clean them first") from error
             raise InputError(f"the model cannot be run on these data: {in_one_line(error)}") from error
     return {site["name"]: _observed(site) for site in observed_sites(trace) if isinstance(site["value"], Tensor)}
 
