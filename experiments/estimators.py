@@ -211,7 +211,8 @@ if __name__ == "__main__":
     started = time.perf_counter()
     mnist = aevb.data.load("mnist", binarize="dynamic")
     if options.smoke:
-        MANY, REPORT_EVERY = (5,), 500
+        MANY = (5,)
+        REPORT_EVERY = 500
         measure_gradients(mnist, {"untrained": 0}, 3, 4)
         measure_few_latents(mnist, 1000, (2,), 3)
         print(len(measure_training(mnist, 1000, 0.0)), "estimators trained")

@@ -284,7 +284,12 @@ if __name__ == "__main__":
     if chosen.smoke:
         import tempfile
 
-        IMAGES, ANNEALED_IMAGES, ANNEALING_STEPS, DRAWS, BURN_IN, STEP_SIZES = 5, 3, 10, 10, 5, (0.02,)
+        IMAGES = 5
+        ANNEALED_IMAGES = 3
+        ANNEALING_STEPS = 10
+        DRAWS = 10
+        BURN_IN = 5
+        STEP_SIZES = (0.02,)
         with tempfile.TemporaryDirectory() as temporary:
             folder, methods = Path(temporary), (*METHODS, *MONTE_CARLO_EM)
             rows = [row for m in methods for row in run_curve(folder, m, 1000, 0, 1000, "cpu")]

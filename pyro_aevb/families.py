@@ -15,6 +15,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints, transform_to
 
 from pyro_aevb import distributions
+from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
 
 __all__ = ["DistributionFamily"]
@@ -77,9 +78,7 @@ class DistributionFamily:
     @property
     def counts(self) -> bool:
         """Whether its values are whole numbers, others than 0 and 1."""
-        support = self(torch.zeros(1, self.size)).support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
+        support = innermost(self(torch.zeros(1, self.size)).support)
         return bool(support.is_discrete) and support is not constraints.boolean
 
     def __call__(self, unconstrained: Tensor) -> TorchDistributionMixin:
@@ -140,7 +139,7 @@ class DistributionFamily:
         constraint = self.constraints[name]
         if _is_dependent(constraint):
             return self._between(name, value, before)
-        if constraint in (constraints.real, constraints.real_vector) or "Real()" in repr(constraint):
+        if innermost(constraint) is constraints.real:  # vectors and matrices of any numbers too
             return value
         return transform_to(constraint)(value.clamp(-BOUND, BOUND))
 

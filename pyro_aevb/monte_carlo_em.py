@@ -85,10 +85,7 @@ class MonteCarloEM:
         device: str | torch.device = "auto",
         report_every: int = 10_000,
     ) -> None:
-        if engine not in ("auto", "captured", "eager"):
-            raise InputError(f"unknown engine {engine!r}: give one of auto, captured, eager")
-        if e_step not in ("minibatch", "all"):
-            raise InputError(f"unknown e_step {e_step!r}: give one of minibatch, all")
+        _check_choices(engine, e_step)
         self.model, self.seed, self.e_step = model, seed, e_step
         self.updates, self.report_every = positive("updates", updates), positive("report_every", report_every)
         positive("leapfrog_steps", leapfrog_steps)
@@ -96,10 +93,7 @@ class MonteCarloEM:
         self.batches = Batches(data, batch_size, seed, self.device)
         self._store: Any = {"params": {}, "constraints": {}}
         self._modules = self._find_modules()
-        found = (p for m in self._modules.values() for p in m.parameters() if p.requires_grad)
-        self.parameters: list[Tensor] = list({id(p): p for p in found}.values())  # of a module within another, once
-        if not self.parameters:
-            raise InputError("the model has no weights in modules, so there is nothing to train")
+        self.parameters = self._find_parameters()
         self.step, self._gathered = 0, Gathered()
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self.chains = self._begin()  # (N, K)
@@ -183,6 +177,14 @@ class MonteCarloEM:
         """Those that take part when the model runs, moved to the device."""
         with self._in_store(), seeded(derive(self.seed, "weights"), self.device):
             return traces.moved_parts(self.model, self.model, self.batches[0], self.device)
+
+    def _find_parameters(self) -> list[Tensor]:
+        """The modules' weights, those of a module within another once."""
+        found = (p for module in self._modules.values() for p in module.parameters() if p.requires_grad)
+        parameters: list[Tensor] = list({id(p): p for p in found}.values())
+        if not parameters:
+            raise InputError("the model has no weights in modules, so there is nothing to train")
+        return parameters
 
     def _begin(self) -> Tensor:
         """Check the model on the first minibatch with all of Pyro's checks on, and draw each chain's first position."""
@@ -307,3 +309,10 @@ class MonteCarloEM:
                 stack.enter_context(each)
             stack.enter_context(current_device(self.device))
             yield
+
+
+def _check_choices(engine: str, e_step: str) -> None:
+    if engine not in ("auto", "captured", "eager"):
+        raise InputError(f"unknown engine {engine!r}: give one of auto, captured, eager")
+    if e_step not in ("minibatch", "all"):
+        raise InputError(f"unknown e_step {e_step!r}: give one of minibatch, all")

@@ -6,6 +6,7 @@ the text only gives them names that are the same in every process.
 """
 
 import dis
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -149,10 +150,8 @@ def _globals_read(code: CodeType) -> set[str]:
 
 
 def _free_name(name: str, taken: Iterable[str]) -> str:
-    count, free = 1, name
-    while free in taken:
-        count, free = count + 1, f"{name}#{count}"
-    return free
+    others = (f"{name}#{count}" for count in itertools.count(1))
+    return next(free for free in itertools.chain([name], others) if free not in taken)
 
 
 # ---------------------------------------------------------------- parts, by running
@@ -276,10 +275,12 @@ def _on_call(see: Callable[[nn.Module], None], frame: FrameType, event: str, _: 
 @contextmanager
 def noticing(known: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
     """Notice modules that run in a block and are no part of those known: a pair may come to use another."""
-    parts, thread = {id(part) for module in known for part in module.modules()}, threading.get_ident()
+    parts = {id(part) for module in known for part in module.modules()}
+    thread = threading.get_ident()
     new: list[nn.Module] = []
 
     def notice(module: nn.Module, _: Any) -> None:
+        """Told by torch before each call of a module."""
         if id(module) not in parts and threading.get_ident() == thread:
             parts.update(id(part) for part in module.modules())
             new.append(module)

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import Namespace
 from pyro.infer import ELBO
 from torch import Tensor
+from torch.distributions import constraints
 from tqdm import tqdm
 
 from pyro_aevb import evidence
@@ -17,6 +18,7 @@ from pyro_aevb.checkpoints import Run, refuse_existing
 from pyro_aevb.cli.parser import Parser, read_config
 from pyro_aevb.cli.runs import Pair, load_data, make_pair, make_trainer
 from pyro_aevb.data import DataSet
+from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
 from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
@@ -177,7 +179,7 @@ def _choose_binarize(config: Namespace, parts: Namespace) -> str:
     if config.binarize != "auto":
         return str(config.binarize)
     support = parts.likelihood(1, 1)(torch.zeros(1, 1)).support
-    return "dynamic" if "oolean" in repr(support) else "none"
+    return "dynamic" if innermost(support) is constraints.boolean else "none"
 
 
 def _choose_engine(config: Namespace) -> str:

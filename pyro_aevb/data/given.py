@@ -81,10 +81,10 @@ def in_precision(part: Tensor, given: Any, dtype: torch.dtype | None) -> Tensor:
     return part.to(dtype) if shorter or isinstance(given, np.ndarray) else part
 
 
-def precisions(error: Exception, parts: tuple[Any, ...], dtype: torch.dtype | None) -> str:
-    """Advice where a product of numbers of two precisions was refused; nothing where it was something else."""
+def precisions(parts: tuple[Any, ...], dtype: torch.dtype | None) -> str:
+    """What to add to an error of a pair's where its data are of another precision than its weights; else nothing."""
     data = next((p.dtype for p in parts if isinstance(p, Tensor) and p.is_floating_point() and p.dtype != dtype), None)
-    if dtype is None or data is None or "dtype" not in str(error):
+    if dtype is None or data is None:
         return ""
     names = (str(each).removeprefix("torch.") for each in (data, dtype, dtype))
     return "; the data are {}, the weights {}: give the data .to(torch.{})".format(*names)

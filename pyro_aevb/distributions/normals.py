@@ -111,9 +111,12 @@ class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
         rows = (factor / diagonal.sqrt().unsqueeze(-1)).mT  # (..., R, K)
         rank = rows.shape[-2]
         identity = torch.eye(rank, dtype=rows.dtype, device=rows.device).expand(*rows.shape[:-2], rank, rank)
-        rest, columns, log_det = torch.cat([rows, identity], -1), [], diagonal.log().sum(-1)
+        log_det = diagonal.log().sum(-1)
+        columns: list[Tensor] = []
+        rest = torch.cat([rows, identity], -1)  # (..., R, K + R)
         for _ in range(rank):
-            first, rest = rest[..., 0, :], rest[..., 1:, :]
+            first = rest[..., 0, :]
+            rest = rest[..., 1:, :]
             length = (first * first).sum(-1, keepdim=True).sqrt()  # at least 1, by the identity
             column = first / length
             rest = rest - (rest @ column.unsqueeze(-1)) * column.unsqueeze(-2)

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from pyro_aevb.errors import InputError
 
-__all__ = ["support_of"]
+__all__ = ["innermost", "support_of"]
 
 CIRCLE = constraints.interval(-math.pi, math.pi)
 
@@ -90,25 +90,25 @@ def _of_base(distribution: Any) -> Any:
 def _of_mixture(distribution: Any) -> Any:
     """The components' own, unless its ends differ between them."""
     inner = support_of(distribution.component_distribution)
-    ends = (getattr(_bare(inner), name, None) for name in ("lower_bound", "upper_bound"))
+    ends = (getattr(innermost(inner), name, None) for name in ("lower_bound", "upper_bound"))
     return distribution.support if any(isinstance(end, Tensor) for end in ends) else inner
 
 
 @support_of.register(dist.MaskedMixture)
 def _of_masked_mixture(distribution: Any) -> Any:
     parts = [support_of(part) for part in (distribution.component0, distribution.component1)]
-    if len({_bare(part) is CIRCLE for part in parts}) > 1:
+    if len({innermost(part) is CIRCLE for part in parts}) > 1:
         raise InputError(
             "MaskedMixture of an angle and a number that is none: their densities live in different places"
         )
-    return parts[0] if _bare(parts[0]) is CIRCLE else distribution.support
+    return parts[0] if innermost(parts[0]) is CIRCLE else distribution.support
 
 
 @support_of.register(torch.distributions.TransformedDistribution)
 def _of_transformed(distribution: Any) -> Any:
     """As declared, or the image of the circle."""
     base = support_of(distribution.base_dist)
-    if _bare(base) is not CIRCLE:
+    if innermost(base) is not CIRCLE:
         return distribution.support
     ends = torch.tensor(CIRCLE.lower_bound), torch.tensor(CIRCLE.upper_bound)
     for transform in distribution.transforms:
@@ -123,12 +123,16 @@ def _of_transformed(distribution: Any) -> Any:
 @support_of.register(dist.FoldedDistribution)
 def _of_folded(distribution: Any) -> Any:
     """Half the circle, or as declared."""
-    circular = _bare(support_of(distribution.base_dist)) is CIRCLE
+    circular = innermost(support_of(distribution.base_dist)) is CIRCLE
     return constraints.interval(0.0, math.pi) if circular else distribution.support
 
 
-def _bare(support: Any) -> Any:
-    """Without what says over how many dimensions."""
-    while isinstance(support, constraints.independent):
+def innermost(support: Any) -> Any:
+    """A constraint without what says over how many dimensions it is, or for which mixture.
+
+    >>> innermost(constraints.independent(constraints.boolean, 1)) is constraints.boolean
+    True
+    """
+    while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support

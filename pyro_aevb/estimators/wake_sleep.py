@@ -64,7 +64,8 @@ class WakeSleep(MultiSample):
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of mean log-weights."""
-        guide, pair.guide = pair.guide, _constant(pair.guide)
+        guide = pair.guide
+        pair.guide = _constant(guide)
         densities = pair.log_densities(args, self.num_particles)
         joint = densities.log_likelihood + densities.log_prior  # (S, B)
         wake = -densities.scaled_sum((joint - densities.log_guide.detach()).mean(0))

@@ -127,7 +127,7 @@ def _refused_in_one_line(args: tuple[Tensor, ...], model: Pair, guide: Pair) -> 
     except InputError:
         raise
     except REFUSALS as error:
-        reason = f"{type(error).__name__}: {in_one_line(error)}{precisions(error, args, precision_of(model, guide))}"
+        reason = f"{type(error).__name__}: {in_one_line(error)}{precisions(args, precision_of(model, guide))}"
         raise InputError(f"model and guide cannot be run on these data: {reason}") from error
 
 

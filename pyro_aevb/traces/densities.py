@@ -275,7 +275,8 @@ def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tup
     the variance is zero.
     """
     try:
-        first, second = _means(guide, args), _means(guide, args)
+        first = _means(guide, args)
+        second = _means(guide, args)
         if torch.equal(first, second):  # no latent's mean depends on a draw of another
             return first, torch.zeros_like(first)
         draws = torch.stack([first, second, *(_means(guide, args) for _ in range(num_draws - 2))])  # (S, B, K)

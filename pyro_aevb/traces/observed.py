@@ -9,6 +9,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.seeds import seeded
 from pyro_aevb.traces.parts import device_of, untouched
@@ -36,8 +37,8 @@ class Observed(NamedTuple):
     @property
     def is_universal(self) -> bool:
         """Is the support one of torch's own constants, the reals say, or none?"""
-        innermost = ([None, *_nested(self.support)])[-1]
-        return innermost is None or any(innermost is own for own in vars(constraints).values())
+        inner = innermost(self.support)
+        return inner is None or any(inner is own for own in vars(constraints).values())
 
     def same_support(self, other: "Observed") -> bool:
         """Has another run the same support?"""
@@ -131,7 +132,7 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
     if inside.all():
         return
     row = _first(~inside, rows)
-    grey = constraints.unit_interval.check(values).all() and "oolean" in repr(site.support)
+    grey = innermost(site.support) is constraints.boolean and constraints.unit_interval.check(values).all()
     raise InputError(
         f"data row {row} lies outside the likelihood's support, {site.support}: "
         + ("binarize grey values (static or dynamic), or give the Bernoulli relaxed=True" if grey else "scale the data")

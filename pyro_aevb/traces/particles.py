@@ -125,7 +125,8 @@ def run(
         rows: What its plates are to choose, by plate.
         around: A handler around the whole.
     """
-    given, rows = given or {}, rows or {}
+    given = given or {}
+    rows = rows or {}
     if count == 1:
         way = "loop"
     if way == "broadcast":
@@ -151,7 +152,7 @@ def _trace(function: Pair, args: tuple[Any, ...], data: Latents, around: Around 
     try:
         return poutine.trace(handled).get_trace(*args)
     except ValueError as error:
-        if "collide" not in str(error):
+        if "collide" not in str(error):  # Pyro has no class of its own for two plates at one dim
             raise
         raise InputError(
             f"numbers per datum need every site in one plate at dim=-1, and particles take dim=-2: {error}"

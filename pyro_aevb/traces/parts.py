@@ -47,7 +47,7 @@ def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.d
     except InputError:
         raise
     except REFUSALS as error:
-        reason = in_one_line(error) + precisions(error, args, precision_of(model, guide))
+        reason = in_one_line(error) + precisions(args, precision_of(model, guide))
         raise InputError(f"the first run of model and guide failed: {reason}") from error
     for module in modules.values():
         module.to(device)

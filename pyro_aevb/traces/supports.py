@@ -7,7 +7,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_aevb.distributions.supports import support_of
+from pyro_aevb.distributions.supports import innermost, support_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.traces.sites import Site, describe, latent_sites
 
@@ -44,7 +44,7 @@ def check_latent_supports(model_trace: Trace, guide_trace: Trace) -> None:
 
 def _fault(guide: Any, prior: Any) -> str | None:
     try:
-        q, p = _bare(support_of(guide)), _bare(support_of(prior))
+        q, p = innermost(support_of(guide)), innermost(support_of(prior))
     except (NotImplementedError, AttributeError, InputError):  # a support that is not told cannot be compared
         return None
     a, b = _interval(q), _interval(p)
@@ -63,15 +63,6 @@ def _any(wrong: Tensor) -> bool:
     return bool(wrong.any())
 
 
-def _bare(support: Any) -> Any:
-    """Without the wrappers that say over how many dimensions, or for which mixture."""
-    while True:
-        inner = getattr(support, "base_constraint", None)
-        if inner is None:
-            return support
-        support = inner
-
-
 def _interval(support: Any) -> _Interval | None:
     if isinstance(support, type(constraints.simplex)):
         return None
@@ -87,7 +78,7 @@ def _interval(support: Any) -> _Interval | None:
 
 
 def _words(support: Any) -> str:
-    interval = _interval(_bare(support))
+    interval = _interval(innermost(support))
     if interval is None:
         return str(support)
     low, high = interval.low.min().item(), interval.high.max().item()
