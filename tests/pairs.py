@@ -104,3 +104,21 @@ def hand_written_pair(size, data_dim=4):
 def gradients(*modules):
     """All gradients, by name."""
     return {f"{i}.{n}": p.grad.clone() for i, m in enumerate(modules) for n, p in m.named_parameters()}
+
+
+def plate(x, name="data"):
+    """The plate of the data."""
+    return pyro.plate(name, len(x), dim=-1)
+
+
+def std(x, f=lambda z: z):
+    """x = f(z) + noise, both standard normal, ``(B, 1)``."""
+    with plate(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
+        pyro.sample("x", dist.Normal(f(z), 1).to_event(1), obs=x)
+
+
+def q(x):
+    """The exact posterior of ``std``."""
+    with plate(x):
+        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))

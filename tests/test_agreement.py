@@ -14,24 +14,10 @@ import pyro_aevb as aevb
 from pyro_aevb import estimators, evidence
 from pyro_aevb.estimators import SGVB, VIMCO, SGVBAnalyticKL
 from tests.everything import REFUSED, assert_refused, evaluators, losses
+from tests.pairs import plate, q, std
 
 X = torch.tensor([[0.3], [-1.0], [2.0], [0.7]])
 EXACT = dist.Normal(0.0, 2**0.5).log_prob(X)[:, 0]
-
-
-def plate(x, name="data"):
-    return pyro.plate(name, len(x), dim=-1)
-
-
-def std(x):
-    with plate(x):
-        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
-        pyro.sample("x", dist.Normal(z, 1).to_event(1), obs=x)
-
-
-def q(x):
-    with plate(x):
-        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
 
 
 # ---------------------------------------------------------------- terms of the guide that are no latents
@@ -334,41 +320,32 @@ def test_a_von_mises_latent_lives_on_the_circle():
 # ---------------------------------------------------------------- closed forms at values that were drawn before
 
 
-def bottom_up():
-    """p(b) p(a|b) p(x|a), and the exact posterior q(a|x) q(b|a)."""
+def top_down(x):
+    """p(b) p(a|b) p(x|a)."""
+    with plate(x):
+        b = pyro.sample("b", dist.Normal(torch.zeros(()).double(), 1.0))
+        a = pyro.sample("a", dist.Normal(b, 1.0))
+        pyro.sample("x", dist.Normal(a, 1.0), obs=x)
 
-    def model(x):
-        with plate(x):
-            b = pyro.sample("b", dist.Normal(torch.zeros(()).double(), 1.0))
-            a = pyro.sample("a", dist.Normal(b, 1.0))
-            pyro.sample("x", dist.Normal(a, 1.0), obs=x)
 
-    def guide(x):
-        with plate(x):
-            a = pyro.sample("a", dist.Normal(2 * x / 3, (2 / 3) ** 0.5))
-            pyro.sample("b", dist.Normal(a / 2, 0.5**0.5))
-
-    return model, guide
+def bottom_up(x):
+    """The exact posterior, q(a|x) q(b|a)."""
+    with plate(x):
+        a = pyro.sample("a", dist.Normal(2 * x / 3, (2 / 3) ** 0.5))
+        pyro.sample("b", dist.Normal(a / 2, 0.5**0.5))
 
 
 def test_the_analytic_kl_of_a_guide_from_the_bottom_up_is_right():
     """It was taken at a value not drawn yet: -2.313 for -1.973."""
-    model, guide = bottom_up()
     x = torch.tensor([0.3, -1.0, 2.0]).double()
     exact = dist.Normal(0.0, 3**0.5).log_prob(x).sum().item()
     with aevb.seeded(0):
-        bounds = torch.tensor([-SGVBAnalyticKL(50).loss(model, guide, x) for _ in range(60)])
+        bounds = torch.tensor([-SGVBAnalyticKL(50).loss(top_down, bottom_up, x) for _ in range(60)])
     assert bounds.mean().item() == pytest.approx(exact, abs=5 * bounds.std().item() / 60**0.5)
     assert bounds.std() < 0.5
 
 
 def test_the_analytic_kl_stays_that_of_trace_mean_field_where_that_is_right():
-    def model(x):
-        with plate(x):
-            b = pyro.sample("b", dist.Normal(torch.zeros(()).double(), 1.0))
-            a = pyro.sample("a", dist.Normal(b, 1.0))
-            pyro.sample("x", dist.Normal(a, 1.0), obs=x)
-
     def guide(x):
         with plate(x):
             b = pyro.sample("b", dist.Normal(x / 3, 0.8))
@@ -376,9 +353,9 @@ def test_the_analytic_kl_stays_that_of_trace_mean_field_where_that_is_right():
 
     x = torch.tensor([0.3, -1.0, 2.0]).double()
     with aevb.seeded(0):
-        ours = SGVBAnalyticKL().loss(model, guide, x)
+        ours = SGVBAnalyticKL().loss(top_down, guide, x)
     with aevb.seeded(0):
-        theirs = TraceMeanField_ELBO().loss(model, guide, x)
+        theirs = TraceMeanField_ELBO().loss(top_down, guide, x)
     assert ours == pytest.approx(theirs, rel=1e-12)
 
 

@@ -14,11 +14,7 @@ from pyro_aevb import diagnostics, evidence
 from pyro_aevb.data import DynamicBinarization
 from pyro_aevb.estimators import SGVB
 from tests.everything import REFUSED, evaluators
-from tests.pairs import binary, paper_pair
-
-
-def plate(x):
-    return pyro.plate("data", len(x), dim=-1)
+from tests.pairs import binary, paper_pair, plate
 
 
 def pair_of(likelihood):

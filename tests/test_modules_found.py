@@ -15,25 +15,10 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence, traces
 from pyro_aevb.estimators import SGVB
 from pyro_aevb.pairs import modules_named_by
-from tests.pairs import binary, paper_pair
+from tests.pairs import binary, paper_pair, q, std
 from tests.trainings import assert_equal
 
 ADAM = partial(torch.optim.Adam, lr=1e-2)
-
-
-def plate(x):
-    return pyro.plate("data", len(x), dim=-1)
-
-
-def std(x, f):
-    with plate(x):
-        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
-        pyro.sample("x", dist.Normal(f(z), 1).to_event(1), obs=x)
-
-
-def q(x):
-    with plate(x):
-        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
 
 
 class Net(nn.Module):

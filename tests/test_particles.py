@@ -12,23 +12,9 @@ from torch import nn
 import pyro_aevb as aevb
 from pyro_aevb import estimators, evidence, traces
 from pyro_aevb.estimators import IWAE, SGVB
+from tests.pairs import plate, q, std
 
 N = 100  # as many data as a block of evaluation has, and as BatchNorm1d has channels below
-
-
-def plate(x):
-    return pyro.plate("data", len(x), dim=-1)
-
-
-def std(x, f):
-    with plate(x):
-        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
-        pyro.sample("x", dist.Normal(f(z), 1).to_event(1), obs=x)
-
-
-def q(x):
-    with plate(x):
-        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
 
 
 class Channels(nn.Module):
