@@ -604,3 +604,23 @@ def test_vectorised_single_sample_bounds_are_checked_too(name):
     vectorised = sum(made(5, vectorize_particles=True).loss(model, q, x) for _ in range(60)) / 60
     looped = sum(made(5).loss(model, q, x) for _ in range(60)) / 60
     assert vectorised == pytest.approx(looped, rel=0.05)
+
+
+def test_discrete_latents_of_equal_plates_are_told_apart():
+    def model(x, shared):
+        with plate(x, "switches"):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
+        with plate(x):
+            mean = k.float().mean() if shared else k.float()
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def guide(x):
+        with plate(x, "switches"):
+            pyro.sample("k", dist.Categorical(torch.ones(len(x), 3) / 3))
+
+    x = torch.linspace(0, 2, 6)
+    logs = dist.Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))
+    exact = logs.logsumexp(-1) - math.log(3)
+    assert_within_error(evidence.importance_weights(partial(model, shared=False), guide, x, 3000), exact)
+    with pytest.raises(aevb.InputError, match=r"'k' lies in plate 'switches'.*a global latent"):
+        evidence.importance_weights(partial(model, shared=True), guide, x, 10)

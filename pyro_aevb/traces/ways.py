@@ -32,6 +32,7 @@ FEW = 2  # particles are enough to tell
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of log densities: far above rounding
 COARSE = 1e-2  # of shorter types
 MOST_KEPT = 100
+DRAWS_UNTIL_ANOTHER = 20
 SHAKE = 0.1  # of a weight's usual size
 
 
@@ -167,8 +168,7 @@ def _check_one_plate(model: Pair, args: tuple[Any, ...], found: Run, latents: La
     for name, plate in in_other_plates(found.sites.values()).items():
         if name not in latents:
             continue
-        moved = latents[name].clone()
-        moved[:, 0] = moved[:, -1] + 1 if moved.shape[1] > 1 else moved[:, 0]
+        moved = _with_another_first(found.sites[name], latents[name])
         with pyro.validation_enabled(False):
             again = run(model, args, 1, "loop", {**latents, name: moved}, found.rows())
             numbers = ((found.log_prob(other)[:, 1:], again.log_prob(other)[:, 1:]) for other in found.sites)
@@ -178,6 +178,16 @@ def _check_one_plate(model: Pair, args: tuple[Any, ...], found: Run, latents: La
             f"site {name!r} lies in plate {plate!r}, not in that of the data, which all depend on it: a global latent, "
             "not one for each datum; numbers per datum need every site in the data's plate"
         )
+
+
+def _with_another_first(site: Site, values: Tensor) -> Tensor:
+    """Values ``(1, B, ...)``, the first datum's by another draw; of a discrete latent a few draws may be the same."""
+    moved = values.clone()
+    for _ in range(DRAWS_UNTIL_ANOTHER):
+        moved[:, 0] = site["fn"].sample()[0]
+        if not torch.equal(moved, values):
+            break
+    return moved
 
 
 @contextmanager
