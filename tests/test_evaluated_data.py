@@ -296,3 +296,24 @@ def test_dependent_latents_that_ignore_the_data_are_not_active():
     torch.testing.assert_close(means[:, 0], x)
     torch.testing.assert_close(means[:, 1], 2 * x, atol=0.8, rtol=0)
     assert (means[:, 1] - 2 * x).mean().abs() < 0.1
+
+
+def test_nan_in_what_no_site_observes_is_refused_where_it_comes_out():
+    """A covariate: AIS told -inf, importance sampling NaN."""
+
+    def model(x, c):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1).to_event(1))
+            pyro.sample("x", dist.Normal(z + c, 1, validate_args=False).to_event(1), obs=x)
+
+    def guide(x, c):
+        with plate(x):
+            pyro.sample("z", dist.Normal(x / 2 + 0 * c, 1.0, validate_args=False).to_event(1))
+
+    x = torch.zeros(5, 1)
+    c = torch.tensor([0.0, 1.0, math.nan, 0.0, 0.0]).unsqueeze(-1)
+    with pyro.validation_enabled(False):
+        for name, value in evaluators(model, guide, (x, c)).items():
+            assert value is REFUSED, name
+        with pytest.raises(aevb.InputError, match="number 2 of its 5"):
+            evidence.importance_sampling(model, guide, (x, c), 5)

@@ -12,7 +12,7 @@ from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_poster
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
 from pyro_aevb.errors import InputError
-from pyro_aevb.evidence.blocks import DATA_BLOCK, Data, map_blocks
+from pyro_aevb.evidence.blocks import DATA_BLOCK, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.seeds import generator
 
@@ -93,6 +93,7 @@ def _own_latents(pair: traces.Particles, num_samples: int, args: tuple[Tensor, .
     name = latent_of(pair.model, pair.guide, args).name
     latents, _ = pair.sample_guide(args, num_samples)
     log_likelihood, _ = pair.log_joint(args, latents, num_samples)
+    not_nan(log_likelihood, "log p(x|z)")
     return latents[name].transpose(0, 1), log_likelihood.mean(0)  # (B, S, K), (B,)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_aevb import hmc, traces
 from pyro_aevb.errors import InputError, positive
-from pyro_aevb.evidence.blocks import Data, Progress, map_blocks
+from pyro_aevb.evidence.blocks import Data, Progress, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces import LatentSpace
 
@@ -105,6 +105,7 @@ class _Path:
     def find_step_sizes(self, chains: int = 2) -> None:
         """Adapt them in a run of its own, so that in the runs that count no transition depends on the past."""
         u = self.draw(chains)
+        not_nan(self.parts(u)[1], "log p(x, z) at a first draw")  # later a diverging path's end may be
         size = torch.full(u.shape[1:2], FIRST_STEP_SIZE).to(u)
         for t in range(1, len(self.betas) - 1):
             self.step_sizes.append(size)

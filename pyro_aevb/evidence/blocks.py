@@ -19,7 +19,7 @@ from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
 from pyro_aevb.seeds import derive, seeded
 
-__all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks"]
+__all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks", "not_nan"]
 
 DATA_BLOCK = 100
 SAMPLE_BLOCK = 1000
@@ -117,6 +117,19 @@ def _checked_at_once(
     for site, place in zip(sites, places, strict=True):
         traces.check_values(data[place or 0], site)
     return True
+
+
+def not_nan(values: Tensor, what: str) -> Tensor:
+    """Numbers for each datum, ``(..., B)``, if all are numbers.
+
+    Raises:
+        InputError: Names the first datum of the block for which one is NaN.
+    """
+    broken = values.isnan().reshape(-1, values.shape[-1]).any(0)
+    if broken.any():
+        row = int(broken.nonzero()[0, 0])
+        raise InputError(f"{what} is NaN for a datum, number {row} of its {len(broken)}: look at data and parameters")
+    return values
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.evidence.blocks import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["BoundParts", "active_units", "activity", "bound", "posterior_means"]
@@ -58,6 +58,7 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
 
 def _bound_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     densities = pair.log_densities(args, num_samples)
+    not_nan(densities.log_weight, "log p(x, z) - log q(z|x)")
     kl = traces.per_datum_kl(pair.model, pair.guide, args)
     if kl is None:
         kl = (densities.log_guide - densities.log_prior).mean(0)
@@ -66,8 +67,20 @@ def _bound_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor
 
 @torch.no_grad()
 def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
-    """Mean of q(z|x), ``(B, K)``, all latent sites side by side; an average of draws where no mean is known."""
-    return map_blocks(partial(traces.guide_means, guide), guide, guide, x, seed)[0]
+    """Mean of q(z|x), ``(B, K)``, all latent sites side by side.
+
+    An average of draws where no mean is known, or where it depends on the draw of another latent.
+
+    Raises:
+        InputError: If a mean is NaN.
+    """
+    return map_blocks(partial(_means_of_block, guide), guide, guide, x, seed)[0]
+
+
+def _means_of_block(guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    means, noise = traces.guide_means(guide, args)
+    not_nan(means.T, "the mean of q(z|x)")
+    return means, noise
 
 
 @torch.no_grad()
@@ -77,9 +90,9 @@ def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     What an average of draws varies by chance, where no mean is known, is taken off.
 
     Raises:
-        InputError: If there are fewer than 2 data.
+        InputError: If there are fewer than 2 data, or a mean is NaN.
     """
-    means, noise = map_blocks(partial(traces.guide_means, guide), guide, guide, x, seed)
+    means, noise = map_blocks(partial(_means_of_block, guide), guide, guide, x, seed)
     if len(means) < 2:
         raise InputError("activity compares data with one another: give at least 2")
     return means.var(0) - noise.mean(0)

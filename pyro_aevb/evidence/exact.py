@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.evidence.blocks import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["linear_gaussian"]
@@ -57,6 +57,7 @@ def _of_block(model: Pair, args: tuple[Tensor, ...]) -> Tensor:
     at_probes = [traces.distributions(model, args, {name: p.expand(len(x), -1)})[1][seen][0] for p in probes]
     moments = [_moments(distribution, "likelihood") for distribution in at_probes]
     means, noise = (torch.stack(part) for part in zip(*moments, strict=True))  # (P, B, D), (P, B, D, D)
+    not_nan(means.flatten(2).sum(-1), "the likelihood's mean")
     offset, weight = means[0], (means[1 : 1 + dim] - means[0]).permute(1, 2, 0)  # (B, D), (B, D, K)
     _check_linear(means, torch.einsum("bdk,pk->pbd", weight, probes) + offset, noise)
     location = (weight @ mean.unsqueeze(-1)).squeeze(-1) + offset  # (B, D)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.evidence.blocks import SAMPLE_BLOCK, Data, Progress, map_blocks
+from pyro_aevb.evidence.blocks import SAMPLE_BLOCK, Data, Progress, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["WeightSums", "importance_sampling", "importance_weights"]
@@ -113,6 +113,7 @@ def importance_weights(
 
     def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         weights = torch.cat(list(_log_weights(pair, args, num_samples, chunk_size)))  # (S, B)
+        not_nan(weights, "an importance weight")
         return weights.logsumexp(0), (2 * weights).logsumexp(0), _khat(weights)
 
     settings = f"importance num_samples={num_samples}"
