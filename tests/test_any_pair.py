@@ -151,7 +151,7 @@ def test_a_hand_written_pair_with_pyro_param_and_two_latents(engine, tmp_path):
         )
         return trainer, list(trainer.run(samples))
 
-    trainer, progress = trained(60_000)
+    trainer, progress = trained(40_000)
     assert progress[-1].bound > progress[0].bound + 0.5
     assert set(trainer.parameters) == {"weight", "sigma", "gain", "scale"}
     assert len(pyro.get_param_store()) == 0  # the user's store is untouched
@@ -162,11 +162,11 @@ def test_a_hand_written_pair_with_pyro_param_and_two_latents(engine, tmp_path):
     assert bound == pytest.approx(progress[-1].bound, abs=0.2)
     assert log_px > bound - 0.01
 
-    first, _ = trained(30_000)
+    first, _ = trained(20_000)
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second, _ = trained(1)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    list(second.run(30_000))
+    list(second.run(20_000))
     for name, parameter in trainer.parameters.items():
         assert torch.equal(parameter, second.parameters[name]), name
 

@@ -132,7 +132,34 @@ def state(trainer):
     return {f"{i}{n}": v for i, m in enumerate((trainer.model, trainer.guide)) for n, v in m.state_dict().items()}
 
 
+KINDS = {  # of what an estimator asks a part for, and so of what a recording holds
+    "SGVBAnalyticKL": "closed form",
+    "ScoreFunction": "density of constants",
+    "VIMCO": "density of constants",
+    "WakeSleep": "density of constants",
+    "StickingTheLanding": "slopes by latents",
+    "DoublyReparameterized": "slopes by latents",
+}
+
+
+def recorded():
+    """Those cases that are recorded too: few in which each part meets each kind of estimator that it goes with."""
+    seen, chosen = set(), []
+    for case in CASES:
+        met = {(i, repr(part), KINDS.get(case[3][0], "draws")) for i, part in enumerate(case)}
+        if met - seen:
+            seen |= met
+            chosen.append(case)
+    return chosen
+
+
 CASES = covering()
+RECORDED = recorded()
+
+
+def test_each_part_is_recorded_with_each_kind_of_estimator():
+    met = {(repr(part), KINDS.get(case[3][0])) for case in CASES for part in case}
+    assert met == {(repr(part), KINDS.get(case[3][0])) for case in RECORDED for part in case}
 
 
 def test_the_covering_is_complete_and_the_table_of_closed_forms_true():
@@ -160,9 +187,10 @@ def test_a_combination_trains_evaluates_samples_saves_and_captures(prior, likeli
     assert type(z["fn"]).__name__ == type(eager.model.prior()).__name__ or z["fn"].event_shape == (K,)
     assert eager.model.likelihood(eager.model.prior().sample((3,))).sample().shape == (3, D)
     assert torch.isfinite(aevb.evidence.bound(eager.model, eager.guide, observed(likelihood)).bound).all()
-    captured, recorded = train(*parts, "captured")
-    assert [r.bound for r in recorded] == [r.bound for r in reports]
-    assert_equal(state(eager), state(captured))
+    if parts in RECORDED:
+        captured, same = train(*parts, "captured")
+        assert [r.bound for r in same] == [r.bound for r in reports]
+        assert_equal(state(eager), state(captured))
     again, _ = train(*parts, "eager", samples=M)
     again.load_state_dict(eager.state_dict())
     assert_equal(state(eager), state(again))

@@ -103,7 +103,7 @@ def test_every_family_is_searched(make):
         for p in model.parameters():
             p.data.mul_(3)
     gaps = diagnostics.inference_gaps(
-        model, guide, binary(), log_evidence=partial(evidence.importance_weights, num_samples=20_000)
+        model, guide, binary(), log_evidence=partial(evidence.importance_weights, num_samples=5_000)
     )
     assert (gaps.amortisation > 4 * gaps.amortisation_error).float().mean() > 0.5
     assert (gaps.approximation > -4.5 * gaps.approximation_error - 0.01).all()

@@ -88,11 +88,11 @@ def test_targets_against_scipy(name):
     x = torch.zeros(3000, dtype=D)
     with aevb.seeded(0):
         # Begin in a wrong place, so that it is the transitions that lead to the target.
-        samples = hmc.sample_posterior(prior_only(target), (x,), 30, burn_in=60)
+        samples = hmc.sample_posterior(prior_only(target), (x,), 10, burn_in=50)
         narrow = samples.state._replace(position=samples.state.position * 0.1)
         density = lambda u: samples.space.log_joint(prior_only(target), (x,), u)[1]  # noqa: E731
         state = hmc.init(density, narrow.position)
-        for _ in range(40):
+        for _ in range(25):
             state, _ = hmc.step(density, state, samples.step_size * (0.8 + 0.4 * torch.rand(())), 10)
     values, _ = samples.space.latents(state.position)
     assert stats.kstest(values["z"].flatten().numpy(), known.cdf).pvalue > 1e-4
@@ -116,7 +116,7 @@ def test_exact_posterior_of_the_linear_gaussian_pair(adaptation):
     with aevb.seeded(1):
         x = pair.marginal.sample((1000,))
     with aevb.seeded(0):
-        samples = hmc.sample_posterior(pair.model, (x,), 100, adaptation=adaptation, burn_in=60)
+        samples = hmc.sample_posterior(pair.model, (x,), 70, adaptation=adaptation, burn_in=60)
     assert samples.acceptance.mean().item() == pytest.approx(0.9, abs=0.02)
     q = pair.guide.guide(x).base_dist
     effective = samples.effective_samples  # (B, K)
@@ -133,7 +133,7 @@ def test_exact_posterior_of_the_linear_gaussian_pair(adaptation):
 def test_rhat_tells_chains_that_have_not_met():
     pair = LinearGaussian()
     with aevb.seeded(0):
-        samples = hmc.sample_posterior(pair.model, (pair.x,), 100, chains=4)
+        samples = hmc.sample_posterior(pair.model, (pair.x,), 60, chains=4)
         assert samples.rhat.median() < 1.05
         apart = samples._replace(position=samples.position + torch.arange(4.0)[:, None, None])
         assert apart.rhat.min() > 1.5

@@ -51,7 +51,7 @@ def reported(model, guide, x=X, batch_size=40, engine="eager", **options):
     )
     if engine == "captured":
         trainer.engine.compiled = False
-    (report,) = trainer.run(300 * len(x))
+    (report,) = trainer.run(120 * len(x))
     return report.bound
 
 
