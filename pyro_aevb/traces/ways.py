@@ -50,8 +50,14 @@ class _Choice(NamedTuple):
     ways: Ways
     of: tuple[Any, ...]
     """The pair, kept alive, so that no other is taken for it"""
-    switches: list[tuple[nn.Module, bool]]
-    """Modules that took part, each with whether it was in training: what was seen holds for these switches."""
+    modules: list[nn.Module]
+    """Those that took part, and their parts"""
+    training: list[bool]
+    """Whether each was in training: what was seen holds for these switches."""
+
+    def holds(self) -> bool:
+        """Are the switches what they were? Asked before each run, so without a call for each module."""
+        return [module.training for module in self.modules] == self.training
 
 
 class Choices:
@@ -87,7 +93,7 @@ class Choices:
         if len(self._known) > MOST_KEPT:  # functions made anew for each call
             self._known.clear()
         known = self._known.setdefault(key, [])  # one for evaluation, one for training, say
-        found = next((c for c in known if all(module.training == was for module, was in c.switches)), None)
+        found = next((choice for choice in known if choice.holds()), None)
         if found is None and not may_look():  # a recording must not depend on what is found: a loop is always right
             return Ways()
         if found is None:
@@ -119,11 +125,12 @@ def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: boo
             with _shaken(weights):
                 ways = _evaluated(model, guide, args, ways)
     parts = (part for module in seen.values() for part in module.modules())
-    switches = [(part, part.training) for part in parts if getattr(part, "training", None) is not None]
-    if several and any(training for _, training in switches):
+    modules = [part for part in parts if getattr(part, "training", None) is not None]
+    training = [module.training for module in modules]
+    if several and any(training):
         with untouched(args), _shaken(weights):
             ways = _trained(model, guide, args, ways)
-    return _Choice(ways, of, switches)
+    return _Choice(ways, of, modules, training)
 
 
 def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
