@@ -9,6 +9,7 @@ rounds, and only ratios within one run mean anything: these machines are noisy. 
 import argparse
 import json
 import multiprocessing
+import multiprocessing.dummy
 import resource
 import statistics
 import subprocess
@@ -53,13 +54,15 @@ SMOKE = ("matrix products alone", OURS, "sgvb.py, eager, fused Adam", REFERENCE)
 class Worker:
     """A contestant in a process of its own, where no other's threads, caches or heap can slow it; idle until asked.
 
-    In one process with all others the captured engine took 74 ms at 784-1000-1000-50, M=1000, alone 53.
+    In one process with all others the captured engine took 74 ms at 784-1000-1000-50, M=1000, alone 53. Where no number
+    counts (``apart=False``) it is a thread, which need not load torch anew.
     """
 
-    def __init__(self, name: str) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, name: str, apart: bool = True) -> None:
+        context = multiprocessing.get_context("spawn") if apart else multiprocessing.dummy
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(name, theirs), daemon=False)
+        self.process = context.Process(target=serve, args=(name, theirs))
+        self.process.daemon = not apart
         self.process.start()
         theirs.close()  # so that it sees the end of this process
 
@@ -219,7 +222,7 @@ def keep(results: dict, folder: Path) -> None:
 def run(options: argparse.Namespace) -> dict:
     """All measurements."""
     names = [name for name in (SMOKE if options.smoke else CONTESTANTS) if name not in options.without]
-    workers = {name: Worker(name) for name in names}
+    workers = {name: Worker(name, apart=not options.smoke) for name in names}
     shapes = {key: replace(SHAPES[key], device=options.device) for key in options.shapes}
     started = time.perf_counter()
     results: dict = {"contestants": names, "steps": {}, "memory": {}, "growth": {}}
@@ -242,7 +245,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shapes", nargs="*", default=[*SHAPES], choices=[*SHAPES])
     parser.add_argument("--batches", nargs="*", type=int, default=BATCHES)
-    parser.add_argument("--smoke", action="store_true", help="one small size, one short round, nothing kept")
+    parser.add_argument("--smoke", action="store_true", help="one small size, one short round in one process")
     chosen = parser.parse_args()
     if chosen.smoke:
         chosen.rounds, chosen.seconds, chosen.shapes, chosen.batches = 1, 0.02, ["784-100-3"], [100]

@@ -98,7 +98,7 @@ class Workers:
 
     def __init__(self, processes: int) -> None:
         context, self.processes = multiprocessing.get_context("spawn"), processes
-        self.threads = max(1, (os.cpu_count() or 1) // processes)
+        self.threads = max(1, torch.get_num_threads() // processes)
         self.pipes = []
         for _ in range(processes):
             ours, theirs = context.Pipe()

@@ -214,12 +214,12 @@ def test_a_short_last_batch_never_changes_the_answer():
 
 @pytest.mark.parametrize("stop", [100, 310])
 def test_stop_and_resume_with_the_compiled_step(tmp_path, stop):
-    whole = make(engine="captured")
+    whole = make(engine="captured", batch_size=20)  # one size, so one compilation each
     list(whole.run(600))
-    first = make(engine="captured")
+    first = make(engine="captured", batch_size=20)
     list(first.run(stop))
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = make(engine="captured", weights=99)
+    second = make(engine="captured", batch_size=20, weights=99)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     list(second.run(600 - first.samples_seen))
     assert_equal(weights(whole), weights(second))

@@ -117,7 +117,7 @@ def make_pair(prior, likelihood, guide):
     return aevb.GenerativeModel(p, px, N).double(), aevb.RecognitionModel(q, N).double()
 
 
-def train(prior, likelihood, guide, estimator, engine, samples=20 * M):
+def train(prior, likelihood, guide, estimator, engine, samples=10 * M):
     model, q = make_pair(prior, likelihood, guide)
     trainer = aevb.Trainer(
         model, q, observed(likelihood), getattr(estimators, estimator[0])(**estimator[1]),

@@ -39,7 +39,7 @@ def test_every_experiment_has_a_smoke_run():
 @pytest.mark.parametrize("name", SMOKE)
 def test_smoke(name, tmp_path, mnist_root, frey_root):
     before = sorted(EXPERIMENTS.rglob("*"))
-    environment = {**os.environ, "FEW_IMAGES": "6000"}
+    environment = {**os.environ, "FEW_IMAGES": "2000"}
     done = subprocess.run(
         [python(), EXPERIMENTS / name, "--smoke"], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
