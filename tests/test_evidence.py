@@ -1,7 +1,10 @@
 """Evidence against the linear-Gaussian pair, where everything is known."""
 
 import math
+from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -240,6 +243,20 @@ def test_linear_gaussian_is_exact_and_refuses_the_rest():
         model, _ = paper_pair(family)
         with pytest.raises(InputError, match=said):
             evidence.linear_gaussian(model, binary())
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_what_bends_is_not_linear_however_small_or_large(size):
+    def model(x, bend):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(size * (z + bend * z.tanh()), 1.0).to_event(1), obs=x)
+
+    x = torch.linspace(-2, 2, 5).unsqueeze(-1)
+    exact = dist.Normal(0.0, (1 + size**2) ** 0.5).log_prob(x[:, 0])
+    torch.testing.assert_close(evidence.linear_gaussian(partial(model, bend=0.0), x), exact)
+    with pytest.raises(InputError, match="not linear"):
+        evidence.linear_gaussian(partial(model, bend=0.01), x)
 
 
 def test_a_flow_that_ignores_the_data_has_no_active_units():
