@@ -285,3 +285,23 @@ def test_vimco_is_its_formula_at_the_same_noise():
     assert found.item() == pytest.approx(-bound.sum().item(), rel=1e-12)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("baseline", "dim"), [("leave_one_out", 0), ("mean", 1)])
+def test_a_baseline_is_the_mean_of_the_others_at_the_same_noise(baseline, dim):
+    """Of the datum's other samples, or of the other data: any other number would be unbiased too."""
+    model, guide, x = discrete_pair()
+    parameters = list(guide.guide.network.parameters())
+    with aevb.seeded(0):
+        found = ScoreFunction(4, baseline=baseline).differentiable_loss(model, guide, x)
+    ours = torch.autograd.grad(found, parameters)
+    with aevb.seeded(0):
+        densities = traces.log_densities(model, guide, (x,), 4, constant=True)
+    weight = densities.log_weight.detach()  # (S, B)
+    count = weight.shape[dim]
+    each = [[j for j in range(count) if j != i] for i in range(count)]
+    others = torch.stack([weight.index_select(dim, torch.tensor(chosen)).mean(dim) for chosen in each], dim)  # (S, B)
+    theirs = torch.autograd.grad(-((weight - others) * densities.log_guide).mean(0).sum(), parameters)
+    assert found.item() == pytest.approx(-weight.mean(0).sum().item(), rel=1e-12)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
