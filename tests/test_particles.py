@@ -624,3 +624,26 @@ def test_discrete_latents_of_equal_plates_are_told_apart():
     assert_within_error(evidence.importance_weights(partial(model, shared=False), guide, x, 3000), exact)
     with pytest.raises(aevb.InputError, match=r"'k' lies in plate 'switches'.*a global latent"):
         evidence.importance_weights(partial(model, shared=True), guide, x, 10)
+
+
+def test_a_keyword_that_changes_what_a_network_reads_has_a_way_of_its_own():
+    def model(x, total=False):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1).to_event(1))
+            mean = (
+                z.sum(1, keepdim=True) if total else z[..., :1]
+            )  # dimension 1 is the data's where particles broadcast
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(x, total=False):
+        with plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(3) + 0 * x, 1.0).to_event(1))
+
+    x, kept = torch.linspace(-2, 2, 5).unsqueeze(-1), IWAE(4)
+    for total in (False, True, False):
+        found = []
+        for estimator in (kept, IWAE(4), IWAE(4, vectorize_particles=False)):
+            with aevb.seeded(0):
+                found.append(sum(estimator.loss(model, guide, x, total=total) for _ in range(300)) / 300)
+        assert found[0] == pytest.approx(found[1], rel=1e-6)
+        assert found[0] == pytest.approx(found[2], rel=0.03)
