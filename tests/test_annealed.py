@@ -42,10 +42,13 @@ def test_weights_are_unbiased_whatever_the_steps(start, steps):
     assert steps == 1 or 0.7 < found.acceptance.mean() <= 1  # one step has no transition
 
 
-@pytest.mark.parametrize(("start", "steps"), [("guide", 5), ("prior", 40)])
-def test_backward_weights_are_unbiased_for_the_inverse(start, steps):
-    """From the prior in few steps it would be the harmonic mean, whose variance is infinite."""
-    pair = make(1500, widen=1.6)
+@pytest.mark.parametrize(("start", "steps", "widen"), [("guide", 20, 1.1), ("prior", 40, 1.6)])
+def test_backward_weights_are_unbiased_for_the_inverse(start, steps, widen):
+    """From the prior in few steps it would be the harmonic mean, whose variance is infinite.
+
+    A path run forwards from the same latents has a mean of 1.37, at 9 standard errors, from this guide.
+    """
+    pair = make(1500, widen=widen)
     found = evidence.bidirectional(pair.model, pair.guide, pair.x, steps=steps, chains=1, leapfrog_steps=2, start=start)
     ratio = (pair.marginal.log_prob(found.data[0]) - found.upper.log_likelihood).exp()
     assert ratio.std() > 0.05

@@ -630,9 +630,7 @@ def test_a_keyword_that_changes_what_a_network_reads_has_a_way_of_its_own():
     def model(x, total=False):
         with plate(x):
             z = pyro.sample("z", dist.Normal(torch.zeros(3), 1).to_event(1))
-            mean = (
-                z.sum(1, keepdim=True) if total else z[..., :1]
-            )  # dimension 1 is the data's where particles broadcast
+            mean = z.sum(1, keepdim=True) if total else z[..., :1]  # of data, where particles broadcast
             pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
 
     def guide(x, total=False):
