@@ -112,6 +112,7 @@ def importance_weights(
     pair = traces.Particles(model, guide)
 
     def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Log of the sum of weights, of their squares, and k-hat, ``(B,)`` each."""
         weights = torch.cat(list(_log_weights(pair, args, num_samples, chunk_size)))  # (S, B)
         not_nan(weights, "an importance weight")
         return weights.logsumexp(0), (2 * weights).logsumexp(0), _khat(weights)

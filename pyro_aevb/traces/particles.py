@@ -50,7 +50,9 @@ class Run:
     """How many of the data it is for, if it has no site too."""
 
     def __init__(self, traces: list[Trace], count: int, way: Way, rows: int | None, device: torch.device) -> None:
-        self.count, self.way, self.device = count, way, device
+        self.count = count
+        self.way = way
+        self.device = device
         of_pair = ([s for s in sample_sites(trace) if s["name"] != PARTICLES] for trace in traces)
         self.parts: list[dict[str, Site]] = [{site["name"]: site for site in sites} for sites in of_pair]
         self.sites = self.parts[0]

@@ -44,7 +44,8 @@ def check_latent_supports(model_trace: Trace, guide_trace: Trace) -> None:
 
 def _fault(guide: Any, prior: Any) -> str | None:
     try:
-        q, p = innermost(support_of(guide)), innermost(support_of(prior))
+        q = innermost(support_of(guide))
+        p = innermost(support_of(prior))
     except (NotImplementedError, AttributeError, InputError):  # a support that is not told cannot be compared
         return None
     a, b = _interval(q), _interval(p)
