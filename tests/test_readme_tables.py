@@ -1,4 +1,4 @@
-"""The README's tables of figures have the numbers that the experiments keep."""
+"""The tables of docs/figures.md have the numbers that the experiments keep."""
 
 import csv
 import json
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text().split("## The paper's figures")[1].split("\n## ")[0]
-README = README.replace("*", "").replace("\u2212", "-")
+PAGE = (ROOT / "docs" / "figures.md").read_text().replace("*", "").replace("\u2212", "-")
 DATA = {"MNIST": "mnist", "Frey Face": "frey_face"}
 
 
@@ -23,8 +22,8 @@ def cells_of(line):
 
 
 def table(head):
-    """Cells of the README's table with that first line, without it."""
-    lines = README.split(head + "\n")[1].split("\n\n")[0].splitlines()[1:]
+    """Cells of the page's table with that first line, without it."""
+    lines = PAGE.split(head + "\n")[1].split("\n\n")[0].splitlines()[1:]
     return [cells_of(line) for line in lines]
 
 
@@ -46,10 +45,10 @@ def test_figure_2():
 @pytest.mark.parametrize("name", ["choices", "wake_sleep"])
 def test_what_the_paper_leaves_open(name):
     kept = (ROOT / "experiments" / name / "table.md").read_text()
-    kept = kept.split("Test bound after 10,000,000")[0]  # of which the README tells in words
+    kept = kept.split("Test bound after 10,000,000")[0]  # of which the page tells in words
     lines = [line for line in kept.splitlines() if line.startswith("|")]
     assert len(lines) > 10
-    assert not set(lines) - set(README.splitlines())
+    assert not set(lines) - set(PAGE.splitlines())
 
 
 def test_figure_3():
@@ -90,7 +89,7 @@ def test_beyond_the_paper():
 
 def test_beyond_the_papers_parts_side_by_side():
     rows = {(r["data"], r["part"]): r["ours"] for r in rows_of("beyond/table.csv")}
-    told = " ".join(README.split("Other parts\nside by side")[1].split("\n\n")[0].split())
+    told = " ".join(PAGE.split("Other parts\nside by side")[1].split("\n\n")[0].split())
     words = ["Adam alone", "DReG with 5 particles", "VampPrior", "a guide of autoregressive flows", "networks"]
     parts = ["Adam alone", "DReG(5)", "VampPrior(500)", "flow guide", "convolutions"]
     for word, part in zip(words, parts, strict=True):
