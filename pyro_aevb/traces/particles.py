@@ -151,14 +151,7 @@ def run(
 def _trace(function: Pair, args: tuple[Any, ...], data: Latents, around: Around | None) -> Trace:
     around = around or (lambda inner: inner)
     handled = around(function) if not data else around(poutine.condition(function, data=data))
-    try:
-        return poutine.trace(handled).get_trace(*args)
-    except ValueError as error:
-        if "collide" not in str(error):  # Pyro has no class of its own for two plates at one dim
-            raise
-        raise InputError(
-            f"numbers per datum need every site in one plate at dim=-1, and particles take dim=-2: {error}"
-        ) from error
+    return poutine.trace(handled).get_trace(*args)
 
 
 def rows_of(args: tuple[Any, ...]) -> int | None:
