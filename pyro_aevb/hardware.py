@@ -1,14 +1,18 @@
-"""The device, and settings of the processor that pay: found by a probe, entered around a block of steps, put back.
+"""The device, and settings of the processor that pay: chosen by facts, entered around a block of steps, put back.
 
-What is tried: oneDNN's float32 product in place of MKL's (twice as fast on AMD processors, measured), and fewer
-threads. On processors with bfloat16 units the same switch would compute products in bfloat16: the probe looks at the
-error of a product, and a lossy path is taken only where ``precision`` asks for it.
+On AMD processors oneDNN's float32 product takes MKL's place (up to twice as fast, measured). Small products run in
+fewer threads. On processors with bfloat16 units the same switch would compute products in bfloat16: the error of one
+product tells, and a lossy path is taken only where ``precision`` asks for it.
+
+No stopwatch has a say: sums are split by threads, so that settings chosen by time made equal seeds give other numbers
+whenever the machine was busy.
 """
 
-import time
+import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,7 +24,7 @@ __all__ = ["Precision", "Settings", "find_device", "find_settings", "largest_pro
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
-MARGIN = 0.85  # another setting must be this much faster than the process's own, lest noise decide
+WORK = 500_000  # multiplications that each thread must have: in two threads 0.5 million gain nothing, 1 million 25 %
 LOSSLESS = 2e-6  # relative error of a float32 product of these sizes is 3e-7; of a bfloat16 one 3e-3
 
 
@@ -73,7 +77,10 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def find_settings(product: tuple[int, int, int] | None, device: torch.device, precision: Precision) -> Settings:
-    """The fastest settings for a training whose largest product is (rows, inner, columns); ``None`` for no product.
+    """Settings for a training whose largest product is (rows, inner, columns); ``None`` for no product.
+
+    They follow from the processor, the process's own settings and the product's size alone, so that equal trainings
+    get equal ones whatever the load.
 
     Raises:
         InputError: If ``precision`` is unknown.
@@ -85,13 +92,9 @@ def find_settings(product: tuple[int, int, int] | None, device: torch.device, pr
         return Settings(own.matmul if precision == "float32" else "medium", own.threads, precision != "float32")
     if product is None:
         return own
-    a, b = _operands(product)
-    lossless = _relative_error("medium", a, b) < LOSSLESS
-    if precision == "bfloat16":
-        return Settings("medium", own.threads, not lossless)
-    matmuls = [own.matmul] + ["medium"] * (lossless or precision == "auto")
-    candidates = [Settings(m, t, m == "medium" and not lossless) for m in matmuls for t in _thread_counts(own.threads)]
-    return _fastest(own, candidates, a, b)
+    lossy = _relative_error("medium", product) >= LOSSLESS
+    wanted = _is_amd() if not lossy else precision != "float32"
+    return Settings("medium" if wanted else own.matmul, _threads(product, own.threads), wanted and lossy)
 
 
 def largest_product(parameters: Iterable[Tensor], rows: int) -> tuple[int, int, int] | None:
@@ -101,38 +104,26 @@ def largest_product(parameters: Iterable[Tensor], rows: int) -> tuple[int, int, 
     return (rows, inner, columns) if matrices else None
 
 
-def _thread_counts(most: int) -> list[int]:
+def _threads(product: tuple[int, int, int], most: int) -> int:
     """All, half, a quarter, ... one: small products lose more to waiting for many threads than they gain."""
-    return [most >> i for i in range(most.bit_length())]
+    rows, inner, columns = product
+    return next((n for n in (most >> i for i in range(most.bit_length())) if rows * inner * columns >= n * WORK), 1)
 
 
-def _operands(product: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def _is_amd() -> bool:
+    """Whether AMD made the processor: Linux tells it in a file, Windows in the processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return "AuthenticAMD" in (cpuinfo.read_text() if cpuinfo.exists() else platform.processor())
+
+
+def _relative_error(matmul: str, product: tuple[int, int, int]) -> float:
     rows, inner, columns = product
     generator = torch.Generator().manual_seed(0)  # its own generator, not the global one
-    return torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
-
-
-def _relative_error(matmul: str, a: Tensor, b: Tensor) -> float:
+    a = torch.randn(rows, inner, generator=generator)
+    b = torch.randn(inner, columns, generator=generator)
     exact = a.double() @ b.double()
     with Settings(matmul, torch.get_num_threads()).applied():
         return ((a @ b - exact).norm() / exact.norm()).item()
-
-
-def _fastest(own: Settings, candidates: list[Settings], a: Tensor, b: Tensor) -> Settings:
-    seconds = {settings: _seconds(settings, a, b) for settings in candidates}
-    best = min(candidates, key=lambda s: seconds[s])
-    return best if seconds[best] < MARGIN * seconds[own] else own
-
-
-def _seconds(settings: Settings, a: Tensor, b: Tensor, repeats: int = 15) -> float:
-    """Time of one product: the least of a few, which noise can only lengthen; at most a twentieth of a second."""
-    times: list[float] = []
-    with settings.applied():
-        while len(times) < repeats and sum(times) < 0.05:
-            start = time.perf_counter()
-            a @ b
-            times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def _enter(matmul: str, threads: int, flush: bool) -> None:

@@ -64,8 +64,8 @@ class Trainer:
             ``run`` on that is long enough to win back the compiler's time (10,000 steps), ``eager`` until then. The two
             round differently: name one where a run cut in pieces must equal a whole one bit for bit.
         device: ``auto`` for CUDA, then MPS, then the CPU; or a device's name.
-        precision: ``float32``; ``bfloat16`` to allow products in bfloat16 where the processor has units for it;
-            ``auto`` for whichever a probe finds faster.
+        precision: ``float32``; ``bfloat16`` or ``auto`` to allow products in bfloat16 where the processor has units
+            for it.
         report_every: Data between reports.
 
     Raises:

@@ -1,5 +1,7 @@
 """Settings of the processor: put back always, lossy only where asked."""
 
+import time
+
 import pytest
 import torch
 
@@ -47,32 +49,48 @@ def test_training_leaves_the_process_as_it_was():
 
 
 @pytest.mark.parametrize("size", [(100, 784, 500), (100, 64, 20)])
-def test_what_the_probe_takes_is_float32(size):
+def test_what_is_chosen_is_float32(size):
     found = find_settings(size, CPU, "float32")
     assert not found.lossy
-    a, b = hardware._operands(size)
+    a, b = torch.randn(size[:2]), torch.randn(size[1:])
     with found.applied():
         product = a @ b
     assert ((product - a.double() @ b.double()).norm() / (a.double() @ b.double()).norm()).item() < 2e-6
 
 
-def bfloat16_machine(monkeypatch):
-    """As on a processor with bfloat16 units: the medium product is lossy, and ten times as fast."""
-    monkeypatch.setattr(hardware, "_relative_error", lambda matmul, a, b: 3e-3)
-    monkeypatch.setattr(hardware, "_seconds", lambda settings, a, b: 0.1 if settings.matmul == "medium" else 1.0)
-
-
-def test_a_lossy_path_is_never_taken_unasked(monkeypatch):
-    bfloat16_machine(monkeypatch)
+@pytest.mark.parametrize("amd", [False, True])
+def test_a_lossy_path_is_never_taken_unasked(monkeypatch, amd):
+    monkeypatch.setattr(hardware, "_relative_error", lambda matmul, product: 3e-3)  # as of bfloat16 units
+    monkeypatch.setattr(hardware, "_is_amd", lambda: amd)
     assert find_settings((100, 784, 500), CPU, "float32").matmul == torch.get_float32_matmul_precision()
     for precision in ("bfloat16", "auto"):
         found = find_settings((100, 784, 500), CPU, precision)
         assert (found.matmul, found.lossy) == ("medium", True)
 
 
-def test_another_setting_must_win_clearly(monkeypatch):
-    monkeypatch.setattr(hardware, "_seconds", lambda settings, a, b: 0.9 if settings.matmul == "medium" else 1.0)
-    assert find_settings((100, 784, 500), CPU, "float32") == Settings(*state()[:2])
+def test_the_processors_make_chooses_the_product(monkeypatch):
+    monkeypatch.setattr(hardware, "_relative_error", lambda matmul, product: 3e-7)
+    for amd, matmul in ((True, "medium"), (False, torch.get_float32_matmul_precision())):
+        monkeypatch.setattr(hardware, "_is_amd", lambda amd=amd: amd)
+        assert find_settings((100, 784, 500), CPU, "float32").matmul == matmul
+
+
+def test_small_products_get_fewer_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    sizes = ((20, 1, 20), (100, 20, 100), (100, 100, 100), (100, 100, 200), (100, 784, 500))
+    assert [find_settings(size, CPU, "float32").threads for size in sizes] == [1, 1, 2, 4, 8]
+
+
+def test_the_clock_has_no_say(monkeypatch):
+    """A probe by time gave eight equal trainers threads 1, 2, 2, 2, 2, 2, 2, 1, and two different results."""
+
+    def looked(*args):
+        raise AssertionError("looked at a clock")
+
+    for clock in ("time", "perf_counter", "monotonic", "process_time"):
+        monkeypatch.setattr(time, clock, looked)
+    assert len({find_settings((100, 784, 500), CPU, "float32") for _ in range(3)}) == 1
 
 
 def test_no_product_and_an_unknown_precision():
