@@ -6,7 +6,8 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.data import DynamicBinarization, as_tensors, fingerprint, in_precision
 from pyro_aevb.data.sets import binarized, earlier_fingerprint
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, whole
+from pyro_aevb.models import check_sizes
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, generator
 
@@ -44,7 +45,7 @@ class Batches:
         self.size, self.batch_size, self.seed, self.device = len(parts[0]), batch_size, seed, device
         if self.size == 0:
             raise InputError("the data set is empty: there is nothing to train on")
-        if not 1 <= batch_size <= self.size:
+        if whole("batch_size", batch_size) > self.size:
             raise InputError(f"batch_size must lie between 1 and the {self.size} data, not {batch_size}")
         self.fingerprint = "-".join(fingerprint(part) for part in parts)
         self.earlier_fingerprint = "-".join(earlier_fingerprint(part) for part in parts)
@@ -98,8 +99,9 @@ class Batches:
         minibatch each minibatch is looked at by itself.
 
         Raises:
-            InputError: Names the first datum that is not.
+            InputError: Names the first datum that is not; or the size of a model that is made for fewer data.
         """
+        check_sizes(self.size, model, *([] if guide is None else [guide]))
         args = self[0]
         sites = traces.observed(model, guide, args)
         places = [next((i for i, arg in enumerate(args) if site.value is arg), None) for site in sites]

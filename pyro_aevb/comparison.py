@@ -14,7 +14,8 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_aevb import estimators, evidence, traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.data import as_tensors
+from pyro_aevb.errors import InputError, function, instance, positive, real, told, whole
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.pairs import Pair, modules_named_by
 from pyro_aevb.seeds import derive, seeded, unchanged_random_state
@@ -94,11 +95,12 @@ def gradient_moments(
         seed: Seed of the noise; the caller's random state is left alone.
 
     Raises:
-        InputError: If ``draws`` is below 2, or a part is no module.
+        InputError: If ``draws`` is below 2, a part is no module, or the data do not fit the pair.
     """
-    if draws < 2:
-        raise InputError(f"a variance needs at least 2 draws, not {draws}")
+    whole("draws", draws, least=2)  # of which a variance can be taken
+    _estimator("estimator", estimator)
     parameters = _parameters(model, guide)
+    x = _checked(model, guide, x)
     everything = [p for group in parameters.values() for p in group]
     sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
     with torch.no_grad(), unchanged_random_state(x.device):
@@ -144,7 +146,16 @@ def compare(
         reference_draws: Gradients of each reference.
         seed: Seed of the noise.
         progress: Called with the name of what is being drawn.
+
+    Raises:
+        InputError: As for :func:`gradient_moments`; if something else than estimators is chosen.
     """
+    whole("draws", draws, least=2)
+    whole("reference_draws", reference_draws, least=2)
+    whole("seed", seed, least=0)
+    chosen = _estimators(chosen)
+    if progress is not None:
+        function("progress", progress)
     rows: list[GradientStatistics] = []
     references: dict[tuple[Any, ...], dict[str, Moments]] = {}
     for estimator in chosen:
@@ -180,7 +191,17 @@ def compare_training(
         samples: Training data.
         seconds: Seconds of training, the evaluation's not counted.
         progress: Called with the name of what is being trained.
+
+    Raises:
+        InputError: If an argument is not what is said above.
     """
+    function("make_trainer", make_trainer)
+    positive("samples", samples)
+    real("seconds", seconds, least=0)
+    as_tensors(test, evaluated=True)
+    chosen = _estimators(chosen)
+    if progress is not None:
+        function("progress", progress)
     rows = []
     for estimator in chosen:
         if progress:
@@ -206,8 +227,32 @@ def _bounds(trainer: Trainer, test: Tensor, samples: int, seconds: float) -> tup
 
 def label(estimator: Estimator) -> str:
     """An estimator's name, with its baseline where it has one."""
-    baseline = getattr(estimator, "baseline", "none")
+    baseline = getattr(_estimator("estimator", estimator), "baseline", "none")
     return type(estimator).__name__ + ("" if baseline == "none" else f" ({baseline})")
+
+
+def _estimator(name: str, estimator: ELBO) -> ELBO:
+    return instance(name, estimator, ELBO, "give one of pyro_aevb.estimators, SGVB() for one")
+
+
+def _estimators(chosen: Iterable[Estimator]) -> list[Estimator]:
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        raise InputError(f"chosen must be estimators in a list, not {told(chosen)}: give [SGVB()], for one")
+    chosen = list(chosen)
+    for estimator in chosen:
+        _estimator("each of chosen", estimator)
+    return chosen
+
+
+@torch.no_grad()
+def _checked(model: Pair, guide: Pair, x: Tensor) -> Tensor:
+    """The minibatch, if the pair has a density for it."""
+    args: Any = as_tensors((x,), evaluated=True)
+    if len(args[0]) == 0:
+        raise InputError("there are no data: the minibatch is empty")
+    with traces.refused_in_one_line("model and guide cannot be run on these data", args, model, guide):
+        traces.check_observed(model, guide, args, torch.arange(len(args[0])))
+    return args[0]
 
 
 def _reference_key(estimator: Estimator) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, Gaps, LatentKL, mean_of
+from pyro_aevb.errors import instance
 
 __all__ = ["draw_diagnostics"]
 
@@ -19,7 +20,11 @@ def draw_diagnostics(found: Diagnostics, title: str = "") -> Figure:
     Arguments:
         found: Of :func:`pyro_aevb.diagnostics.diagnose`.
         title: Printed above.
+
+    Raises:
+        InputError: If it is nothing of the kind.
     """
+    instance("found", found, Diagnostics, "give what diagnose returned")
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 0.9])[:, 0]
     if found.gaps is None:

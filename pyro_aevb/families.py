@@ -16,7 +16,7 @@ from torch.distributions import constraints, transform_to
 
 from pyro_aevb import distributions
 from pyro_aevb.distributions.supports import innermost
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line, told, whole
 
 __all__ = ["DistributionFamily"]
 
@@ -49,12 +49,13 @@ class DistributionFamily:
     """
 
     def __init__(self, distribution: str | type, dim: int, fixed: Mapping[str, float] | None = None) -> None:
-        self.cls, self.dim = _find(distribution), dim
-        self.fixed = {name: torch.as_tensor(value) for name, value in (fixed or {}).items()}
+        self.cls, self.dim = _find(distribution), whole("dim", dim)
+        self.fixed = _as_tensors({} if fixed is None else fixed)
         self._moved: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         accepted = {*inspect.signature(self.cls).parameters, *self._declared()}
-        if unknown := sorted(self.fixed.keys() - accepted):
-            raise InputError(f"{self.name} has no parameter {unknown[0]!r}: it has {', '.join(self._declared())}")
+        if unknown := sorted(map(told, self.fixed.keys() - accepted)):
+            names = ", ".join(self._declared())
+            raise InputError(f"fixed: {self.name} has no parameter {unknown[0]}: it has {names}")
         self.constraints = {
             name: constraint
             for name, constraint in self._declared().items()
@@ -116,7 +117,7 @@ class DistributionFamily:
         try:
             made = self(torch.zeros(2, self.size))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self.name} over {self.dim} dimensions cannot be made: {error}") from error
+            raise InputError(f"{self.name} over {self.dim} dimensions cannot be made: {in_one_line(error)}") from error
         if made.event_shape != (self.dim,):
             raise InputError(
                 f"{self.name} has event shape {tuple(made.event_shape)}, not ({self.dim},): it is no distribution "
@@ -162,6 +163,25 @@ class DistributionFamily:
         return self._moved[key]
 
 
+def _as_tensors(fixed: Mapping[str, float]) -> dict[str, Tensor]:
+    """Parameters that are given, finite numbers each, one or more.
+
+    Raises:
+        InputError: If they are no dictionary from names to numbers.
+    """
+    if not isinstance(fixed, Mapping):
+        raise InputError(f"fixed must be a dictionary from parameters' names to numbers, not {told(fixed)}")
+    found = {}
+    for name, value in fixed.items():
+        try:
+            found[name] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"fixed: parameter {told(name)} must be a number, not {told(value)}") from error
+        if not torch.isfinite(found[name]).all():
+            raise InputError(f"fixed: parameter {told(name)} must be finite, not {told(value)}")
+    return found
+
+
 def _is_dependent(constraint: Any) -> bool:
     return bool(constraints.is_dependent(constraint))
 
@@ -174,7 +194,7 @@ def _find(distribution: str | type) -> Any:
         found = distribution
     if not (inspect.isclass(found) and issubclass(found, torch.distributions.Distribution)):
         raise InputError(
-            f"there is no distribution {distribution!r}: give the name of a class of pyro.distributions, "
+            f"there is no distribution {told(distribution)}: give the name of a class of pyro.distributions, "
             "torch.distributions or pyro_aevb.distributions, such as Gamma"
         )
     if not issubclass(found, TorchDistributionMixin):

@@ -71,7 +71,7 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
         torch.zeros(1, device=name).item()  # a device that cannot compute, such as meta, fails here
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {str(name)!r} is not on this machine: give cpu or auto") from error
     return torch.device(name)
 

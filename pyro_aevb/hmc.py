@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyro
@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.data.given import as_tensors
+from pyro_aevb.errors import InputError, choice, function, instance, positive, whole
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.traces import LatentSpace
 
@@ -45,6 +46,7 @@ LogDensity = Callable[[Tensor], Tensor]
 Adaptation = Literal["global", "datum"]
 
 LARGEST_FACTOR = 1.25  # by which one transition may change the step size, as the paper's author had it
+FAILED = "the posterior cannot be sampled with these data"
 JITTER = 0.2  # step sizes vary by this part, so that no orbit closes upon itself
 
 
@@ -114,6 +116,10 @@ def init(log_density: LogDensity, position: Tensor) -> State:
     Raises:
         InputError: If the log density is not finite somewhere: names the first datum.
     """
+    function("log_density", log_density)
+    if instance("position", position, Tensor).dim() != 3 or not position.is_floating_point():
+        found = f"{tuple(position.shape)} of {position.dtype}"
+        raise InputError(f"position must be floating-point numbers of shape (C, B, K), not {found}")
     state = State(position.detach(), *with_gradient(log_density, position))
     if broken := (~torch.isfinite(state.log_density)).any(0).nonzero().flatten().tolist():
         raise InputError(
@@ -135,6 +141,10 @@ def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_step
     Returns:
         The next state, and what happened.
     """
+    function("log_density", log_density)
+    instance("state", state, State, "give what init returned")
+    instance("step_size", step_size, Tensor, "give torch.tensor(0.1), say")
+    whole("leapfrog_steps", leapfrog_steps)
     momentum = torch.randn_like(state.position)
     proposed, end = leapfrog(log_density, state, momentum, step_size, leapfrog_steps)
     gain = proposed.log_density - _kinetic(end) - state.log_density + _kinetic(momentum)  # (C, B)
@@ -237,15 +247,17 @@ def sample_posterior(
         | Auto-Encoding Variational Bayes, appendices D and E (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
-    for name, count in {"num_samples": num_samples, "chains": chains, "leapfrog_steps": leapfrog_steps}.items():
-        positive(name, count)
-    if burn_in < 0:
-        raise InputError(f"burn_in must be at least 0, not {burn_in}")
-    if not 0 < target_acceptance < 1:
+    check_counts(num_samples, chains, burn_in, leapfrog_steps)
+    if positive("target_acceptance", target_acceptance) >= 1:
         raise InputError(f"target_acceptance must lie between 0 and 1, not {target_acceptance}")
-    if adaptation not in ("global", "datum"):
-        raise InputError(f"unknown adaptation {adaptation!r}: give global or datum")
+    choice("adaptation", adaptation, ("global", "datum"))
+    positive("step_size", step_size)
+    function("model", model)
+    if guide is not None:
+        function("guide", guide)
+    args = _fixed(args)
     with torch.no_grad(), ExitStack() as stack:
+        stack.enter_context(traces.refused_in_one_line(FAILED, args, model, guide or model))
         stack.enter_context(evaluating(traces.modules_of(model, guide or model, args).values()))
         traces.check_observed(model, guide, args, torch.arange(len(args[0])))
         space = traces.latent_space(model, args)
@@ -254,11 +266,26 @@ def sample_posterior(
             traces.check_guide(model, guide, args)
         state = init(log_density, space.draw(guide or model, args, chains))
         shape = () if adaptation == "global" else state.position.shape[1:2]
-        start = torch.full(shape, positive("step_size", step_size)).to(state.position)
+        start = torch.full(shape, step_size).to(state.position)
         # Far ends of diverging paths are rejected, not refused; at the beginning everything was checked.
         stack.enter_context(pyro.validation_enabled(False))
         state, size = _burn_in(log_density, state, start, burn_in, leapfrog_steps, target_acceptance)
         return _kept(log_density, state, size, num_samples, leapfrog_steps, space)
+
+
+def check_counts(num_samples: int, chains: int, burn_in: int, leapfrog_steps: int) -> None:
+    """Refuse, by name, what is no number of draws, chains or steps."""
+    for name, count in {"num_samples": num_samples, "chains": chains, "leapfrog_steps": leapfrog_steps}.items():
+        whole(name, count)
+    whole("burn_in", burn_in, least=0)
+
+
+def _fixed(args: Any) -> tuple[Tensor, ...]:
+    """A pair's arguments, if they are data."""
+    found: Any = as_tensors(args, evaluated=True)
+    if len(found[0]) == 0:
+        raise InputError("there are no data whose posterior could be sampled: the data set is empty")
+    return found
 
 
 def _log_joint(model: Pair, args: tuple[Tensor, ...], space: LatentSpace, u: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, instance, whole
 from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
+from pyro_aevb.pairs import Pair, copies_of_each, own_module
 from pyro_aevb.priors import Prior
 
-__all__ = ["GenerativeModel", "RecognitionModel"]
+__all__ = ["GenerativeModel", "RecognitionModel", "check_sizes"]
 
 _counter = itertools.count()
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -61,10 +62,37 @@ def _call(part: nn.Module, *arguments: Tensor, batch: torch.Size, event: int) ->
     )
 
 
-def _plate(x: Tensor, size: int | None) -> pyro.plate:
-    """The plate over a minibatch of M out of ``size`` data: it scales log densities by N/M, equation (8)."""
+def _plate(x: Tensor, size: int | None, training: bool) -> pyro.plate:
+    """The plate over a minibatch of M out of ``size`` data: it scales log densities by N/M, equation (8).
+
+    In evaluation, where nothing is scaled, there may be more data than those that were trained on.
+    """
     batch_size = len(x)
+    if training and size is not None and size < batch_size // copies_of_each():
+        raise InputError(
+            f"size={size} is less than the {batch_size} data of one minibatch: give size the number of data that "
+            "minibatches are drawn from, len(data)"
+        )
     return pyro.plate("data", max(size or 0, batch_size), subsample=torch.arange(batch_size, device=x.device), dim=-1)
+
+
+def check_sizes(count: int, *parts: Pair) -> None:
+    """Refuse a model or guide whose ``size`` is less than the number of data to train on: its loss would be of fewer.
+
+    Arguments:
+        count: The number of data.
+        parts: Models and guides, those that are or hold one of this module's two; others are not looked at.
+
+    Raises:
+        InputError: Names the size and the number of data.
+    """
+    held = (module for part in parts for own in [own_module(part)] if own is not None for module in own.modules())
+    for module in held:
+        if isinstance(module, GenerativeModel | RecognitionModel) and module.size is not None and module.size < count:
+            raise InputError(
+                f"the {type(module).__name__} has size={module.size}, less than the {count} data to train on: give it "
+                f"size={count}, len(data)"
+            )
 
 
 class GenerativeModel(nn.Module):
@@ -78,11 +106,14 @@ class GenerativeModel(nn.Module):
         size: Number N of data that minibatches are drawn from, so that the loss is scaled by N/M (8); ``None`` for 1.
 
     Raises:
-        InputError: If prior and likelihood have different ``latent_dim``.
+        InputError: If prior and likelihood have different ``latent_dim``, or are none; if ``size`` is no whole number
+            of at least 1. When run in training: if ``size`` is less than the number of data of the minibatch.
     """
 
     def __init__(self, prior: Prior, likelihood: Likelihood, size: int | None = None) -> None:
         super().__init__()
+        instance("prior", prior, Prior, "give one of pyro_aevb.priors, or a subclass of Prior")
+        instance("likelihood", likelihood, Likelihood, "give one of pyro_aevb.likelihoods, or a subclass of Likelihood")
         if prior.latent_dim != likelihood.latent_dim:
             raise InputError(
                 f"the prior has {prior.latent_dim} latent dimensions, the likelihood {likelihood.latent_dim}: "
@@ -90,7 +121,7 @@ class GenerativeModel(nn.Module):
             )
         self.prior = prior
         self.likelihood = likelihood
-        self.size = size
+        self.size = None if size is None else whole("size", size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample ``"z"`` and observe ``"x"``, x of shape ``(B, D)``; returns z, ``(..., B, K)``."""
@@ -100,7 +131,7 @@ class GenerativeModel(nn.Module):
                 f"{tuple(x.shape)}: give the likelihood the data's own data_dim"
             )
         _register(self)
-        with _plate(x, self.size):
+        with _plate(x, self.size, self.training):
             z = pyro.sample("z", _call(self.prior, batch=torch.Size(), event=self.prior.latent_dim))
             pyro.sample("x", _call(self.likelihood, z, batch=z.shape[:-1], event=self.likelihood.data_dim), obs=x)
         return z
@@ -114,12 +145,15 @@ class RecognitionModel(nn.Module):
     Arguments:
         guide: The guide q(z|x).
         size: As for :class:`GenerativeModel`; give both the same.
+
+    Raises:
+        InputError: As there.
     """
 
     def __init__(self, guide: Guide, size: int | None = None) -> None:
         super().__init__()
-        self.guide = guide
-        self.size = size
+        self.guide = instance("guide", guide, Guide, "give one of pyro_aevb.guides, or a subclass of Guide")
+        self.size = None if size is None else whole("size", size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample ``"z"`` from q(z|x), x of shape ``(B, D)``; returns z, ``(..., B, K)``."""
@@ -129,5 +163,5 @@ class RecognitionModel(nn.Module):
                 "give the guide the data's own data_dim"
             )
         _register(self)
-        with _plate(x, self.size):
+        with _plate(x, self.size, self.training):
             return pyro.sample("z", _call(self.guide, x, batch=x.shape[:-1], event=self.guide.latent_dim))

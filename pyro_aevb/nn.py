@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as activations
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line, instance, maker, real, told, whole, wholes
 
 __all__ = ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"]
 
@@ -31,7 +31,7 @@ class MLP(nn.Sequential):
         initial_sd: Standard deviation of normal initial weights, biases zero; ``None`` for PyTorch's own.
 
     Raises:
-        InputError: If a size is not positive or the activation is unknown.
+        InputError: If a size is no whole number of at least 1, ``initial_sd`` is negative, or the activation unknown.
 
     References:
         | Auto-Encoding Variational Bayes, Appendix C (Kingma & Welling, 2013)
@@ -46,17 +46,12 @@ class MLP(nn.Sequential):
         activation: Activation = "tanh",
         initial_sd: float | None = None,
     ) -> None:
-        sizes = [in_dim, *([hidden] if isinstance(hidden, int) else hidden), out_dim]
-        if min(sizes) < 1:
-            raise InputError(f"every layer needs at least one unit, these sizes were given: {sizes}")
-        make = find_activation(activation)
-        try:
-            layers = [[nn.Linear(a, b), make()] for a, b in pairwise(sizes)]
-        except TypeError as error:
-            raise InputError(f"activation {activation!r} cannot be made without arguments: {error}") from error
+        sizes = [whole("in_dim", in_dim), *wholes("hidden", hidden), whole("out_dim", out_dim)]
+        make = _maker_of(activation)
+        layers = [[nn.Linear(a, b), make()] for a, b in pairwise(sizes)]
         super().__init__(*[part for layer in layers for part in layer][:-1])
         if initial_sd is not None:
-            _set_initial_values(self, initial_sd)
+            _set_initial_values(self, real("initial_sd", initial_sd, least=0))
 
 
 class ConvolutionalEncoder(nn.Sequential):
@@ -67,13 +62,13 @@ class ConvolutionalEncoder(nn.Sequential):
     Arguments:
         in_dim: Number of pixels.
         out_dim: Number of outputs.
-        channels: Channels of each convolution.
+        channels: Channels of each convolution, a number for one.
         hidden: Units of the hidden layer.
         activation: A name from ``torch.nn``, upper or lower case.
         shape: Height and width; by default a square.
 
     Raises:
-        InputError: If ``shape`` does not hold ``in_dim`` pixels.
+        InputError: If ``shape`` does not hold ``in_dim`` pixels, or a size is no whole number of at least 1.
 
     References:
         | Convolutional networks, which section 7 names first (Kingma & Welling, 2013; LeCun et al., 1998)
@@ -84,23 +79,23 @@ class ConvolutionalEncoder(nn.Sequential):
         self,
         in_dim: int,
         out_dim: int,
-        channels: Sequence[int] = (32, 64),
+        channels: int | Sequence[int] = (32, 64),
         hidden: int = 256,
         activation: Activation = "relu",
         shape: Sequence[int] | None = None,
     ) -> None:
-        height, width = _image_shape(in_dim, shape)
-        make, sizes = find_activation(activation), [1, *channels]
+        height, width = _image_shape(whole("in_dim", in_dim), shape)
+        make, sizes = _maker_of(activation), [1, *wholes("channels", channels)]
         convolutions = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in pairwise(sizes)]
-        for _ in channels:
+        for _ in convolutions:
             height, width = (height + 1) // 2, (width + 1) // 2
         super().__init__(
             _Images(1, *_image_shape(in_dim, shape)),
             *(part for layer in convolutions for part in layer),
             nn.Flatten(-3),
-            nn.Linear(sizes[-1] * height * width, hidden),
+            nn.Linear(sizes[-1] * height * width, whole("hidden", hidden)),
             make(),
-            nn.Linear(hidden, out_dim),
+            nn.Linear(hidden, whole("out_dim", out_dim)),
         )
 
 
@@ -115,13 +110,14 @@ class ConvolutionalDecoder(nn.Module):
     Arguments:
         in_dim: Number of inputs.
         out_dim: Number of pixels, or a multiple of it.
-        channels: Channels from the smallest image on.
+        channels: Channels from the smallest image on, a number for one.
         hidden: Units of the hidden layer.
         activation: A name from ``torch.nn``, upper or lower case.
         shape: Height and width; by default a square of ``out_dim`` pixels, or half as many.
 
     Raises:
-        InputError: If ``out_dim`` is no multiple of the pixels in ``shape``.
+        InputError: If ``out_dim`` is no multiple of the pixels in ``shape``, there are no channels, or a size is no
+            whole number of at least 1.
 
     References:
         | Convolutional networks, which section 7 names first (Kingma & Welling, 2013; LeCun et al., 1998)
@@ -132,17 +128,19 @@ class ConvolutionalDecoder(nn.Module):
         self,
         in_dim: int,
         out_dim: int,
-        channels: Sequence[int] = (64, 32),
+        channels: int | Sequence[int] = (64, 32),
         hidden: int = 256,
         activation: Activation = "relu",
         shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        one = out_dim if shape or isqrt(out_dim) ** 2 == out_dim else out_dim // 2
-        height, width = tuple(shape) if shape else _image_shape(one, None)
+        height, width = _decoded_shape(whole("out_dim", out_dim), shape)
         if out_dim % (height * width):
             raise InputError(f"{out_dim} outputs are no whole number of images of {height} x {width}: give shape")
-        make, sizes = find_activation(activation), [(height, width)]
+        channels = wholes("channels", channels)
+        if not channels:
+            raise InputError("channels must hold at least one number: there is one image at least to be enlarged")
+        make, sizes = _maker_of(activation), [(height, width)]
         for _ in channels:
             sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
         outputs = [*channels[1:], out_dim // (height * width)]
@@ -150,7 +148,7 @@ class ConvolutionalDecoder(nn.Module):
         for a, b, size in zip(channels, outputs, sizes[1:], strict=True):
             layers += [nn.Upsample(size), nn.Conv2d(a, b, 3, padding=1), make()]
         first = channels[0] * sizes[0][0] * sizes[0][1]
-        dense = [nn.Linear(in_dim, hidden), make(), nn.Linear(hidden, first), make()]
+        dense = [nn.Linear(whole("in_dim", in_dim), whole("hidden", hidden)), make(), nn.Linear(hidden, first), make()]
         self.dense = nn.Sequential(*dense, _Images(channels[0], *sizes[0]))
         self.convolutions = nn.Sequential(*layers[:-1], nn.Flatten(-3))
 
@@ -173,17 +171,43 @@ class _Images(nn.Module):
 
 
 def _image_shape(pixels: int, shape: Sequence[int] | None) -> tuple[int, int]:
-    height, width = shape or (isqrt(pixels),) * 2
+    height, width = (isqrt(pixels),) * 2 if shape is None else _height_and_width(shape)
     if height * width != pixels:
         raise InputError(f"{pixels} pixels are no image of {height} x {width}: give shape, height and width")
     return height, width
 
 
+def _decoded_shape(outputs: int, shape: Sequence[int] | None) -> tuple[int, int]:
+    """What is given, else a square of all outputs, else one of half as many."""
+    if shape is not None:
+        return _height_and_width(shape)
+    return _image_shape(outputs if isqrt(outputs) ** 2 == outputs else outputs // 2, None)
+
+
+def _height_and_width(shape: Sequence[int]) -> tuple[int, int]:
+    sizes = wholes("shape", shape)
+    if len(sizes) != 2:
+        raise InputError(f"shape must be height and width, two whole numbers, not {told(shape)}")
+    return sizes[0], sizes[1]
+
+
 def make_network(
     in_dim: int, out_dim: int, hidden: int | Sequence[int], activation: Activation, network: Network | None
 ) -> nn.Module:
-    """The network of a part: ``network`` where one is given, else the default :class:`MLP`."""
-    return MLP(in_dim, out_dim, hidden, activation) if network is None else network(in_dim, out_dim)
+    """The network of a part: ``network`` where one is given, else the default :class:`MLP`.
+
+    Raises:
+        InputError: If the network cannot be made of two sizes, or is no ``nn.Module``.
+    """
+    if network is None:
+        return MLP(in_dim, out_dim, hidden, activation)
+    maker("network", network, "give what makes one, network=lambda in_dim, out_dim: ...")
+    try:
+        made = network(in_dim, out_dim)
+    except TypeError as error:
+        reason = in_one_line(error)
+        raise InputError(f"network {told(network)} cannot be made of (in_dim, out_dim): {reason}") from error
+    return instance("what network makes", made, nn.Module)
 
 
 def find_activation(activation: Activation) -> Callable[[], nn.Module]:
@@ -193,13 +217,28 @@ def find_activation(activation: Activation) -> Callable[[], nn.Module]:
     'LeakyReLU'
     """
     if not isinstance(activation, str):
-        return activation
+        return maker("activation", activation, "give a name from torch.nn, such as tanh, or a class, such as nn.Tanh")
     known = {name.lower(): name for name in activations.__all__}
     if activation.lower() not in known:
         raise InputError(
             f"unknown activation {activation!r}: give a name from torch.nn, such as tanh, relu or softplus"
         )
     return getattr(activations, known[activation.lower()])
+
+
+def _maker_of(activation: Activation) -> Callable[[], nn.Module]:
+    """What makes an activation, and refuses to where it cannot be made, or is none."""
+    make = find_activation(activation)
+
+    def checked() -> nn.Module:
+        """One more."""
+        try:
+            return instance("what activation makes", make(), nn.Module)
+        except TypeError as error:
+            reason = in_one_line(error)
+            raise InputError(f"activation {told(activation)} cannot be made without arguments: {reason}") from error
+
+    return checked
 
 
 @torch.no_grad()

@@ -11,23 +11,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
+from pyro.params import module_from_param_with_module_name
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 __all__ = [
     "Pair",
+    "copies_of_each",
     "evaluating",
     "modules_named_by",
     "noticing",
     "own_module",
     "parts_that_ran",
     "precision_of",
+    "repeated",
     "tensors_of",
     "trained_parameters",
     "without_a_trace",
@@ -292,6 +296,24 @@ def noticing(known: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
         handle.remove()
 
 
+_COPIES: ContextVar[int] = ContextVar("copies", default=1)
+
+
+@contextmanager
+def repeated(count: int) -> Iterator[None]:
+    """A block in which each datum stands in a pair's arguments so many times over, as particles that are folded do."""
+    token = _COPIES.set(count)
+    try:
+        yield
+    finally:
+        _COPIES.reset(token)
+
+
+def copies_of_each() -> int:
+    """How many times each datum stands in the arguments of the pair that is being run."""
+    return _COPIES.get()
+
+
 def tensors_of(thing: Any, depth: int = 3) -> dict[str, Tensor]:
     """The tensors that an object keeps, an estimator say: its attributes, and those in their lists and dictionaries.
 
@@ -341,7 +363,15 @@ def trained_parameters(
             named[name] = parameter
             wanted.remove(id(parameter))  # a module within another one found: its weights once
     known = {id(p) for p in named.values()}
-    return named | {name: p for name, p in met.items() if id(p) not in known}
+    others = {name: p for name, p in met.items() if id(p) not in known}
+    return named | {name: p for name, p in others.items() if not is_copy(name, p, modules.values())}
+
+
+def is_copy(name: str, parameter: Tensor, modules: Iterable[nn.Module]) -> bool:
+    """Whether Pyro's store made it of a module's parameter that is not contiguous, when the module was registered."""
+    registered = module_from_param_with_module_name(name) != name
+    own = (p for module in modules for p in module.parameters())
+    return registered and any(p.shape == parameter.shape and not p.is_contiguous() for p in own)
 
 
 def _as_module(function: Pair) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """Figures from tensors; no display needed, no global state of matplotlib touched."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from pyro_aevb.errors import InputError, instance, told, whole, wholes
+from pyro_aevb.errors import path as as_path
 
 __all__ = [
     "draw_comparison",
@@ -31,7 +34,12 @@ def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
     Arguments:
         rows: Of :func:`pyro_aevb.comparison.compare`.
         title: Printed above.
+
+    Raises:
+        InputError: If they are not such rows, or there are none.
     """
+    if not _all(rows, lambda row: hasattr(row, "estimator")) or not rows:
+        raise InputError(f"rows must be what compare returned, one row at least, not {told(rows)}")
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     names = list(dict.fromkeys(row.estimator for row in rows))
@@ -56,7 +64,12 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
     Arguments:
         metrics: Records of a run: ``samples_seen`` and ``bound`` (training), or ``test_bound`` with its ``test_se``.
         title: Printed above.
+
+    Raises:
+        InputError: If they are no records.
     """
+    if not _all(metrics, lambda record: isinstance(record, Mapping)):
+        raise InputError(f"metrics must be a list of records, a dictionary each, not {told(metrics)}")
     figure, axes = _figure(5.2, 3.4)
     train = [(m["samples_seen"], m["bound"]) for m in metrics if "bound" in m]
     test = [(m["samples_seen"], m["test_bound"], m["test_se"]) for m in metrics if "test_bound" in m]
@@ -76,8 +89,16 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
 
 
 def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: str = "") -> Figure:
-    """Rows ``(N, D)`` as pictures of ``shape``, side by side, black at 0 and white at 1 (or at the extremes beyond)."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    """Rows ``(N, D)`` as pictures of ``shape``, side by side, black at 0 and white at 1 (or at the extremes beyond).
+
+    Raises:
+        InputError: If they are no rows of as many numbers as ``shape`` holds.
+    """
+    _check_rows("images", images)
+    pixels = math.prod(wholes("shape", shape))
+    if images.shape[1] != pixels:
+        raise InputError(f"shape {told(shape)} holds {pixels} pixels, the rows {images.shape[1]}: give their own shape")
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else whole("columns", columns)
     tiles = _tiles(images, shape)
     figure, axes = _figure(*_size(tiles, columns))
     _show(axes, _mosaic(tiles, columns))
@@ -86,7 +107,15 @@ def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: 
 
 
 def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str = "") -> Figure:
-    """Originals above, mean of p(x|z) with z from q(z|x) below, ``(N, D)`` each; two lines per eight data."""
+    """Originals above, mean of p(x|z) with z from q(z|x) below, ``(N, D)`` each; two lines per eight data.
+
+    Raises:
+        InputError: If the two are not rows of one shape, as many numbers each as ``shape`` holds.
+    """
+    _check_rows("originals", originals)
+    if _check_rows("means", means).shape != originals.shape:
+        shapes = f"{tuple(means.shape)} and {tuple(originals.shape)}"
+        raise InputError(f"means and originals must have one shape, they have {shapes}")
     figure_rows = []
     for x, y in zip(originals.split(8), means.split(8), strict=True):
         filler = x.new_zeros(8 - len(x), x.shape[1])
@@ -109,24 +138,36 @@ def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
         draws: For another prior than N(0, I): many of its samples, ``(S, 2)``, whose quantiles stand for its inverse
             CDFs, each latent by itself.
 
+    Raises:
+        InputError: If ``side`` is no whole number of at least 1, or ``draws`` are not of two latents.
+
     >>> latent_grid(1)
     tensor([[0., 0.]])
     """
-    u = (torch.arange(side) + 0.5) / side
+    u = (torch.arange(whole("side", side)) + 0.5) / side
     down, right = torch.meshgrid(u.flip(0), u, indexing="ij")
     if draws is None:
         return torch.special.ndtri(torch.stack([right, down], dim=-1)).view(-1, 2)  # (side * side, 2)
+    _check_rows("draws", draws, least=2)
     quantiles = [torch.quantile(draws[:, k], grid.flatten().to(draws)) for k, grid in enumerate((right, down))]
     return torch.stack(quantiles, dim=-1).cpu()  # (side * side, 2)
 
 
 def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:
     """Mean of p(x|z) over :func:`latent_grid`, the paper's Figure 4; means ``(side * side, D)``."""
+    _check_rows("means", means)
     return image_grid(means, shape, columns=math.isqrt(len(means)), title=title)
 
 
 def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_name: str = "latent") -> Figure:
-    """Data in two latent dimensions, ``(N, 2)``, coloured by label where there are any."""
+    """Data in two latent dimensions, ``(N, 2)``, coloured by label where there are any, ``(N,)``.
+
+    Raises:
+        InputError: If there are fewer than two latents, or not one label for each datum.
+    """
+    _check_rows("z", z, least=2)
+    if labels is not None and instance("labels", labels, Tensor).shape != z.shape[:1]:
+        raise InputError(f"labels must be one for each of the {len(z)} data, not of shape {tuple(labels.shape)}")
     figure, axes = _figure(4.8, 4.2)
     if labels is None:
         axes.scatter(z[:, 0], z[:, 1], s=3, lw=0)
@@ -143,8 +184,22 @@ def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG; returns the path."""
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    return path
+    target = as_path("path", path)
+    instance("figure", figure, Figure).savefig(target, dpi=110, bbox_inches="tight")
+    return target
+
+
+def _all(things: Any, holds: Callable[[Any], bool]) -> bool:
+    """Are they several things in a row, each one such?"""
+    return isinstance(things, Sequence) and not isinstance(things, str) and all(map(holds, things))
+
+
+def _check_rows(name: str, rows: Tensor, least: int = 1) -> Tensor:
+    """Rows of numbers, ``(N, D)`` with D of at least ``least``, if they are."""
+    if instance(name, rows, Tensor).dim() != 2 or len(rows) == 0 or rows.shape[1] < least or rows.is_meta:
+        found = f"of shape {tuple(rows.shape)}{' on the device meta' if rows.is_meta else ''}"
+        raise InputError(f"{name} must be rows, (N, D) with D at least {least}, not {found}")
+    return rows
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

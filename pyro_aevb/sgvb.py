@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pyro_aevb.errors import InputError, function, instance, whole
+
 __all__ = [
     "algorithm_1",
     "bernoulli_log_likelihood",
@@ -170,7 +172,21 @@ def algorithm_1(
 
     Yields:
         The minibatch's mean bound of each step, in nats per datum, before the step; a tensor, so nothing waits for it.
+
+    Raises:
+        InputError: If an argument is not what is said above; at the first step.
     """
+    function("encoder", encoder)
+    function("decoder", decoder)
+    function("estimator", estimator)
+    function("log_likelihood", log_likelihood)
+    for name, count in {"latent_dim": latent_dim, "steps": steps, "batch_size": batch_size}.items():
+        whole(name, count)
+    instance("optimizer", optimizer, torch.optim.Optimizer)
+    if generator is not None:
+        instance("generator", generator, torch.Generator)
+    if instance("data", data, Tensor).dim() == 0 or len(data) == 0:
+        raise InputError(f"the data must be rows, (N, D), at least one, not of shape {tuple(data.shape)}")
     for _ in range(steps):
         rows = torch.randint(len(data), (batch_size,), generator=generator, device=data.device)
         noise = torch.randn(batch_size, latent_dim, generator=generator, dtype=data.dtype, device=data.device)

@@ -176,7 +176,7 @@ def test_bad_input_is_named():
     pair = make(3)
     with pytest.raises(InputError, match="start='prior'"):
         evidence.annealed_importance_sampling(pair.model, None, pair.x)
-    with pytest.raises(InputError, match="give guide or prior"):
+    with pytest.raises(InputError, match="give one of guide, prior"):
         evidence.annealed_importance_sampling(pair.model, pair.guide, pair.x, start="posterior")
     for name in ("steps", "chains", "leapfrog_steps"):
         with pytest.raises(InputError, match=name):

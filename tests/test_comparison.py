@@ -60,7 +60,7 @@ def test_it_leaves_everything_as_it_was():
 
 def test_bad_input_is_said():
     pair = LinearGaussian()
-    with pytest.raises(InputError, match="at least 2 draws"):
+    with pytest.raises(InputError, match="draws must be at least 2"):
         rows_of(pair, SGVB(), draws=1)
     with pytest.raises(InputError, match=r"nn\.Modules"):
         comparison.gradient_moments(lambda x: None, pair.guide, SGVB(), pair.x, 2)

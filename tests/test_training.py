@@ -129,7 +129,7 @@ def test_a_missing_device_is_named():
     [
         ({"data": binary(60)[:0]}, "empty"),
         ({"batch_size": 61}, "between 1 and the 60"),
-        ({"batch_size": 0}, "between 1 and the 60"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"report_every": 0}, "report_every"),
         ({"seed": -1}, "at least 0"),
         ({"device": "meta"}, "meta"),

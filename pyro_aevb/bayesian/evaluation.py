@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from pyro_aevb import evidence, traces
 from pyro_aevb.bayesian.functions import At, WeightedFunction, Weights
 from pyro_aevb.bayesian.pair import BayesianGuide, BayesianModel
-from pyro_aevb.errors import InputError
+from pyro_aevb.data import as_tensors
+from pyro_aevb.errors import InputError, flag, instance, whole
 from pyro_aevb.evidence.blocks import Data, map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
@@ -37,11 +38,15 @@ def _draw_pairs(
     model: BayesianModel, guide: BayesianGuide, count: int, seed: int
 ) -> Iterator[tuple[Weights, At, At, int]]:
     """Weights from q(theta), the pair at them, and a seed for the noise of the rest."""
-    if count < 1:
-        raise InputError(f"the number of draws of the weights must be at least 1, not {count}")
     for i in range(count):
         weights = _draw_weights(guide, seed, i)
         yield weights, At(model.function, weights), At(guide.function, weights), derive(seed, "evaluation", i)
+
+
+def _check(model: BayesianModel, guide: BayesianGuide) -> None:
+    """Refuse a pair that :func:`bayesian` has not made."""
+    instance("model", model, BayesianModel, "give what bayesian(model, guide) returns")
+    instance("guide", guide, BayesianGuide, "give what bayesian(model, guide) returns")
 
 
 @torch.no_grad()
@@ -57,7 +62,12 @@ def draw_model(model: BayesianModel, guide: BayesianGuide, *, seed: int = 0, mea
     Returns:
         A copy of the model that :func:`bayesian` was given, with these weights, to be used with the guide that it was
         given. Of a function that only names its modules there can be no copy: a function that runs it with them.
+
+    Raises:
+        InputError: If the pair is not one of :func:`bayesian`.
     """
+    _check(model, guide)
+    flag("mean", mean)
     weights = {s: q.mean for s, q in guide.posterior().items()} if mean else _draw_weights(guide, seed)
     drawn = copy.deepcopy(model.function.original[0])
     lifted = WeightedFunction(drawn, {})
@@ -115,8 +125,8 @@ def marginal_likelihood_bound(
     Raises:
         InputError: If there are fewer than two draws, or q(theta) is a point mass, whose KL is infinite.
     """
-    if num_samples < 2:
-        raise InputError(f"a standard error needs num_samples of at least 2, not {num_samples}")
+    _check(model, guide)
+    whole("num_samples", num_samples, least=2)  # of which there is a standard error
     if guide.posterior.is_point_mass:
         raise InputError(
             "a point mass over the weights has an infinite KL and bounds nothing: give draw_model's model to evidence"
@@ -163,6 +173,8 @@ def predictive_log_likelihood(
     Raises:
         InputError: If a count is not positive, or the pair has further global latents.
     """
+    _check(model, guide)
+    whole("num_weights", num_weights)
     log_likelihoods = [
         evidence.importance_sampling(at, local, x, num_samples, chunk_size=chunk_size, seed=noise)
         for _, at, local, noise in _draw_pairs(model, guide, num_weights, seed)
@@ -190,7 +202,9 @@ def posterior_predictive(
     Raises:
         InputError: If ``num_samples`` is not positive, or what the model observes is no argument.
     """
-    first = tuple(part[:1] for part in (x if isinstance(x, tuple) else (x,)))
+    _check(model, guide)
+    whole("num_samples", num_samples)
+    first: Any = tuple(part[:1] for part in as_tensors(x, evaluated=True))  # type: ignore[index]  # fixed ones
     drawn = [
         map_blocks(partial(_new_data, at), at, at, first, noise)[0]
         for _, at, _, noise in _draw_pairs(model, guide, num_samples, seed)

@@ -11,7 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_aevb.bayesian.functions import Lifted, WeightedFunction
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, flag, function, instance, positive, told
 from pyro_aevb.models import GenerativeModel, RecognitionModel, _register
 from pyro_aevb.pairs import Pair, modules_named_by
 
@@ -59,6 +59,9 @@ def bayesian(
         | Auto-Encoding Variational Bayes, Appendix F (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
+    function("model", model)
+    function("guide", guide)
+    flag("point_mass", point_mass)
     _check_size(model, guide)
     latents = _find_latents(model, guide, modules)
     _check_unconstrained(latents)
@@ -96,7 +99,7 @@ def _find_latents(model: Pair, guide: Pair, modules: nn.Module | Iterable[nn.Mod
         excluded = {id(p) for p in _parameters(guide).values()}
         latents = {name: p for name, p in own.items() if id(p) not in excluded}
     else:
-        chosen = [modules] if isinstance(modules, nn.Module) else list(modules)
+        chosen = _modules(modules)
         wanted = {id(p) for part in chosen for p in part.parameters() if p.requires_grad}
         latents = {name: p for name, p in own.items() if id(p) in wanted}
         if len(latents) < len(wanted):
@@ -108,6 +111,14 @@ def _find_latents(model: Pair, guide: Pair, modules: nn.Module | Iterable[nn.Mod
             "modules="
         )
     return latents
+
+
+def _modules(modules: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
+    if isinstance(modules, nn.Module):
+        return [modules]
+    if not isinstance(modules, Iterable) or isinstance(modules, str):
+        raise InputError(f"modules must be one nn.Module of the model or several, not {told(modules)}")
+    return [instance("each of modules", module, nn.Module, "give parts of the model") for module in modules]
 
 
 def _check_unconstrained(latents: Iterable[str]) -> None:

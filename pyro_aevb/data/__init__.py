@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_aevb.data.given import as_tensors, in_precision
 from pyro_aevb.data.loaders import LOADERS, Raw, load_raw
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization, fingerprint
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, choice, flag, path, whole
 
 __all__ = [
     "LOADERS",
@@ -56,14 +56,16 @@ def load(
     >>> load("digits").train.shape
     torch.Size([1500, 64])
     """
-    if binarize not in ("none", "static", "dynamic"):
-        raise InputError(f"unknown binarize {binarize!r}: give one of none, static, dynamic")
+    choice("binarize", binarize, ("none", "static", "dynamic"))
+    path("name", name)
+    whole("split_seed", split_seed, least=0)
+    flag("counts", counts)
     raw = _check(load_raw(name, find_root(data_root), split_seed, counts), name)
     train, test, shape = raw.train.flatten(1), raw.test.flatten(1), tuple(raw.train.shape[1:])
     labels = raw.labels_train, raw.labels_test
     if binarize == "none":
         return DataSet(name, train, test, shape, binarize, *labels, split_seed)
-    grey, grey_test = (DynamicBinarization(_check_unit_interval(x, name)) for x in (train, test))
+    grey, grey_test = (_grey(x, name) for x in (train, test))
     rows = grey if binarize == "dynamic" else grey.fixed(split_seed)
     return DataSet(name, rows, grey_test.fixed(split_seed), shape, binarize, *labels, split_seed)
 
@@ -71,7 +73,8 @@ def load(
 def find_root(data_root: str | Path | None = None) -> Path:
     """The data root: the argument, else ``$PYRO_AEVB_DATA``, else ``pyro_aevb`` in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyro_aevb"
-    return Path(data_root or os.environ.get("PYRO_AEVB_DATA") or cache).expanduser()
+    given = os.environ.get("PYRO_AEVB_DATA") if data_root in (None, "") else data_root
+    return path("data_root", given or cache).expanduser()
 
 
 def _check(raw: Raw, name: str) -> Raw:
@@ -88,8 +91,8 @@ def _check(raw: Raw, name: str) -> Raw:
     return raw
 
 
-def _check_unit_interval(values: Tensor, name: str) -> Tensor:
-    low, high = values.min().item(), values.max().item()
-    if low < 0 or high > 1:
-        raise InputError(f"{name}: values in [{low:g}, {high:g}] cannot be binarised: scale them into [0, 1]")
-    return values
+def _grey(values: Tensor, name: str) -> DynamicBinarization:
+    try:
+        return DynamicBinarization(values)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_aevb.data.sets import DataSet, DynamicBinarization
-from pyro_aevb.errors import InputError
+from pyro_aevb.data.sets import DataSet, DynamicBinarization, plain
+from pyro_aevb.errors import InputError, told
 
 __all__ = ["as_tensors", "in_precision", "precisions"]
 
@@ -46,11 +46,7 @@ def _part(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
         return _array(given)
     if not isinstance(given, Tensor):
         raise InputError(_advice(given))
-    if given.layout != torch.strided:
-        raise InputError("the data are a sparse tensor, which networks do not take: give x.to_dense()")
-    if given.dim() == 0:
-        raise InputError("the data are a single number: give a tensor with one row a datum")
-    return given
+    return plain(given)
 
 
 def _array(array: np.ndarray[Any, Any]) -> Tensor:
@@ -61,6 +57,8 @@ def _array(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _advice(given: Any) -> str:
+    if isinstance(given, type):
+        return f"the data must be torch tensors, not {told(given)}: use torch.as_tensor"
     kind = type(given).__name__
     if isinstance(given, DataSet):
         return "the data are a DataSet, which has two: give its .train to train on, its .test to evaluate"

@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_aevb.errors import InputError, choice, instance
 from pyro_aevb.seeds import derive, hashed_uniform
 
-__all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "earlier_fingerprint", "fingerprint"]
+__all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "earlier_fingerprint", "fingerprint", "plain"]
 
 Binarize = Literal["none", "static", "dynamic"]
 
@@ -22,10 +23,24 @@ class DynamicBinarization:
     The mean of many draws is the grey image.
 
     Arguments:
-        probabilities: Grey values in [0, 1], ``(N, D)``.
+        probabilities: Grey values in [0, 1], ``(N, D)``, looked at once.
+
+    Raises:
+        InputError: If they are no tensor of floating-point numbers in [0, 1], or there are none.
     """
 
     probabilities: Tensor
+
+    def __post_init__(self) -> None:
+        values = plain(instance("probabilities", self.probabilities, Tensor, "give torch.as_tensor(data)"))
+        if not values.is_floating_point():
+            raise InputError(f"probabilities of {values.dtype} cannot be binarised: give data.float(), in [0, 1]")
+        if values.numel() == 0:
+            raise InputError(f"the data set is empty, its shape is {tuple(values.shape)}: there is nothing to binarise")
+        low, high = (end.item() for end in values.detach().aminmax())
+        if not 0 <= low <= high <= 1:  # NaN is in no order
+            found = f"in [{low:g}, {high:g}]" if low <= high else "that are NaN"
+            raise InputError(f"probabilities {found} cannot be binarised: scale them into [0, 1]")
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -43,6 +58,23 @@ class DynamicBinarization:
         """One binary image of every row, always the same for a seed: what evaluation uses."""
         key, rows = derive(seed, "binarize"), torch.arange(len(self), device=self.probabilities.device)
         return torch.cat([self.draw(some, key) for some in rows.split(1000)])  # the hash takes 8 bytes a pixel
+
+
+def plain(given: Tensor) -> Tensor:
+    """Data, if they are an ordinary tensor of numbers with one row a datum.
+
+    Raises:
+        InputError: If they are sparse, nested, complex, a single number, or on a device that holds no values.
+    """
+    if given.layout != torch.strided or given.is_nested:
+        raise InputError("the data are a sparse or nested tensor, which networks do not take: give one x.to_dense()")
+    if given.is_meta:
+        raise InputError("the data are on the device meta, which holds shapes and no values: load them onto the cpu")
+    if given.is_complex():
+        raise InputError("the data are complex numbers: give real ones, torch.view_as_real(x).flatten(1) for one")
+    if given.dim() == 0:
+        raise InputError("the data are a single number: give a tensor with one row a datum")
+    return given
 
 
 def binarized(grey: Tensor, rows: Tensor, key: int | Tensor) -> Tensor:
@@ -82,7 +114,7 @@ class DataSet:
 
     def evaluation(self, split: Literal["train", "test"]) -> Tensor:
         """Fixed rows to evaluate on: a dynamically binarised training set in one fixed draw."""
-        if split == "test":
+        if choice("split", split, ("train", "test")) == "test":
             return self.test
         return self.train.fixed(self.split_seed) if isinstance(self.train, DynamicBinarization) else self.train
 

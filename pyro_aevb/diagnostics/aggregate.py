@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.diagnostics.latents import latent_kl, latent_of
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evidence.blocks import Data, map_blocks
 from pyro_aevb.pairs import Pair
 
@@ -84,7 +84,7 @@ def aggregate_posterior(
         | ELBO surgery (Hoffman & Johnson, 2016)
         | http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
     """
-    positive("num_samples", num_samples)
+    whole("num_samples", num_samples)
     kl = latent_kl(model, guide, x, seed=seed).total
     z, prior_draws, log_guide = map_blocks(
         partial(_draws_of_block, traces.Particles(model, guide), num_samples), model, guide, x, seed

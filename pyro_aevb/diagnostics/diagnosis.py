@@ -11,7 +11,7 @@ from pyro_aevb import traces
 from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, function, instance, whole
 from pyro_aevb.evidence.blocks import DATA_BLOCK, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.seeds import generator
@@ -54,7 +54,13 @@ class Diagnostics(NamedTuple):
 
 
 def mean_of(values: Tensor) -> Mean:
-    """Mean and standard error of numbers per datum, ``(B,)``, B at least 2."""
+    """Mean and standard error of numbers per datum, ``(B,)``.
+
+    Raises:
+        InputError: If there are fewer than 2.
+    """
+    if instance("values", values, Tensor).dim() != 1 or len(values) < 2:
+        raise InputError(f"values must be at least 2 numbers, one a datum, not of shape {tuple(values.shape)}")
     values = values.double()
     return Mean(values.mean().item(), values.std().item() / len(values) ** 0.5)
 
@@ -77,6 +83,7 @@ def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, see
     Raises:
         InputError: If there are fewer than 2 data, or not one latent vector for each datum.
     """
+    whole("num_samples", num_samples)
     pair = traces.Particles(model, guide)
     z, own = map_blocks(partial(_own_latents, pair, num_samples), model, guide, x, seed)
     if len(z) < 2:
@@ -131,8 +138,11 @@ def diagnose(
         InputError: If there are fewer than 2 data, not one latent vector for each datum, or ``gap_count`` is 1 or
             negative.
     """
-    if gap_count < 0 or gap_count == 1:
+    if whole("gap_count", gap_count, least=0) == 1:
         raise InputError(f"gap_count must be 0, or at least 2 for a standard error, not {gap_count}")
+    for name, called in {"log_evidence": log_evidence, "progress": progress}.items():
+        if called is not None:
+            function(name, called)
     kl = latent_kl(model, guide, x, seed=seed)
     aggregate = aggregate_posterior(model, guide, x, num_samples, seed=seed)
     use = decoder_use(model, guide, x, num_samples, seed=seed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_aevb import evidence, traces
 from pyro_aevb.diagnostics.latents import latent_of
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, function, positive, whole
 from pyro_aevb.evidence.blocks import Data, map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
@@ -141,7 +141,10 @@ def inference_gaps(
     """
     search = _Search(steps, rounds, num_samples, learning_rate, evaluation_samples, tolerance)
     for name, value in search._asdict().items():
-        positive(name, value)
+        positive(name, value) if name in ("learning_rate", "tolerance") else whole(name, value)
+    if log_evidence is not None:
+        function("log_evidence", log_evidence)
+    function("model", model)
     _network_owner(guide)
     parts = map_blocks(partial(_bounds_of_block, model, guide, search), model, guide, x, seed, progress)
     bound, bound_error, optimised, optimised_error, amortisation_error, last = parts

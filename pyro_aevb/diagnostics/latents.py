@@ -18,7 +18,7 @@ from torch.distributions import (
 from pyro_aevb import evidence, traces
 from pyro_aevb.data import as_tensors
 from pyro_aevb.distributions import NormalMixture
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evidence.blocks import Data, map_blocks
 from pyro_aevb.pairs import Pair
 
@@ -142,7 +142,7 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
         | Importance Weighted Autoencoders, section 5.1 (Burda et al., 2016)
         | https://arxiv.org/abs/1509.00519
     """
-    positive("num_samples", num_samples)
+    whole("num_samples", num_samples)
     if len(as_tensors(x, evaluated=True)[0]) == 1:
         raise InputError("diagnostics compare data with one another: give at least 2")
     of_block = partial(_kl_of_block, traces.Particles(model, guide), num_samples)

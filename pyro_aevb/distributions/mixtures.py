@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_aevb.distributions.precision import wide
+from pyro_aevb.errors import tensors
 
 __all__ = ["NormalMixture"]
 
@@ -61,6 +62,7 @@ class NormalMixture(dist.TorchDistribution):
     has_rsample = True
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        tensors(logits=logits, loc=loc, scale=scale)
         shape = torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
         matrix = torch.broadcast_shapes(loc.shape[-2:], scale.shape[-2:], (logits.shape[-1], 1))
         self.logits = logits.expand(*shape, -1)

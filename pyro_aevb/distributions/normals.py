@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions.utils import lazy_property
 
 from pyro_aevb.distributions.precision import wide
+from pyro_aevb.errors import tensors
 
 __all__ = ["PreciseLowRankMultivariateNormal", "PreciseMultivariateNormal"]
 
@@ -61,6 +62,7 @@ class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     """
 
     def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, validate_args: bool | None = None) -> None:
+        tensors(loc=loc, cov_factor=cov_factor, cov_diag=cov_diag)
         shape = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
         self.loc, self.cov_diag = loc.expand(*shape, -1), cov_diag.expand(*shape, -1)

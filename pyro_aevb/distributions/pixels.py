@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional
 
+from pyro_aevb.errors import InputError, tensors, told, whole
+
 __all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "GridCategorical"]
 
 
@@ -54,7 +56,10 @@ class ContinuousBernoulli(dist.TorchDistribution):
     has_rsample = True
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = torch.as_tensor(logits)
+        try:
+            self.logits = torch.as_tensor(logits)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"logits must be numbers or a tensor, not {told(logits)}") from error
         super().__init__(self.logits.shape, validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -123,8 +128,9 @@ class DiscretizedLogistic(dist.TorchDistribution):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
     def __init__(self, loc: Tensor, scale: Tensor, steps: int = 255, validate_args: bool | None = None) -> None:
+        tensors(loc=loc, scale=scale)
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        self.steps = steps
+        self.steps = whole("steps", steps)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     @property
@@ -178,6 +184,7 @@ class GridCategorical(dist.TorchDistribution):
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        tensors(logits=logits)
         self.logits = logits - logits.logsumexp(-1, keepdim=True)
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, tensors, told
 
 __all__ = ["EllipticalLaplace", "Erlang", "Gompertz", "InverseCDF", "Rayleigh", "Reciprocal", "Triangular"]
 
@@ -38,7 +38,7 @@ class InverseCDF(dist.TorchDistribution):
         given = dict(zip(self.arg_constraints, parameters, strict=False)) | named
         if given.keys() != self.arg_constraints.keys():
             raise InputError(f"{type(self).__name__} takes {', '.join(self.arg_constraints)}, not {', '.join(given)}")
-        values = broadcast_all(*(given[name] for name in self.arg_constraints))
+        values = _broadcast(type(self).__name__, {name: given[name] for name in self.arg_constraints})
         for name, value in zip(self.arg_constraints, values, strict=True):
             setattr(self, name, value)
         super().__init__(values[0].shape, validate_args=validate_args)
@@ -78,6 +78,15 @@ class InverseCDF(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return value
+
+
+def _broadcast(name: str, parameters: dict[str, Any]) -> Any:
+    """Parameters as tensors of one shape."""
+    try:
+        return broadcast_all(*parameters.values())
+    except (ValueError, RuntimeError, TypeError) as error:
+        given = ", ".join(f"{parameter}={told(value)}" for parameter, value in parameters.items())
+        raise InputError(f"{name} takes numbers or tensors that broadcast, not {given}") from error
 
 
 def _like(other: Tensor, end: float | Tensor) -> Tensor:
@@ -266,6 +275,7 @@ class EllipticalLaplace(dist.TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
+        tensors(loc=loc, scale_tril=scale_tril)
         shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
         self.loc, self.scale_tril = loc.expand(*shape, -1), scale_tril.expand(*shape, -1, -1)
         super().__init__(shape, loc.shape[-1:], validate_args=validate_args)

@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, flag, whole
 
 __all__ = ["Estimator", "MultiSample", "Pair", "with_value"]
 
@@ -31,7 +31,7 @@ class Estimator(ELBO):
         elbo_arguments: The other arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``num_particles`` is not positive.
+        InputError: If ``num_particles`` is no whole number of at least 1, or another argument not what it must be.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Estimator(ELBO):
         vectorize_particles: bool = False,
         **elbo_arguments: Any,
     ) -> None:
-        if num_particles < 1:
-            raise InputError(f"num_particles must be at least 1, not {num_particles}")
+        if max_plate_nesting != math.inf:  # which Pyro guesses for
+            whole("max_plate_nesting", max_plate_nesting, least=0)  # type: ignore[arg-type]  # as Pyro declares it
         super().__init__(  # type: ignore[no-untyped-call]  # Pyro's ELBO is untyped
-            num_particles=num_particles,
+            num_particles=whole("num_particles", num_particles),
             max_plate_nesting=max_plate_nesting,
-            vectorize_particles=vectorize_particles,
+            vectorize_particles=flag("vectorize_particles", vectorize_particles),
             **elbo_arguments,
         )
         self._choices = traces.Choices()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, real
 from pyro_aevb.estimators.base import MultiSample, with_value
 
 __all__ = ["IWAE", "DoublyReparameterized", "Renyi", "StickingTheLanding"]
@@ -78,9 +78,9 @@ class Renyi(_Pathwise):
 
     def __init__(self, num_particles: int = 2, *, alpha: float = 0.5, **elbo_arguments: Any) -> None:
         super().__init__(num_particles, **elbo_arguments)
-        if alpha == 1 or not math.isfinite(alpha):
-            raise InputError(f"alpha must be a finite number other than 1, not {alpha}: at 1 the bound is SGVB's")
-        self.alpha = alpha
+        self.alpha = real("alpha", alpha)
+        if alpha == 1:
+            raise InputError("alpha must be a number other than 1, where the bound is the ELBO: use SGVB")
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of the bound."""

@@ -7,7 +7,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import positive, real
 from pyro_aevb.estimators.base import Estimator, Pair, with_value
 
 __all__ = ["SGVB", "SGVBAnalyticKL"]
@@ -24,9 +24,7 @@ class _Annealed(Estimator):
 
     def __init__(self, num_particles: int = 1, *, beta: float = 1.0, warm_up: float = 0, **elbo_arguments: Any) -> None:
         super().__init__(num_particles, **elbo_arguments)
-        if warm_up < 0:
-            raise InputError(f"warm_up must be a number of training data, at least 0, not {warm_up}")
-        self.final_beta, self.warm_up = positive("beta", beta), warm_up
+        self.final_beta, self.warm_up = positive("beta", beta), real("warm_up", warm_up, least=0)
         self.beta: Tensor | None = None if beta == 1 and not warm_up else torch.tensor(float(beta))
         self.anneal(0)
 

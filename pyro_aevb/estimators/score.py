@@ -8,7 +8,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, choice, whole
 from pyro_aevb.estimators.base import MultiSample, Pair, with_value
 from pyro_aevb.estimators.importance import log_mean_exp
 
@@ -52,8 +52,7 @@ class ScoreFunction(MultiSample):
         **elbo_arguments: Any,
     ) -> None:
         super().__init__(num_particles, vectorize_particles=vectorize_particles, **elbo_arguments)
-        if baseline not in ("none", "mean", "leave_one_out"):
-            raise InputError(f"unknown baseline {baseline!r}: give one of none, mean, leave_one_out")
+        choice("baseline", baseline, ("none", "mean", "leave_one_out"))
         if baseline == "leave_one_out" and num_particles < 2:
             raise InputError("baseline='leave_one_out' needs num_particles of at least 2")
         self.baseline = baseline
@@ -117,9 +116,7 @@ class VIMCO(MultiSample):
     """
 
     def __init__(self, num_particles: int = 2, **elbo_arguments: Any) -> None:
-        if num_particles < 2:
-            raise InputError(f"VIMCO compares samples: num_particles must be at least 2, not {num_particles}")
-        super().__init__(num_particles, **elbo_arguments)
+        super().__init__(whole("num_particles", num_particles, least=2), **elbo_arguments)  # it compares them
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import choice
 from pyro_aevb.estimators.base import MultiSample, Pair, with_value
 
 __all__ = ["WakeSleep"]
@@ -53,9 +53,7 @@ class WakeSleep(MultiSample):
 
     def __init__(self, num_particles: int = 1, *, phase: Phase = "both", **elbo_arguments: Any) -> None:
         super().__init__(num_particles, **elbo_arguments)
-        if phase not in ("both", "wake", "sleep"):
-            raise InputError(f"unknown phase {phase!r}: give one of both, wake, sleep")
-        self._phase: Phase = phase
+        self._phase: Phase = choice("phase", phase, ("both", "wake", "sleep"))
 
     @property
     def phase(self) -> Phase:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import hmc, traces
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, choice, whole
 from pyro_aevb.evidence.blocks import Data, Progress, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces import LatentSpace
@@ -223,8 +223,6 @@ def bidirectional(
 
 def _check(steps: int, chains: int, leapfrog_steps: int, start: Start, guide: Pair | None) -> None:
     for name, count in {"steps": steps, "chains": chains, "leapfrog_steps": leapfrog_steps}.items():
-        positive(name, count)
-    if start not in ("guide", "prior"):
-        raise InputError(f"unknown start {start!r}: give guide or prior")
-    if start == "guide" and guide is None:
+        whole(name, count)
+    if choice("start", start, ("guide", "prior")) == "guide" and guide is None:
         raise InputError("there is no guide to start from: give start='prior'")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, function, real, whole
 from pyro_aevb.evidence.blocks import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
@@ -48,10 +48,9 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
         The two parts, ``(B,)`` each, in nats; ``.bound`` is their difference.
 
     Raises:
-        InputError: If ``num_samples`` is not positive, or the pair has sites outside the data plate.
+        InputError: If ``num_samples`` is no whole number of at least 1, or the pair has sites outside the data plate.
     """
-    if num_samples < 1:
-        raise InputError(f"num_samples must be at least 1, not {num_samples}")
+    whole("num_samples", num_samples)
     pair = traces.Particles(model, guide)
     return BoundParts(*map_blocks(partial(_bound_of_block, pair, num_samples), model, guide, x, seed))
 
@@ -74,7 +73,12 @@ def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     Raises:
         InputError: If a mean is NaN.
     """
-    return map_blocks(partial(_means_of_block, guide), guide, guide, x, seed)[0]
+    return _means(guide, x, seed)[0]
+
+
+def _means(guide: Pair, x: Data, seed: int) -> list[Tensor]:
+    function("guide", guide)
+    return map_blocks(partial(_means_of_block, guide), guide, guide, x, seed)
 
 
 def _means_of_block(guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -92,7 +96,7 @@ def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     Raises:
         InputError: If there are fewer than 2 data, or a mean is NaN.
     """
-    means, noise = map_blocks(partial(_means_of_block, guide), guide, guide, x, seed)
+    means, noise = _means(guide, x, seed)
     if len(means) < 2:
         raise InputError("activity compares data with one another: give at least 2")
     return means.var(0) - noise.mean(0)
@@ -105,4 +109,4 @@ def active_units(guide: Pair, x: Data, threshold: float = 0.01) -> int:
         | Importance Weighted Autoencoders, section 5.1 (Burda et al., 2016)
         | https://arxiv.org/abs/1509.00519
     """
-    return int((activity(guide, x) > threshold).sum())
+    return int((activity(guide, x) > real("threshold", threshold, least=0)).sum())

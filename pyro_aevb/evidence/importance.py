@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evidence.blocks import SAMPLE_BLOCK, Data, Progress, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
@@ -106,9 +106,9 @@ def importance_weights(
         raise InputError(
             "importance sampling draws from a guide, and there is none: use annealed_importance_sampling or appendix_d"
         )
-    if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
-        raise InputError(f"num_samples and chunk_size must be at least 1; they are {num_samples} and {chunk_size}")
-
+    whole("num_samples", num_samples)
+    if chunk_size is not None:
+        whole("chunk_size", chunk_size)
     pair = traces.Particles(model, guide)
 
     def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:

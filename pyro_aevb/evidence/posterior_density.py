@@ -83,6 +83,7 @@ def appendix_d(
         | Auto-Encoding Variational Bayes, appendix D (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
+    hmc.check_counts(num_samples, chains, burn_in, leapfrog_steps)
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The estimate for each datum of a block."""

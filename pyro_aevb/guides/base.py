@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import whole
 
 __all__ = ["Guide"]
 
@@ -21,15 +21,13 @@ class Guide(nn.Module, ABC):
         latent_dim: Number of latent dimensions K.
 
     Raises:
-        InputError: If a size is not positive.
+        InputError: If a size is no whole number of at least 1.
     """
 
     def __init__(self, data_dim: int, latent_dim: int) -> None:
         super().__init__()
-        if min(data_dim, latent_dim) < 1:
-            raise InputError(f"data_dim and latent_dim must be at least 1, not {data_dim} and {latent_dim}")
-        self.data_dim = data_dim
-        self.latent_dim = latent_dim
+        self.data_dim = whole("data_dim", data_dim)
+        self.latent_dim = whole("latent_dim", latent_dim)
 
     @abstractmethod
     def forward(self, x: Tensor) -> TorchDistributionMixin:

@@ -8,7 +8,7 @@ import pyro.distributions.transforms as T
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import choice, whole
 from pyro_aevb.guides.base import Guide
 from pyro_aevb.nn import Activation, Network, make_network
 
@@ -57,12 +57,11 @@ class Flow(Guide):
             "planar": T.conditional_planar,
             "spline": T.conditional_spline_autoregressive,
         }
-        if kind not in makers:
-            raise InputError(f"unknown kind {kind!r}: give one of {', '.join(makers)}")
-        positive("transforms", transforms)
-        self.context_dim = positive("context_dim", context_dim)
+        make = makers[choice("kind", kind, makers)]
+        whole("transforms", transforms)
+        self.context_dim = whole("context_dim", context_dim)
         self.network = make_network(data_dim, 2 * latent_dim + context_dim, hidden, activation, network)
-        self.transforms = nn.ModuleList(makers[kind](latent_dim, context_dim) for _ in range(transforms))
+        self.transforms = nn.ModuleList(make(latent_dim, context_dim) for _ in range(transforms))
 
     def forward(self, x: Tensor) -> TorchDistributionMixin:
         """The Gaussian, transformed."""

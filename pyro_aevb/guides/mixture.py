@@ -6,7 +6,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_aevb.distributions import NormalMixture
-from pyro_aevb.errors import positive
+from pyro_aevb.errors import whole
 from pyro_aevb.guides.base import Guide
 from pyro_aevb.nn import Activation, Network, make_network
 
@@ -47,7 +47,7 @@ class Mixture(Guide):
         network: Network | None = None,
     ) -> None:
         super().__init__(data_dim, latent_dim)
-        self.components = positive("components", components)
+        self.components = whole("components", components)
         self.network = make_network(data_dim, components * (2 * latent_dim + 1), hidden, activation, network)
 
     def forward(self, x: Tensor) -> TorchDistributionMixin:

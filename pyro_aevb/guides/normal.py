@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pyro_aevb.distributions import PreciseLowRankMultivariateNormal, PreciseMultivariateNormal
-from pyro_aevb.errors import positive
+from pyro_aevb.errors import positive, whole
 from pyro_aevb.guides.base import Guide
 from pyro_aevb.nn import Activation, Network, make_network
 
@@ -134,7 +134,7 @@ class LowRankNormal(Guide):
         network: Network | None = None,
     ) -> None:
         super().__init__(data_dim, latent_dim)
-        self.rank = positive("rank", rank)
+        self.rank = whole("rank", rank)
         self.network = make_network(data_dim, (2 + rank) * latent_dim, hidden, activation, network)
 
     def forward(self, x: Tensor) -> TorchDistributionMixin:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import whole
 
 __all__ = ["Likelihood"]
 
@@ -22,7 +22,7 @@ class Likelihood(nn.Module, ABC):
         data_dim: Number of observed dimensions D.
 
     Raises:
-        InputError: If a size is not positive.
+        InputError: If a size is no whole number of at least 1.
     """
 
     counts: ClassVar[bool] = False
@@ -30,10 +30,8 @@ class Likelihood(nn.Module, ABC):
 
     def __init__(self, latent_dim: int, data_dim: int) -> None:
         super().__init__()
-        if min(latent_dim, data_dim) < 1:
-            raise InputError(f"latent_dim and data_dim must be at least 1, not {latent_dim} and {data_dim}")
-        self.latent_dim = latent_dim
-        self.data_dim = data_dim
+        self.latent_dim = whole("latent_dim", latent_dim)
+        self.data_dim = whole("data_dim", data_dim)
 
     @abstractmethod
     def forward(self, z: Tensor) -> TorchDistributionMixin:

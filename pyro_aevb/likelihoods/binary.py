@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_aevb.distributions import ContinuousBernoulli as ContinuousBernoulliDistribution
+from pyro_aevb.errors import flag
 from pyro_aevb.likelihoods.base import Likelihood
 from pyro_aevb.nn import Activation, Network, make_network
 
@@ -47,7 +48,7 @@ class Bernoulli(Likelihood):
         network: Network | None = None,
     ) -> None:
         super().__init__(latent_dim, data_dim)
-        self.relaxed = relaxed
+        self.relaxed = flag("relaxed", relaxed)
         self.network = make_network(latent_dim, data_dim, hidden, activation, network)
 
     def forward(self, z: Tensor) -> TorchDistributionMixin:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.distributions import DiscretizedLogistic as DiscretizedLogisticDistribution
 from pyro_aevb.distributions import GridCategorical
-from pyro_aevb.errors import positive
+from pyro_aevb.errors import whole
 from pyro_aevb.likelihoods.base import Likelihood
 from pyro_aevb.nn import Activation, Network, make_network
 
@@ -50,7 +50,7 @@ class Categorical(Likelihood):
         network: Network | None = None,
     ) -> None:
         super().__init__(latent_dim, data_dim)
-        self.steps = positive("steps", steps)
+        self.steps = whole("steps", steps)
         self.network = make_network(latent_dim, data_dim * (steps + 1), hidden, activation, network)
 
     def forward(self, z: Tensor) -> TorchDistributionMixin:
@@ -97,7 +97,7 @@ class DiscretizedLogistic(Likelihood):
         network: Network | None = None,
     ) -> None:
         super().__init__(latent_dim, data_dim)
-        self.components, self.steps = positive("components", components), positive("steps", steps)
+        self.components, self.steps = whole("components", components), whole("steps", steps)
         self.network = make_network(latent_dim, 3 * components * data_dim, hidden, activation, network)
 
     def forward(self, z: Tensor) -> TorchDistributionMixin:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import pyro.distributions as dist
@@ -10,13 +11,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, flag, positive, told
 from pyro_aevb.likelihoods.base import Likelihood
 from pyro_aevb.nn import Activation, Network, make_network
 
 __all__ = ["Beta", "Gaussian", "Laplace"]
 
 Scale = Literal["network", "pixel", "shared"] | float
+SCALES = ("network", "pixel", "shared")
 
 
 class _LocationScale(Likelihood):
@@ -38,22 +40,15 @@ class _LocationScale(Likelihood):
         network: Network | None,
     ) -> None:
         super().__init__(latent_dim, data_dim)
-        if not min_scale > 0:
-            raise InputError(
-                f"min_scale must be positive, not {min_scale}: without a floor the likelihood is unbounded"
-            )
-        self.sigmoid_mean, self.min_scale, self.scale = sigmoid_mean, min_scale, scale
+        self.min_scale = positive("min_scale", min_scale)  # without a floor the likelihood is unbounded
+        self.sigmoid_mean, self.scale = flag("sigmoid_mean", sigmoid_mean), _checked(scale, min_scale)
         self.network = make_network(
             latent_dim, data_dim * (2 if scale == "network" else 1), hidden, activation, network
         )
-        if scale in ("pixel", "shared"):
-            self.log_variance = nn.Parameter(torch.zeros(data_dim if scale == "pixel" else 1))
-        elif isinstance(scale, (int, float)):
-            if scale < min_scale:
-                raise InputError(f"scale {scale} lies below min_scale {min_scale}: lower that too")
-            self.register_buffer("log_variance", torch.full((1,), 2 * math.log(positive("scale", scale))))
+        if not isinstance(scale, str):
+            self.register_buffer("log_variance", torch.full((1,), 2 * math.log(scale)))
         elif scale != "network":
-            raise InputError(f"unknown scale {scale!r}: give network, pixel, shared, or a number")
+            self.log_variance = nn.Parameter(torch.zeros(data_dim if scale == "pixel" else 1))
 
     def location_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Both, ``(..., D)``."""
@@ -73,6 +68,17 @@ class _LocationScale(Likelihood):
         if share < 1e-3:
             return None
         return f"{share:.1%} of the pixels' scales sit on the floor of {self.min_scale:g}, which bounds log p(x|z)"
+
+
+def _checked(scale: Scale, min_scale: float) -> Scale:
+    """One of three words, or a number that does not lie below the floor."""
+    if isinstance(scale, str) and scale in SCALES:
+        return scale
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise InputError(f"unknown scale {told(scale)}: give one of {', '.join(SCALES)}, or a number")
+    if positive("scale", scale) < min_scale:
+        raise InputError(f"scale {scale} lies below min_scale {min_scale}: lower that too")
+    return scale
 
 
 class Gaussian(_LocationScale):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import whole
 
 __all__ = ["Prior"]
 
@@ -20,14 +20,12 @@ class Prior(nn.Module, ABC):
         latent_dim: Number of latent dimensions K.
 
     Raises:
-        InputError: If ``latent_dim`` is not positive.
+        InputError: If ``latent_dim`` is no whole number of at least 1.
     """
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be at least 1, not {latent_dim}")
-        self.latent_dim = latent_dim
+        self.latent_dim = whole("latent_dim", latent_dim)
 
     @abstractmethod
     def forward(self) -> TorchDistributionMixin:

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, choice, whole, wholes
 from pyro_aevb.priors.base import Prior
 
 __all__ = ["Flow"]
@@ -31,7 +31,7 @@ class Flow(Prior):
         hidden: Units of the transforms' hidden layers.
 
     Raises:
-        InputError: If there is one latent only.
+        InputError: If there is one latent only, or an argument is not what is said above.
 
     References:
         | Density estimation using Real NVP (Dinh et al., 2017); Neural spline flows (Durkan et al., 2019)
@@ -51,17 +51,16 @@ class Flow(Prior):
         hidden: int | Sequence[int] = 50,
     ) -> None:
         super().__init__(latent_dim)
-        positive("transforms", transforms)
+        whole("transforms", transforms)
         if latent_dim < 2:
             raise InputError("a flow prior needs at least two latent dimensions: each half transforms the other")
-        units = [hidden] if isinstance(hidden, int) else list(hidden)
+        units = wholes("hidden", hidden)
         make: dict[str, Any] = {
             "coupling": T.affine_coupling,
             "spline": partial(T.spline_coupling, count_bins=8, bound=3.0),
         }
-        if kind not in make:
-            raise InputError(f"unknown kind {kind!r}: give coupling or spline")
-        self.transforms = nn.ModuleList(make[kind](latent_dim, hidden_dims=units) for _ in range(transforms))
+        chosen = make[choice("kind", kind, make)]
+        self.transforms = nn.ModuleList(chosen(latent_dim, hidden_dims=units) for _ in range(transforms))
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
         self.register_buffer("reversed", torch.arange(latent_dim - 1, -1, -1))

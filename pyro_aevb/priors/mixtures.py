@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import InputError, flag, instance, whole
 from pyro_aevb.guides import Guide
 from pyro_aevb.priors.base import Prior
 
@@ -39,7 +39,7 @@ class GaussianMixture(Prior):
 
     def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__(latent_dim)
-        positive("components", components)
+        whole("components", components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
@@ -78,13 +78,13 @@ class VampPrior(Prior):
         self, latent_dim: int, *, guide: Guide | None = None, components: int = 50, unit_interval: bool = True
     ) -> None:
         super().__init__(latent_dim)
-        positive("components", components)
+        whole("components", components)
         if guide is None:
             raise InputError("a VampPrior is made of the guide's posteriors: give it the guide")
-        if guide.latent_dim != latent_dim:
+        if instance("guide", guide, Guide).latent_dim != latent_dim:
             raise InputError(f"the guide has {guide.latent_dim} latent dimensions, the prior {latent_dim}")
         self._shared = (guide,)  # in a tuple: the guide's weights are the guide's, and are saved and counted once
-        self.unit_interval = unit_interval
+        self.unit_interval = flag("unit_interval", unit_interval)
         self.inputs = nn.Parameter(torch.randn(components, guide.data_dim))
 
     def forward(self) -> TorchDistributionMixin:

@@ -20,7 +20,7 @@ from pyro_aevb.traces.first import FirstRun, check_guide, first_run, met_paramet
 from pyro_aevb.traces.latents import LatentSpace, distributions, latent_space
 from pyro_aevb.traces.lifted import given_weights
 from pyro_aevb.traces.observed import Observed, check_observed, check_values, observed
-from pyro_aevb.traces.parts import modules_of, moved_parts
+from pyro_aevb.traces.parts import modules_of, moved_parts, refused_in_one_line
 from pyro_aevb.traces.plates import without_looking
 from pyro_aevb.traces.sites import (
     analytic_kl,
@@ -70,6 +70,7 @@ __all__ = [
     "observed_sites",
     "pair_trace",
     "per_datum_kl",
+    "refused_in_one_line",
     "reparameterised",
     "score_function_sum",
     "without_gradient",

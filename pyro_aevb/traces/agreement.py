@@ -3,7 +3,7 @@
 Where they do not, a loss is no bound, and one estimator's number is not another's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ __all__ = [
     "check_densities",
     "check_no_factors",
     "check_no_point_masses",
+    "check_observes",
     "check_one_scale",
     "check_scales",
 ]
@@ -129,6 +130,22 @@ def check_no_factors(guide_trace: Trace, uncounted: str) -> None:
         raise InputError(
             f"the guide's site {site['name']!r} is observed, or a factor: {uncounted} does not count it; use SGVB, "
             "which does where it is reparameterised, or Pyro's Trace_ELBO"
+        )
+
+
+def check_observes(observed: Collection[Any]) -> None:
+    """Refuse a model that observes nothing: what was trained or evaluated would be its prior alone.
+
+    Arguments:
+        observed: The sites of a model that carry data; a factor is one.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if not observed:
+        raise InputError(
+            "the model observes nothing, it has no site with obs= and no factor: are model and guide swapped? Give the "
+            "model first, then the guide"
         )
 
 

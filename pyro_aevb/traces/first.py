@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import without_a_trace
-from pyro_aevb.traces.agreement import check_scales
+from pyro_aevb.traces.agreement import check_observes, check_scales
 from pyro_aevb.traces.particles import rows_of
 from pyro_aevb.traces.plates import DataPlate, common_scale, data_plate, global_latents
-from pyro_aevb.traces.sites import Pair, Site, pair_trace
+from pyro_aevb.traces.sites import Pair, Site, observed_sites, pair_trace
 from pyro_aevb.traces.supports import check_latent_supports
 
 __all__ = ["FirstRun", "check_guide", "first_run", "met_parameters"]
@@ -42,13 +42,14 @@ def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Fi
         loss: Called with model, guide and ``args``.
 
     Raises:
-        InputError: If Pyro refuses the pair; its reason is in the message.
+        InputError: If Pyro refuses the pair; its reason is in the message. If the model observes nothing.
     """
     try:
         with without_a_trace(evaluate=False):
             with pyro.validation_enabled(True), poutine.block(), torch.no_grad():
                 guide_trace = poutine.trace(guide).get_trace(*args)
                 model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+            check_observes(observed_sites(model_trace))
             check_scales(model_trace, guide_trace, look=True)
             check_latent_supports(model_trace, guide_trace)
             with pyro.validation_enabled(True), poutine.trace(param_only=True) as params:

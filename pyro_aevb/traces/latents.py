@@ -11,6 +11,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
+from pyro_aevb.traces.agreement import check_observes
 from pyro_aevb.traces.densities import check_every_datum, draw, log_guide_at, log_joint_of
 from pyro_aevb.traces.plates import size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, observed_sites, sample_sites
@@ -107,7 +108,7 @@ def latent_space(model: Pair, args: tuple[Any, ...]) -> LatentSpace:
 
     Raises:
         InputError: If a latent is discrete, masked, outside the data plate, or without a known bijection; if its
-            support depends on another latent; if there is none.
+            support depends on another latent; if there is none, or the model observes nothing.
     """
     spaces = [_space(sample_sites(poutine.trace(model).get_trace(*args)), args) for _ in range(2)]
     first, second = (space.probe(len(args[0])) for space in spaces)
@@ -122,6 +123,7 @@ def latent_space(model: Pair, args: tuple[Any, ...]) -> LatentSpace:
 
 def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
     latents = [site for site in sites if not site["is_observed"]]
+    check_observes([site for site in sites if site["is_observed"]])
     if not latents:
         raise InputError("the model has no latent site: there is nothing to sample")
     check_every_datum({site["name"]: size_of_data_plate(site, len(args[0])) for site in latents}, args)

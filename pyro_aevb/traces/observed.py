@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.seeds import seeded
+from pyro_aevb.traces.agreement import check_observes
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.sites import Pair, Site, base_of, observed_sites
 
@@ -63,8 +64,13 @@ def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> list[Obs
     """The sites of a model that carry data, from a run of it in a parameter store and noise of its own.
 
     At latents of the guide, where there is one: a prior need not be one that can be sampled.
+
+    Raises:
+        InputError: If the pair cannot be run; if beside a guide the model observes nothing.
     """
     found = _sites(model, guide, args, 0)
+    if guide is not None:
+        check_observes(found)
     if all(site.is_constant for site in found.values()):
         return list(found.values())
     again = _sites(model, guide, args, 1)  # at other latents, on which the support may depend

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import repeated
 from pyro_aevb.traces.parts import device_of
 from pyro_aevb.traces.plates import PARTICLES, own_scale, plate_scale, size_of_data_plate
 from pyro_aevb.traces.sites import Latents, Pair, Site, describe, sample_sites, subsamples
@@ -137,7 +138,8 @@ def run(
     elif way == "fold":
         many = tuple(arg.repeat(count, *[1] * (arg.dim() - 1)) for arg in args)
         folded = _Repeated(count, rows, len(many[0]))(function)
-        traces = [_trace(folded, many, {name: value.flatten(0, 1) for name, value in given.items()}, around)]
+        with repeated(count):
+            traces = [_trace(folded, many, {name: value.flatten(0, 1) for name, value in given.items()}, around)]
     else:
         traces = []
         for s in range(count):

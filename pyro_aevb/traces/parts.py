@@ -1,7 +1,8 @@
 """Which modules take part in a pair: found by running it once, without a trace of that run."""
 
 import random
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pyro_aevb.pairs import modules_named_by, parts_that_ran, precision_of, with
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces.sites import Pair
 
-__all__ = ["device_of", "modules_of", "moved_parts", "untouched"]
+__all__ = ["device_of", "modules_of", "moved_parts", "refused_in_one_line", "untouched"]
 
 
 def modules_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> dict[str, nn.Module]:
@@ -42,16 +43,23 @@ def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.d
     named = modules_named_by(model, guide).values()
     here = next((p.device for module in named for p in module.parameters()), device)
     there = tuple(arg.to(here) if isinstance(arg, torch.Tensor) else arg for arg in args)
-    try:
+    with refused_in_one_line("the first run of model and guide failed", args, model, guide):
         modules = modules_of(model, guide, there)
-    except InputError:
-        raise
-    except REFUSALS as error:
-        reason = in_one_line(error) + precisions(args, precision_of(model, guide))
-        raise InputError(f"the first run of model and guide failed: {reason}") from error
     for module in modules.values():
         module.to(device)
     return modules
+
+
+@contextmanager
+def refused_in_one_line(what: str, args: tuple[Any, ...], model: Pair, guide: Pair) -> Iterator[None]:
+    """What torch or Pyro raise of a pair that does not fit its data, in one line; the whole is its cause."""
+    try:
+        yield
+    except InputError:
+        raise
+    except REFUSALS as error:
+        reason = f"{type(error).__name__}: {in_one_line(error)}{precisions(args, precision_of(model, guide))}"
+        raise InputError(f"{what}: {reason}") from error
 
 
 def untouched(args: tuple[Any, ...]) -> ExitStack:
