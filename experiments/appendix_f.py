@@ -34,7 +34,7 @@ from training_runs import RunFailedError, arguments, said
 
 import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood
-from pyro_aevb.checkpoints import replaced
+from pyro_aevb.files import replaced
 
 SIZES = {1000: 1.0, 50_000: 1.5}  # training images, and the part of --samples that are visited in all
 METHODS = {"ML": {"point_mass": True, "prior_scale": 1e6}, "MAP": {"point_mass": True}, "VB": {"initial_scale": 0.03}}

@@ -50,7 +50,7 @@ from results import beside, note, of, provenance, read_csv, taken, write_csv
 from training_runs import RunFailedError, arguments, said
 
 import pyro_aevb as aevb
-from pyro_aevb.checkpoints import replaced
+from pyro_aevb.files import replaced
 from pyro_aevb.optimizers import Adagrad
 
 SIZES, LATENT_DIM, HIDDEN, BATCH = (1000, 50_000), 3, 100, 100

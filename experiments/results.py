@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 import torch
 
-from pyro_aevb.checkpoints import replaced
+from pyro_aevb.files import replaced
 from pyro_aevb.hardware import find_device
 
 HERE = Path(__file__).parent  # where results are kept, unless --results says where

@@ -7,28 +7,36 @@
 ``best.pt``               the state with the highest mean *training* bound between two saves, so
                           that choosing it never looks at the test set
 ``figures/``              pictures
+``.lock``                 who writes the run, see :func:`~pyro_aevb.files.locked`
 ========================  =====================================================================
 
 Configuration and states are written under another name, synced, and renamed, so that a kill at any moment leaves the
-old or the new one; ``metrics.jsonl`` grows by whole lines, and a line cut short is dropped.
+old or the new one; ``metrics.jsonl`` grows by whole lines, and a line cut short is dropped. States carry a digest and
+lines a checksum, which are compared whenever they are read.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.files import load_tensors, locked, refuse_existing, regular_file, replaced, save_tensors
+from pyro_aevb.states import check_digest, check_kinds, check_plain, sealed
 
-__all__ = ["Run", "replaced"]
+__all__ = ["Run"]
 
 CheckpointName = Literal["last", "best"]
+FORMAT = "pyro_aevb run 2"
+NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "seconds", "test_bound", "test_se"}
+"""What a line of metrics may hold."""
 
 
 class Run:
@@ -43,6 +51,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._checksum: int | None = None  # of the last line of metrics, once it is known
         if not (self.path / "config.yaml").is_file():
             raise InputError(f"no run at {self.path}: it has no config.yaml; give a folder that 'train' made")
 
@@ -63,7 +72,7 @@ class Run:
                 file.write(config.encode())
             (folder / "figures").mkdir()
             (folder / "metrics.jsonl").touch()
-            _save(folder / "last.pt", state)
+            save_tensors(_sealed(state), folder / "last.pt")
             os.rename(folder, path)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -77,7 +86,7 @@ class Run:
 
     def save(self, name: CheckpointName, state: dict[str, Any]) -> None:
         """Replace ``last.pt`` or ``best.pt``."""
-        _save(self.path / f"{name}.pt", state)
+        save_tensors(_sealed(state), self.path / f"{name}.pt")
 
     def load(self, name: CheckpointName = "last", device: torch.device | str = "cpu") -> dict[str, Any]:
         """A saved state, its tensors on ``device``.
@@ -86,87 +95,114 @@ class Run:
             InputError: If the file is missing, damaged, or holds anything but tensors and plain values.
         """
         path = self.path / f"{name}.pt"
-        if not path.exists():
-            raise InputError(
-                f"{path} does not exist" + (": 'best' appears with the first save" if name == "best" else "")
-            )
-        try:
-            state = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # torch raises whatever the damage leads to; nothing in the file has been run
-            raise InputError(f"{path} is damaged or no checkpoint of this package, so it was not loaded") from error
-        if not _is_checkpoint(state):
+        regular_file(path, "'best' appears with the first save" if name == "best" else "give a run that 'train' made")
+        state = load_tensors(path, device)
+        kinds = {"trainer": dict, "samples_seen": int, "best_bound": float}
+        if not isinstance(state, dict) or not kinds.keys() <= state.keys():
             raise InputError(f"{path} is no checkpoint of this package: give a run that 'train' made")
-        return dict(state)
+        try:
+            check_kinds(state, kinds)
+            check_plain(state, "state")
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        check_digest(state, str(path), required="format" in state)
+        return state
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
+        if self._checksum is None:
+            self._checksum = self._read_metrics()[1]
+        line, self._checksum = _line(record, self._checksum)
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(line)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of ``metrics.jsonl``; a kill may have cut the last one."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        """All whole lines of ``metrics.jsonl``; a kill may have cut the last one.
+
+        Raises:
+            InputError: If a line is none that was written here.
+        """
+        return sorted(self._read_metrics()[0], key=lambda record: record["samples_seen"])
+
+    def _read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """All records, and the last one's checksum, which the next one's goes on from."""
+        path, records, checksum = self.path / "metrics.jsonl", [], 0
+        if not os.path.lexists(path):
+            return [], 0
+        regular_file(path)
         try:
-            records = [json.loads(line) for line in lines if line.endswith("\n")]
-            return sorted(records, key=lambda record: record["samples_seen"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} has a line that is no record: remove it") from error
+            *lines, last = path.read_bytes().decode().split("\n")
+            for value in [*map(json.loads, lines), *_begun(last)]:
+                record, checksum = _record(value, checksum)
+                records.append(record)
+            return records, checksum
+        except (ValueError, OverflowError, RecursionError) as error:
+            where = f"line {len(records) + 1} of {path}"
+            raise InputError(f"{where} was changed or damaged: put the file back, or remove it") from error
 
     def go_back_to(self, samples_seen: int) -> None:
         """Drop metrics past a state that the run goes on from, and what a kill has left half written."""
         for leftover in self.path.glob(".*.*"):
-            leftover.unlink()
+            leftover.unlink()  # only under the lock: another process's would be pulled from under it
         kept = [record for record in self.metrics() if record["samples_seen"] <= samples_seen]
+        self._checksum = 0
         with replaced(self.path / "metrics.jsonl") as file:
-            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+            for record in kept:
+                line, self._checksum = _line(record, self._checksum)
+                file.write(line.encode())
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Be the one process that writes this run, see :func:`~pyro_aevb.files.locked`."""
+        return locked(self.path)
 
     def figure(self, name: str) -> Path:
-        """Path of a picture in ``figures/``."""
+        """Path of a picture in ``figures/``.
+
+        Raises:
+            InputError: If that is a link, which could lead to the user's own pictures.
+        """
         folder = self.path / "figures"
+        if folder.is_symlink():
+            raise InputError(f"{folder} is a link: remove it, so that no picture elsewhere is replaced")
         folder.mkdir(exist_ok=True)
         return folder / f"{name}.png"
 
 
-def _is_checkpoint(state: Any) -> bool:
-    kinds = {"trainer": dict, "samples_seen": int, "best_bound": float}
-    return isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+def _sealed(state: dict[str, Any]) -> dict[str, Any]:
+    return sealed({**state, "format": FORMAT})
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise ``InputError`` if something is there: nothing of the user's is written over."""
-    if path.exists():
-        raise InputError(f"{path} exists already: give another --out, or go on with --resume {path}")
+def _line(record: dict[str, Any], before: int) -> tuple[str, int]:
+    """A record's line, and its checksum, which the line before it is part of: none can be left out."""
+    checksum = zlib.crc32(json.dumps(record).encode(), before)
+    return json.dumps({**record, "crc32": checksum}) + "\n", checksum
 
 
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file whole or not at all: under another name beside it, synced, then renamed over it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _record(value: Any, before: int) -> tuple[dict[str, Any], int]:
+    """A line's numbers, and its checksum; lines of earlier versions have none."""
+    if not isinstance(value, dict):
+        raise ValueError("no mapping")
+    record = {key: number for key, number in value.items() if key != "crc32"}
+    seen = record.get("samples_seen")
+    if type(seen) is not int or seen < 0 or record.keys() - NUMBERS:
+        raise ValueError("no record")
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in record.values()):
+        raise ValueError("no finite number")
+    checksum = _line(record, before)[1] if "crc32" in value or before else 0
+    if checksum and value.get("crc32") != checksum:
+        raise ValueError("another checksum")
+    return record, checksum
+
+
+def _begun(text: str) -> list[Any]:
+    """What follows the last line's end: nothing, or a line that a kill cut short, perhaps before its end alone."""
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    save: Callable[[Any, IO[bytes]], None] = torch.save
-    with replaced(path) as file:
-        save(state, file)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        value, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return []
+    if text[end:]:
+        raise ValueError("more than a record")
+    return [value]
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ Both step the same parameters at the same noise; see ``README.md`` for what each
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -15,12 +15,14 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_aevb.batches import Batches, Visit
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line, instance, maker
+from pyro_aevb.states import COMPUTED_BY, check_optimizer, check_setting
 
 __all__ = [
     "EagerEngine",
     "Engine",
     "SVIEngine",
+    "check_optimizer_like",
     "differentiable_loss",
     "first_loss",
     "load_optimizer_state",
@@ -28,7 +30,6 @@ __all__ = [
 ]
 
 Pair = Callable[..., Any]
-COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 OptimizerLike = MakeOptimizer | torch.optim.Optimizer | PyroOptim
 
@@ -38,6 +39,8 @@ class Engine(Protocol):
 
     optimizer: Any
     steps_at_once: int
+    updating: bool
+    """Whether an update has begun and not ended: what fails there cannot be taken back."""
 
     def running(self) -> AbstractContextManager[None]:
         """Entered around many steps."""
@@ -47,6 +50,9 @@ class Engine(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state: tensors and plain values."""
+
+    def check_state(self, state: Any, stepped: bool) -> None:
+        """Raise ``InputError`` if a saved state, after steps or before the first, is not one that this engine has."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -66,6 +72,7 @@ class EagerEngine:
     """
 
     steps_at_once = 1
+    updating = False
 
     def __init__(
         self,
@@ -100,7 +107,9 @@ class EagerEngine:
         """Loss, gradients, update."""
         for visit in visits:
             loss = self.loss_and_gradients(visit)
+            self.updating = True
             self.optimizer.step()
+            self.updating = False
             yield loss
 
     def loss(self, *visit: Tensor) -> Tensor:
@@ -118,9 +127,20 @@ class EagerEngine:
         """The optimizer's own."""
         return self.optimizer.state_dict()
 
+    def check_state(self, state: Any, stepped: bool) -> None:
+        """Against what the optimizer would have."""
+        check_optimizer(state, self.optimizer, stepped)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Into the optimizer."""
         load_optimizer_state(self.optimizer, state)
+
+
+class Made(NamedTuple):
+    """An optimizer of one tensor, and the schedule of its step size if it has one."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Any
 
 
 class SVIEngine:
@@ -133,6 +153,7 @@ class SVIEngine:
     """
 
     steps_at_once = 1
+    updating = False
 
     def __init__(
         self,
@@ -147,8 +168,14 @@ class SVIEngine:
         if isinstance(optimizer, torch.optim.Optimizer):
             raise InputError("engine='svi' makes an optimizer per tensor: give it one of pyro.optim, or a callable")
         self.parameters, self.batches = parameters, batches
+        if copied := [name for name, p in parameters.items() if not p.is_contiguous()]:
+            raise InputError(
+                f"{copied[0]} is not contiguous, so that Pyro's parameter store trains a copy: make it contiguous, "
+                "or train with another engine than svi"
+            )
         self.optimizer = optimizer if isinstance(optimizer, PyroOptim) else PyroOptim(optimizer, {})
         self.svi = SVI(model, guide, self.optimizer, estimator)
+        self.svi.loss_and_grads = self._then_updating(self.svi.loss_and_grads)
 
     def running(self) -> AbstractContextManager[None]:
         """Nothing of our own."""
@@ -157,17 +184,52 @@ class SVIEngine:
     def steps(self, visits: list[Visit]) -> Iterator[Tensor]:
         """``SVI.step``."""
         for visit in visits:
-            yield torch.as_tensor(self.svi.step(*self.batches.take(*visit)), dtype=torch.float64)
+            loss = self.svi.step(*self.batches.take(*visit))
+            self.updating = False
+            yield torch.as_tensor(loss, dtype=torch.float64)
+
+    def _then_updating(self, loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
+        def followed_by_the_update(*arguments: Any, **keywords: Any) -> Any:
+            loss = loss_and_grads(*arguments, **keywords)
+            self.updating = True
+            return loss
+
+        return followed_by_the_update
 
     def state_dict(self) -> dict[str, Any]:
         """State of each tensor's optimizer, under our names: Pyro's hold a number that changes between processes."""
         states = self.optimizer.get_state()
         return {name: states[stored] for name, stored in self._stored_names() if stored in states}
 
+    def check_state(self, state: Any, stepped: bool) -> None:
+        """Each tensor's optimizer against the tensor."""
+        if not isinstance(state, dict) or (stepped and not state):
+            raise InputError("the saved optimizer has no state, though steps were taken: it is damaged")
+        for name, saved in state.items():
+            if name not in self.parameters or not isinstance(saved, dict):
+                raise InputError(f"the saved optimizer has a state of {name!r}, which is none of the pair's parameters")
+            made = self._make(name)
+            if made.schedule is not None:
+                check_setting(saved.get("scheduler"), made.schedule.state_dict(), f"schedule of {name}")
+                saved = saved.get("optimizer")
+            check_optimizer(saved, made.optimizer, stepped)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Pyro takes up each tensor's state when it next meets the tensor."""
+        whole = {name: self._completed(name, saved) for name, saved in state.items()}
         self.optimizer.optim_objs.clear()
-        self.optimizer.set_state({stored: state[name] for name, stored in self._stored_names() if name in state})
+        self.optimizer.set_state({stored: whole[name] for name, stored in self._stored_names() if name in whole})
+
+    def _completed(self, name: str, saved: dict[str, Any]) -> dict[str, Any]:
+        made = self._make(name)
+        if made.schedule is None:
+            return completed(saved, made.optimizer)
+        return {**saved, "optimizer": completed(saved["optimizer"], made.optimizer)}
+
+    def _make(self, name: str) -> "Made":
+        """What Pyro makes for a parameter when it first meets it."""
+        made = self.optimizer._get_optim(self.parameters[name])  # Pyro has no public way
+        return Made(made.optimizer, made) if hasattr(made, "optimizer") else Made(made, None)
 
     def _stored_names(self) -> Iterator[tuple[str, str]]:
         store = pyro.get_param_store()
@@ -186,6 +248,16 @@ def first_loss(estimator: ELBO) -> Callable[..., Tensor]:
     return lambda *args: torch.as_tensor(estimator.loss_and_grads(*args))  # type: ignore[attr-defined]
 
 
+def check_optimizer_like(optimizer: Any) -> None:
+    """See that it is an optimizer, or makes one.
+
+    Raises:
+        InputError: If it is something else, the name of an optimizer say.
+    """
+    if not (optimizer is None or isinstance(optimizer, torch.optim.Optimizer | PyroOptim)):
+        maker("optimizer", optimizer, "give partial(torch.optim.Adam, lr=1e-3), say")
+
+
 def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """One optimizer over all parameters, with ``fused=True`` where it takes that and nothing else was asked.
 
@@ -200,9 +272,11 @@ def make_optimizer(optimizer: MakeOptimizer | torch.optim.Optimizer, parameters:
     if not parameters:
         raise InputError("neither model nor guide has a parameter: register them with pyro.param or as nn.Module")
     try:
-        return _make_fused(optimizer, parameters)
+        return instance("what optimizer makes", _make_fused(optimizer, parameters), torch.optim.Optimizer)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"the optimizer cannot be made: {error}") from error
+        raise InputError(f"the optimizer cannot be made: {in_one_line(error)}") from error
 
 
 def _make_fused(optimizer: MakeOptimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -232,15 +306,31 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     Raises:
         ValueError: If it is another optimizer's.
     """
-    if len(state["param_groups"]) == len(optimizer.param_groups):
-        pairs = list(zip(optimizer.param_groups, state["param_groups"], strict=True))
-        for own, saved in pairs:
-            # Of another version of torch one of these may hold, of another optimizer both do.
-            if (unknown := saved.keys() - own.keys()) and (missing := own.keys() - saved.keys()):
-                raise ValueError(f"saved by another optimizer: it has {sorted(unknown)} and lacks {sorted(missing)}")
-        groups = [{**saved, **{key: own[key] for key in COMPUTED_BY if key in own}} for own, saved in pairs]
-        state = {**state, "param_groups": groups}
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(completed(state, optimizer))
+    # torch brings all to a parameter's precision: NAdam's product of momenta, float32, was another after that.
+    for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for name, saved in state["state"].get(index, {}).items():
+            if isinstance(saved, Tensor) and saved.dtype != optimizer.state[p][name].dtype:
+                optimizer.state[p][name] = saved.to(optimizer.state[p][name].device)
+
+
+def completed(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved state with the settings that it lacks, such as those of another version of torch.
+
+    Raises:
+        ValueError: If it is another optimizer's.
+    """
+    if len(state["param_groups"]) != len(optimizer.param_groups):
+        return state  # which the optimizer refuses itself
+    groups = []
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        own = {key: value for key, value in group.items() if key != "params"}
+        # Of another version of torch one of these may hold, of another optimizer both do.
+        if (unknown := saved.keys() - own.keys() - {"params"}) and (missing := own.keys() - saved.keys()):
+            raise ValueError(f"saved by another optimizer: it has {sorted(unknown)} and lacks {sorted(missing)}")
+        settings = {key: own[key] for key in optimizer.defaults}  # what counts steps, the optimizer completes itself
+        groups.append({**settings, **saved, **{key: own[key] for key in COMPUTED_BY if key in own}})
+    return {**state, "param_groups": groups}
 
 
 def _check_complete(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:

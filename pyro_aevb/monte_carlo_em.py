@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -15,19 +15,45 @@ from torch import Tensor, nn
 from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data, Visit
 from pyro_aevb.em_steps import CapturedSteps, EagerSteps, RecordedSteps
-from pyro_aevb.engines import MakeOptimizer, load_optimizer_state, make_optimizer
-from pyro_aevb.errors import REFUSALS, InputError, NonFiniteLossError, in_one_line, positive
+from pyro_aevb.engines import MakeOptimizer, check_optimizer_like, load_optimizer_state, make_optimizer
+from pyro_aevb.errors import REFUSALS, InputError, NonFiniteLossError, choice, function, in_one_line, real, whole
 from pyro_aevb.hardware import current_device, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.process import Deferred, alone
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
-from pyro_aevb.training import AUTO_CAPTURE_STEPS
+from pyro_aevb.states import (
+    check_digest,
+    check_gathered,
+    check_identity,
+    check_kinds,
+    check_noise,
+    check_optimizer,
+    check_plain,
+    check_tensors,
+    sealed,
+)
+from pyro_aevb.training import AUTO_CAPTURE_STEPS, TORN, count_of_samples
 
 __all__ = ["MonteCarloEM"]
 
-STATE_FORMAT = "pyro_aevb Monte Carlo EM state 2"
-EARLIER_FORMAT = "pyro_aevb Monte Carlo EM state 1"
+STATE_FORMAT = "pyro_aevb Monte Carlo EM state 3"
+EARLIER_FORMATS = {  # and what they do not have
+    "pyro_aevb Monte Carlo EM state 2": {"digest", "captured"},
+    "pyro_aevb Monte Carlo EM state 1": {"digest", "captured"},
+}
+KINDS: dict[str, type] = {
+    "identity": dict,
+    "step": int,
+    "modules": dict,
+    "optimizer": dict,
+    "chains": Tensor,
+    "step_size": Tensor,
+    "captured": bool,
+    "noise": dict,
+    "gathered": dict,
+}
 FIRST_STEP_SIZE = 0.1
 
 
@@ -85,16 +111,21 @@ class MonteCarloEM:
         device: str | torch.device = "auto",
         report_every: int = 10_000,
     ) -> None:
-        _check_choices(engine, e_step)
+        choice("engine", engine, ("auto", "captured", "eager"))
+        choice("e_step", e_step, ("minibatch", "all"))
+        check_optimizer_like(optimizer)
+        function("model", model)
+        if not 0 < real("target_acceptance", target_acceptance) < 1:
+            raise InputError(f"target_acceptance must lie between 0 and 1, not {target_acceptance}")
         self.model, self.seed, self.e_step = model, seed, e_step
-        self.updates, self.report_every = positive("updates", updates), positive("report_every", report_every)
-        positive("leapfrog_steps", leapfrog_steps)
+        self.updates, self.report_every = whole("updates", updates), whole("report_every", report_every)
+        whole("leapfrog_steps", leapfrog_steps)
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device)
         self._store: Any = {"params": {}, "constraints": {}}
         self._modules = self._find_modules()
         self.parameters = self._find_parameters()
-        self.step, self._gathered = 0, Gathered()
+        self.step, self._gathered, self._torn = 0, Gathered(), False
         self._noise = GlobalNoise(derive(seed, "noise"), self.device)
         self.chains = self._begin()  # (N, K)
         self.step_size = torch.tensor(FIRST_STEP_SIZE, device=self.device, dtype=self.chains.dtype)
@@ -115,7 +146,7 @@ class MonteCarloEM:
         """Training data visited so far, one for each datum in an E-step."""
         return self.batches.samples_seen(self.step)
 
-    def run(self, samples: int) -> Iterator[Progress]:
+    def run(self, samples: float) -> Iterator[Progress]:
         """Train on this many more data, at least; the last minibatch, or move of all chains, is finished.
 
         Yields:
@@ -123,23 +154,31 @@ class MonteCarloEM:
 
         Raises:
             NonFiniteLossError: If log p(x, z) was NaN or infinite.
+            InputError: If ``samples`` is no whole number of at least 0, or the last step broke off.
         """
-        target = self.samples_seen + samples
+        target = self.samples_seen + count_of_samples(samples)
+        if self._torn:
+            raise InputError(TORN)
         if self._auto and samples >= AUTO_CAPTURE_STEPS * self.batches.batch_size:
             self._capture()
         if self.captured:
             self.captured.check_next()  # the caller may have changed anything since the last run
+        signals = Deferred()
         while self.samples_seen < target:
             report = (self.samples_seen // self.report_every + 1) * self.report_every
-            with self._running():
+            with signals, self._running():
                 while self.samples_seen < min(report, target):
+                    signals.deliver()
+                    self._torn = True
                     self._take_step()
+                    self._torn = False
             if found := self._gathered.first_non_finite():
                 where = f"{found[1]} at step {self.step - found[0]}"
                 raise NonFiniteLossError(f"log p(x, z) became {where}: take a smaller step size")
             self._check_space()
             gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
             yield Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
+            signals.deliver()  # of the last step: its report comes first
 
     # ------------------------------------------------------------ one step
 
@@ -236,7 +275,10 @@ class MonteCarloEM:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to continue bit for bit: tensors, numbers and text."""
+        """All that a resumed run needs to continue bit for bit: tensors, numbers and text, and a digest of them."""
+        return sealed(self._state())
+
+    def _state(self) -> dict[str, Any]:
         return {
             "format": STATE_FORMAT,
             "identity": self._identity(),
@@ -257,22 +299,36 @@ class MonteCarloEM:
             InputError: If it is no state of a Monte Carlo EM, or of another model, data, seed or batch size; nothing
                 has changed then.
         """
-        if state.get("format") not in (STATE_FORMAT, EARLIER_FORMAT):
+        if not isinstance(state, Mapping) or state.get("format") not in (STATE_FORMAT, *EARLIER_FORMATS):
             raise InputError("this is not a state of MonteCarloEM: give what its state_dict made")
-        before = self.state_dict()
-        if missing := before.keys() - state.keys() - {"captured"}:  # which earlier versions did not save
+        before, later = self._state(), EARLIER_FORMATS.get(state["format"], set())
+        if missing := before.keys() - state.keys() - later:
             raise InputError(f"this state lacks {', '.join(sorted(missing))}: it is not whole")
-        for key, value in self._identity(state["format"]).items():
-            if state["identity"].get(key) != value:
-                raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
+        check_kinds(state, {key: kind for key, kind in KINDS.items() if key in state})
+        check_identity(state["identity"], self._identity(state["format"]))
+        check_plain(state, "state")
+        check_digest(state, "the state", required="digest" not in later)
+        self._check_tensors(state, before)
         try:
             self._load(state)
         except (RuntimeError, KeyError, ValueError) as error:
             self._load(before)
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the saved run has another model or optimizer ({reason})") from error
+        self._torn = False
         if self._auto and state.get("captured"):
             self._capture()
+
+    def _check_tensors(self, state: Mapping[str, Any], own: dict[str, Any]) -> None:
+        """See that all tensors suit their places, before any is used."""
+        for name, module in self._modules.items():
+            saved = state["modules"].get(name, {})
+            check_tensors(saved, own["modules"][name], name, finite=False)
+            check_tensors(saved, dict(module.named_parameters()), name)
+        check_tensors(state, {key: own[key] for key in ("chains", "step_size")}, "state")
+        check_noise(state["noise"], own["noise"])
+        check_gathered(state["gathered"])
+        check_optimizer(state["optimizer"], self.optimizer, stepped=state["step"] > 0)
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, module in self._modules.items():
@@ -286,7 +342,7 @@ class MonteCarloEM:
         self._gathered.load_state_dict(state["gathered"], self.device)
 
     def _identity(self, state_format: str = STATE_FORMAT) -> dict[str, Any]:
-        known = state_format == STATE_FORMAT
+        known = state_format != "pyro_aevb Monte Carlo EM state 1"
         return {
             "data": self.batches.fingerprint if known else self.batches.earlier_fingerprint,
             "seed": self.seed,
@@ -298,7 +354,7 @@ class MonteCarloEM:
 
     @contextmanager
     def _in_store(self) -> Iterator[None]:
-        with pyro.get_param_store().scope(self._store):
+        with alone(), pyro.get_param_store().scope(self._store):
             yield
 
     @contextmanager
@@ -309,10 +365,3 @@ class MonteCarloEM:
                 stack.enter_context(each)
             stack.enter_context(current_device(self.device))
             yield
-
-
-def _check_choices(engine: str, e_step: str) -> None:
-    if engine not in ("auto", "captured", "eager"):
-        raise InputError(f"unknown engine {engine!r}: give one of auto, captured, eager")
-    if e_step not in ("minibatch", "all"):
-        raise InputError(f"unknown e_step {e_step!r}: give one of minibatch, all")

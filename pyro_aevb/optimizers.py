@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.errors import InputError, positive
+from pyro_aevb.errors import whole
 
 __all__ = ["Adagrad", "CosineAdam", "Paced"]
 
@@ -79,8 +79,7 @@ class Adagrad(Paced, torch.optim.Adagrad):
         fused: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        if warm_up < 0:
-            raise InputError(f"warm_up must be a number of steps, at least 0, not {warm_up}")
+        whole("warm_up", warm_up, least=0)
         super().__init__(params, lr=lr, weight_decay=weight_decay, eps=eps, fused=fused)
         self.param_groups[0].setdefault("steps_left", warm_up)  # saved with the state
         for group in self.param_groups:
@@ -164,7 +163,7 @@ class CosineAdam(Paced, torch.optim.Adam):
         weight_decay: float = 0.0,
         fused: bool | None = None,
     ) -> None:
-        positive("total_steps", total_steps)
+        whole("total_steps", total_steps)
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
         self.param_groups[0].setdefault("total_steps", total_steps)  # saved with the state
         self.param_groups[0].setdefault("steps_taken", 0)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import whole
+from pyro_aevb.process import alone
 
 __all__ = ["GlobalNoise", "derive", "generator", "hashed_uniform", "seeded", "unchanged_random_state"]
 
@@ -25,8 +26,7 @@ def derive(seed: int, stream: str, index: int = 0) -> int:
     Raises:
         InputError: If the seed is negative.
     """
-    if seed < 0:
-        raise InputError(f"a seed must be at least 0, not {seed}")
+    whole("seed", seed, least=0)
     words = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))  # torch takes a signed 64-bit integer
 
@@ -103,26 +103,28 @@ class GlobalNoise:
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         with seeded(seed, self.device):
-            self.states = self._read()
+            self.states = self.read()
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Draw from this stream inside the block; the stream goes on where the last block stopped."""
         with _forked(self.device):
-            self._write()
+            self.write(self.states)
             try:
                 yield
             finally:
-                self.states = self._read()
+                self.states = self.read()
 
-    def _read(self) -> dict[str, Tensor]:
+    def read(self) -> dict[str, Tensor]:
+        """The states of the global generators, inside a block those of this stream."""
         module = _accelerator(self.device)
         return {"cpu": torch.get_rng_state()} | ({"device": module.get_rng_state(self.device)} if module else {})
 
-    def _write(self) -> None:
-        torch.set_rng_state(self.states["cpu"])
-        if "device" in self.states and (module := _accelerator(self.device)):
-            module.set_rng_state(self.states["device"], self.device)
+    def write(self, states: dict[str, Tensor]) -> None:
+        """Draw on from such states, inside a block of this stream."""
+        torch.set_rng_state(states["cpu"])
+        if "device" in states and (module := _accelerator(self.device)):
+            module.set_rng_state(states["device"], self.device)
 
 
 def _accelerator(device: torch.device) -> Any:
@@ -130,8 +132,10 @@ def _accelerator(device: torch.device) -> Any:
     return None if device.type == "cpu" else torch.get_device_module(device)
 
 
-def _forked(device: torch.device) -> AbstractContextManager[None]:
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    index = _accelerator(device).current_device() if device.index is None else device.index
-    return torch.random.fork_rng(devices=[index], device_type=device.type)
+@contextmanager
+def _forked(device: torch.device) -> Iterator[None]:
+    """Put the global generators' states back after a block, in which no other thread's draws come between."""
+    index = _accelerator(device).current_device() if device.type != "cpu" and device.index is None else device.index
+    devices, kind = ([], "cuda") if device.type == "cpu" else ([index], device.type)
+    with alone(), torch.random.fork_rng(devices=devices, device_type=kind):
+        yield

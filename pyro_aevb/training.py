@@ -18,24 +18,50 @@ from torch import Tensor, nn
 from pyro_aevb import traces
 from pyro_aevb.batches import Batches, Data
 from pyro_aevb.capture import CapturedEngine
-from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, first_loss
-from pyro_aevb.errors import InputError, NonFiniteLossError, positive
+from pyro_aevb.engines import EagerEngine, Engine, OptimizerLike, SVIEngine, check_optimizer_like, first_loss
+from pyro_aevb.errors import InputError, NonFiniteLossError, choice, function, instance, whole
 from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, Settings, current_device, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
-from pyro_aevb.pairs import Pair, noticing, precision_of, tensors_of, trained_parameters, without_a_trace
+from pyro_aevb.pairs import Pair, is_copy, noticing, precision_of, tensors_of, trained_parameters, without_a_trace
+from pyro_aevb.process import Deferred, UndoneStep, alone
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.seeds import GlobalNoise, derive, seeded
+from pyro_aevb.states import (
+    check_digest,
+    check_gathered,
+    check_identity,
+    check_kinds,
+    check_noise,
+    check_plain,
+    check_tensors,
+    sealed,
+)
 
-__all__ = ["Trainer"]
+__all__ = ["TORN", "Trainer", "count_of_samples"]
 
 EngineName = Literal["auto", "captured", "eager", "svi"]
 
 # Compiling takes 14 s the first time on two cores and saves 1.5 ms a step at 784-500-20: less is not worth it.
 AUTO_CAPTURE_STEPS = 10_000
-STATE_FORMAT = "pyro_aevb training state 2"
-EARLIER_FORMAT = "pyro_aevb training state 1"
-LATER_PARTS = ("unsaved", "estimator")  # which it does not have
+STATE_FORMAT = "pyro_aevb training state 3"
+EARLIER_FORMATS = {
+    "pyro_aevb training state 2": {"digest"},  # and what it does not have
+    "pyro_aevb training state 1": {"digest", "unsaved", "estimator"},
+}
+TORN = "the last step broke off in the middle of its update: go on from a saved state, by load_state_dict"
+KINDS: dict[str, type] = {
+    "identity": dict,
+    "step": int,
+    "modules": dict,
+    "unsaved": dict,
+    "estimator": dict,
+    "parameters": dict,
+    "optimizer": dict,
+    "captured": bool,
+    "noise": dict,
+    "gathered": dict,
+}
 
 
 class Trainer:
@@ -91,9 +117,11 @@ class Trainer:
         precision: Precision = "float32",
         report_every: int = 10_000,
     ) -> None:
-        self.model, self.guide = model, guide
-        self.estimator = estimator or SGVB()
-        self.seed, self.report_every = seed, positive("report_every", report_every)
+        self.model, self.guide = function("model", model), function("guide", guide)
+        self.estimator = SGVB() if estimator is None else instance("estimator", estimator, ELBO)
+        choice("engine", engine, ("auto", "captured", "eager", "svi"))
+        check_optimizer_like(optimizer)
+        self.seed, self.report_every = seed, whole("report_every", report_every)
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device, precision_of(model, guide))
         self._store: Any = {"params": {}, "constraints": {}}
@@ -113,8 +141,11 @@ class Trainer:
         """Training data visited so far."""
         return self.batches.samples_seen(self.step)
 
-    def run(self, samples: int) -> Iterator[Progress]:
+    def run(self, samples: float) -> Iterator[Progress]:
         """Train on this many more data, at least; the last minibatch is finished.
+
+        Ctrl-C waits until a step is whole, a second one does not; a step that fails before its update is taken back. So
+        what follows another ``run`` is the same to the last bit as without the interruption.
 
         Yields:
             :class:`Progress` whenever another ``report_every`` data have been seen, and at the end. Between reports
@@ -123,35 +154,56 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: If a loss was NaN or infinite: names the step and what is no longer finite.
+            InputError: If ``samples`` is no whole number of at least 0, or the last step broke off in its update.
         """
-        target = self.samples_seen + samples
+        target = self.samples_seen + count_of_samples(samples)
+        if self.engine.updating:
+            raise InputError(TORN)
         if self._auto and samples >= AUTO_CAPTURE_STEPS * self.batches.batch_size:
             self._capture()
         if isinstance(self.engine, CapturedEngine):
             self.engine.check_next()  # the caller may have changed anything since the last run
+        signals = Deferred()
         while self.samples_seen < target:
             report = (self.samples_seen // self.report_every + 1) * self.report_every
-            with self._running():
+            with signals, self._running():
+                undone = self._undone_step()
                 while self.samples_seen < min(report, target):
-                    self._take_steps(min(report, target))
+                    signals.deliver()
+                    self._take_steps(min(report, target), undone)
             self._stop_if_not_finite()
             self._stop_if_not_trained()
             gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
             beta: Any = getattr(self.estimator, "beta", None)
             yield Progress(self.samples_seen, gathered.mean(), None if beta is None else float(beta))
+            signals.deliver()  # of the last step: its report comes first
 
-    def _take_steps(self, target: int) -> None:
+    def _undone_step(self) -> UndoneStep:
+        """Takes a step back that fails or is interrupted before its update, so that what follows is as without it."""
+        buffers = [buffer for module in self.modules.values() for buffer in module.buffers()]
+        counts = [count for count in tensors_of(self.estimator).values() if not count.requires_grad]
+        tensors = list({id(t): t for t in (*buffers, *counts)}.values())
+        return UndoneStep(self._noise.read, self._noise.write, tensors, list(self.parameters.values()))
+
+    def _take_steps(self, target: int, undone: UndoneStep) -> None:
         """As many as the engine takes at once, if they do not pass ``target``; else one."""
         annealed = isinstance(self.estimator, Estimator) and self.estimator.anneal(self.samples_seen)
         at_once = 1 if annealed else self.engine.steps_at_once
         whole = self.batches.samples_seen(self.step + at_once) <= target
         visits = [self.batches.visit(self.step + i) for i in range(at_once if whole else 1)]
+        undone.remember()
         try:
             for (rows, _), loss in zip(visits, self.engine.steps(visits), strict=False):
                 self._gathered.add(loss, self.divisors[len(rows)], len(rows))
                 self.step += 1
-        except ValueError as error:  # Pyro's validation, on in engine='svi', meets a NaN before the loss is there
-            if self._non_finite_parameters() or re.search(r"\b(nan|inf)\b", str(error)):
+                if len(visits) > 1:
+                    undone.remember()
+        except BaseException as error:
+            if not self.engine.updating:
+                undone.take_back()
+            # Pyro's validation, on in engine='svi', meets a NaN before the loss is there.
+            broken = isinstance(error, ValueError) and re.search(r"\b(nan|inf)\b", str(error))
+            if isinstance(error, ValueError) and (self._non_finite_parameters() or broken):
                 raise self._non_finite("the loss became nan", self.step + 1) from error
             raise
 
@@ -167,6 +219,8 @@ class Trainer:
         for name, parameter in self._store["params"].items():
             if id(parameter) not in known and parameter.requires_grad and not isinstance(self.engine, SVIEngine):
                 if any(parameter is own for module in self.modules.values() for own in module.parameters()):
+                    continue
+                if is_copy(name, parameter, self.modules.values()):
                     continue
                 raise InputError(
                     f"parameter {name!r} appeared after the first step, so that it does not train: run it in the "
@@ -186,7 +240,10 @@ class Trainer:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to continue bit for bit: tensors, numbers and text."""
+        """All that a resumed run needs to continue bit for bit: tensors, numbers and text, and a digest of them."""
+        return sealed(self._state())
+
+    def _state(self) -> dict[str, Any]:
         with self.param_store():
             optimizer = copy.deepcopy(self.engine.state_dict())  # not the tensors that the next step changes
         return {
@@ -209,14 +266,16 @@ class Trainer:
         Raises:
             InputError: If it is not a training state, or of another model, other data, another seed or batch size.
         """
-        if state.get("format") not in (STATE_FORMAT, EARLIER_FORMAT):
+        if not isinstance(state, Mapping) or state.get("format") not in (STATE_FORMAT, *EARLIER_FORMATS):
             raise InputError("this is not a training state of pyro_aevb: give the last.pt or best.pt of a run")
-        later = set(LATER_PARTS if state["format"] == EARLIER_FORMAT else ())
-        if missing := self.state_dict().keys() - state.keys() - later:
+        own, later = self._state(), EARLIER_FORMATS.get(state["format"], set())
+        if missing := own.keys() - state.keys() - later:
             raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
-        for key, value in self._identity(state["format"]).items():
-            if state["identity"].get(key) != value:
-                raise InputError(f"the saved run has another {key}: resume it with the {key} that it began with")
+        check_kinds(state, {key: kind for key, kind in KINDS.items() if key not in later})
+        check_identity(state["identity"], self._identity(state["format"]))
+        check_plain(state, "state")
+        check_digest(state, "the training state", required="digest" not in later)
+        self._check_tensors(state, own)
         if self._auto and state["captured"]:
             self._capture()
         try:
@@ -224,9 +283,25 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the saved run has another model, guide or optimizer ({reason})") from error
-        self.step = state["step"]
+        self.step, self.engine.updating = state["step"], False
         self._noise.states = {key: value.cpu().clone() for key, value in state["noise"].items()}
         self._gathered.load_state_dict(state["gathered"], self.device)
+
+    def _check_tensors(self, state: Mapping[str, Any], own: dict[str, Any]) -> None:
+        """See that all tensors suit their places, before any is used."""
+        for name, module in self.modules.items():
+            if name in state["modules"]:
+                saved, weights = state["modules"][name], dict(module.named_parameters())
+                check_tensors(saved, own["modules"][name], name, finite=False)
+                check_tensors(saved, weights, name)
+        for name in own["unsaved"].keys() & state.get("unsaved", {}).keys():
+            check_tensors(state["unsaved"][name], own["unsaved"][name], f"buffers of {name}", finite=False)
+        check_tensors(state.get("estimator", {}), own["estimator"], "estimator", finite=False)
+        check_tensors(state["parameters"], own["parameters"], "parameter")
+        check_noise(state["noise"], own["noise"])
+        check_gathered(state["gathered"])
+        with self.param_store():
+            self.engine.check_state(state["optimizer"], stepped=state["step"] > 0)
 
     def _load_parameters(self, state: dict[str, Any]) -> None:
         for name, module in self.modules.items():
@@ -251,7 +326,7 @@ class Trainer:
         return any(part is module for other in others for part in other.modules())
 
     def _identity(self, state_format: str = STATE_FORMAT) -> dict[str, Any]:
-        now = state_format == STATE_FORMAT
+        now = state_format != "pyro_aevb training state 1"
         return {
             "data": self.batches.fingerprint if now else self.batches.earlier_fingerprint,
             "seed": self.seed,
@@ -267,7 +342,7 @@ class Trainer:
     @contextmanager
     def param_store(self) -> Iterator[None]:
         """Run a block with the trainer's own parameter store, to evaluate a pair made with ``pyro.param``."""
-        with pyro.get_param_store().scope(self._store):
+        with alone(), pyro.get_param_store().scope(self._store):
             yield
 
     @contextmanager
@@ -325,8 +400,6 @@ class Trainer:
 
     def _make_engine(self, name: EngineName, optimizer: OptimizerLike | None) -> tuple[Engine, bool]:
         """The engine, and whether it may still become the captured one."""
-        if name not in ("auto", "captured", "eager", "svi"):
-            raise InputError(f"unknown engine {name!r}: give one of auto, captured, eager, svi")
         if optimizer is None:
             # Where weights are latents of the model they have a prior there, and their guide's parameters have none.
             prior = 0 if self._global_latents else self._weight_of_prior
@@ -343,6 +416,16 @@ class Trainer:
         optimizer, self._auto = self.engine.optimizer, False
         parts = self.model, self.guide, self.estimator, optimizer, self.parameters, self.batches, self.modules
         self.engine = CapturedEngine(*parts, batch_sizes=self.batches.frequent_sizes())
+
+
+def count_of_samples(samples: float) -> int:
+    """A number of data to train on, perhaps written as 1e6.
+
+    Raises:
+        InputError: If it is not whole, or negative.
+    """
+    given: Any = int(samples) if isinstance(samples, float) and samples.is_integer() else samples
+    return whole("samples", given, 0)
 
 
 def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,15 +19,15 @@ import sklearn.datasets  # noqa: F401  # these two are imported late by what run
 import torch
 import torch._dynamo
 
-from pyro_aevb import checkpoints, engines, training
+from pyro_aevb import checkpoints, engines, files, training
 from pyro_aevb.checkpoints import Run
-from pyro_aevb.cli import main, train
+from pyro_aevb.cli import main, options, train
 
 EVERY = ["--batch_size=20", "--report_every=40", "--save_every=40", "--evaluate_every=80"]
 OPTIONS = ["--hidden=16", "--latent_dim=2", *EVERY]
 QUIET = 800  # samples after which reports of so few data fall as well as rise, so that not every save is the best
 MORE = 4_000  # samples within which a child comes to its place; one that does not ends by itself, and that is an error
-TRACED = {module.__file__ for module in (checkpoints, engines, train, training)}
+TRACED = {module.__file__ for module in (checkpoints, engines, files, train, training)}
 
 # A place is what has just happened, to which file, and how many times a child lets it happen.
 BEGINNING = [
@@ -66,7 +66,7 @@ class Watch:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def install(self):
-        checkpoints.open = self.open
+        checkpoints.open = files.open = self.open
         os.fsync, os.replace, os.rename = self.fsync(os.fsync), self.replace(os.replace), self.rename(os.rename)
         engines.EagerEngine.loss_and_gradients = self.step(engines.EagerEngine.loss_and_gradients)
         if self.place == ["run", "line of code"]:
@@ -218,7 +218,7 @@ def compare(one, other):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train.parser().parse(OPTIONS)  # fills the parser's caches, so that children need not
+    options.parser().parse(OPTIONS)  # fills the parser's caches, so that children need not
     begin_and_kill()
     assert resume(QUIET, "killed") == 0
     seen = resume_and_kill(random.Random(0))

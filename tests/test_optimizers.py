@@ -10,6 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from pyro_aevb import InputError
 from pyro_aevb.engines import load_optimizer_state
 from pyro_aevb.optimizers import Adagrad, CosineAdam
+from pyro_aevb.states import sealed
 from tests.trainings import assert_equal, make, weights
 
 
@@ -146,7 +147,7 @@ def test_a_run_of_pyros_svi_saved_before_there_was_a_pause_goes_on(tmp_path):
         for key in ("steps_left", "capturable"):
             del one["param_groups"][0][key]
     again = make(engine="svi")
-    again.load_state_dict(state)
+    again.load_state_dict(sealed(state))
     list(begun.run(100))
     list(again.run(100))
     assert_equal(weights(begun), weights(again))

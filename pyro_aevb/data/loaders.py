@@ -1,6 +1,7 @@
 """Where data come from. A new data set is one function here, in ``LOADERS``: data root and split seed to ``Raw``."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.files import check_archive, regular_file
 from pyro_aevb.seeds import generator
 
 __all__ = ["LOADERS", "Raw", "load_raw"]
@@ -71,6 +73,7 @@ def load_frey_face(root: Path, split_seed: int) -> Raw:
     path = root / "frey_face" / "frey_rawface.mat"
     if not path.exists():
         _download(path, FREY_MIRRORS, check=_read_frey_face)
+    regular_file(path, "put the original frey_rawface.mat there")
     return _split(torch.from_numpy(_read_frey_face(path)).view(-1, 28, 20) / 256, None, 1600, split_seed)
 
 
@@ -160,16 +163,26 @@ def _read_labels(arrays: dict[str, np.ndarray[Any, Any]], key: str, path: Path) 
 def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not path.exists():
         raise InputError(f"no file {path.name}, neither as given nor in the data root {path.parent}: check the path")
+    regular_file(path)
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path, compressed=True)
         content = np.load(path, allow_pickle=False)
-        return {"array": content} if isinstance(content, np.ndarray) else dict(content)
+        arrays = {"array": content} if isinstance(content, np.ndarray) else dict(content)
+        if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{other[0]} is no array")
+        return arrays
     except Exception as error:  # NumPy raises whatever the damage leads to: ValueError, EOFError, BadZipFile, ...
-        raise InputError(f"{path} is truncated, or holds something else than plain arrays ({error})") from error
+        raise InputError(
+            f"{path} is truncated, or holds something else than plain arrays ({in_one_line(error)})"
+        ) from error
 
 
 def _to_float(array: np.ndarray[Any, Any], where: str, largest_byte: int) -> Tensor:
     if array.dtype.kind not in "buif":
         raise InputError(f"{where} has dtype {array.dtype}: give it real numbers")
+    if array.ndim > 1 and 0 in array.shape:
+        raise InputError(f"{where} has shape {array.shape}, so there is not one value in it")
     if array.ndim < 2:
         raise InputError(f"{where} has shape {array.shape}: give it one row a datum, (N, ...)")
     scale = largest_byte if array.dtype == np.uint8 else 1

@@ -14,12 +14,13 @@ from pyro_aevb.cuda_graphs import unchanged
 from pyro_aevb.engines import EagerEngine
 from pyro_aevb.ensemble.stacking import ELEMENTWISE, JoinedOptimizer, Stacked, joined_optimizers
 from pyro_aevb.ensemble.step import BatchedStep
-from pyro_aevb.errors import InputError, NonFiniteLossError
+from pyro_aevb.errors import InputError, NonFiniteLossError, flag, instance, told
 from pyro_aevb.estimators import Estimator
+from pyro_aevb.process import Deferred, alone
 from pyro_aevb.progress import Gathered, Progress
 from pyro_aevb.recording import record
 from pyro_aevb.seeds import unchanged_random_state
-from pyro_aevb.training import Trainer
+from pyro_aevb.training import Trainer, count_of_samples
 
 __all__ = ["Ensemble"]
 
@@ -48,13 +49,13 @@ class Ensemble:
     """
 
     def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = True) -> None:
-        self.trainers, self.compiled = list(trainers), compiled
+        self.trainers, self.compiled, self._torn = _listed(trainers), flag("compiled", compiled), False
         _check_alike(self.trainers)
         self._engines = [_eager(trainer) for trainer in trainers]
         self.settings = replace(trainers[0].settings, threads=torch.get_num_threads())
         self._stack()
 
-    def run(self, samples: int) -> Iterator[list[Progress]]:
+    def run(self, samples: float) -> Iterator[list[Progress]]:
         """Train each member on this many more data, at least.
 
         Yields:
@@ -67,13 +68,20 @@ class Ensemble:
         self._check()
         self._steps_until_check = 0  # the caller may have changed anything since the last run
         first = self.trainers[0]
-        target = first.samples_seen + samples
+        target = first.samples_seen + count_of_samples(samples)
+        if self._torn:
+            raise InputError("the last step broke off: go on with members made anew and their saved states")
+        signals = Deferred()
         while first.samples_seen < target:
             report = (first.samples_seen // first.report_every + 1) * first.report_every
-            with self._joined() as (optimizers, generators):
+            with signals, alone(), self._joined() as (optimizers, generators):
                 while first.samples_seen < min(report, target):
+                    signals.deliver()
+                    self._torn = True
                     self._take_step(optimizers, generators)
+                    self._torn = False
             yield [self._progress(member, first.samples_seen >= report) for member in range(len(self.trainers))]
+            signals.deliver()  # of the last step: its report comes first
             self._check()
 
     def _take_step(self, optimizers: list[JoinedOptimizer], generators: list[Generator]) -> None:
@@ -249,7 +257,15 @@ ALIKE: dict[str, Callable[[Trainer], Any]] = {
 }
 
 
+def _listed(trainers: Any) -> list[Trainer]:
+    if isinstance(trainers, list | tuple):
+        return list(trainers)
+    raise InputError(f"trainers must be a list of at least two, not {told(trainers)}")
+
+
 def _check_alike(trainers: list[Trainer]) -> None:
+    for member, trainer in enumerate(trainers):
+        instance(f"member {member}", trainer, Trainer)
     if len(trainers) < 2:
         raise InputError("an ensemble needs at least two trainers: run one by itself")
     for member, trainer in enumerate(trainers):

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -13,11 +13,13 @@ from pyro.params import module_from_param_with_module_name
 from torch import Tensor, nn
 
 from pyro_aevb import traces
-from pyro_aevb.checkpoints import replaced
-from pyro_aevb.data.given import as_tensors, in_precision, precisions
-from pyro_aevb.errors import REFUSALS, InputError, in_one_line
+from pyro_aevb.data.given import as_tensors, in_precision
+from pyro_aevb.errors import InputError, function, path
+from pyro_aevb.files import load_tensors, save_tensors
 from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
+from pyro_aevb.process import alone
 from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.states import check_plain
 
 __all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks", "not_nan"]
 
@@ -25,13 +27,16 @@ DATA_BLOCK = 100
 SAMPLE_BLOCK = 1000
 KEPT_FORMAT = "pyro_aevb kept blocks 1"
 
+FAILED = "model and guide cannot be run on these data"
+
 Data = Tensor | tuple[Tensor, ...]
 Progress = Callable[[int], Any]
 Result = TypeVar("Result", bound=tuple[Tensor, ...])
 
 
+@alone()
 def map_blocks(
-    function: Callable[..., Result],
+    of_block: Callable[..., Result],
     model: Pair,
     guide: Pair,
     x: Data,
@@ -46,7 +51,7 @@ def map_blocks(
     Each block is first looked at: are its data where the model has a density for them?
 
     Arguments:
-        function: From a block's arguments to tensors, ``(B,)`` each, or whose first dimension is the block's.
+        of_block: From a block's arguments to tensors, ``(B,)`` each, or whose first dimension is the block's.
         model: The model.
         guide: Its guide, or the model again.
         x: Data, ``(B, ...)``, or a tuple; tensors or NumPy arrays.
@@ -54,7 +59,7 @@ def map_blocks(
         progress: Called with the number of data finished after each block.
         keep: File that finished blocks are kept in, and taken from when they are there.
         settings: What else the result depends on: kept blocks of other settings, weights or data are refused.
-        beside: Further tensors, ``(B, ...)`` each, whose block the function is called with after the pair's arguments.
+        beside: Further tensors, ``(B, ...)`` each, whose block ``of_block`` is called with after the pair's arguments.
 
     Returns:
         The function's tensors, the blocks' one after another.
@@ -63,29 +68,30 @@ def map_blocks(
         InputError: If there are no data, the pair cannot be run on them, or they lie outside the likelihood's support;
             if the file is of another computation.
     """
+    if progress is not None:
+        function("progress", progress)
     data, device = _given(model, guide, x)
     rows = torch.arange(len(data[0])).split(DATA_BLOCK)
     first = tuple(d[:DATA_BLOCK].to(device) for d in data)
-    with _refused_in_one_line(first, model, guide), seeded(derive(seed, "evaluation"), device):
+    with traces.refused_in_one_line(FAILED, first, model, guide), seeded(derive(seed, "evaluation"), device):
         modules = traces.modules_of(model, guide, first)
         own_guide = None if guide is model else guide
         every_block = not _checked_at_once(model, own_guide, data, first, modules)
     results: list[tuple[Tensor, ...]] = []
     with _params_as_they_are(modules), evaluating(modules.values()):
-        kept = None
-        if keep is not None:
-            with seeded(derive(seed, "evaluation"), device):
-                identity = _identity(model, guide, modules, (*data, *beside), first, f"{settings} seed={seed}")
-            kept = _Kept(Path(keep), identity)
+        with seeded(derive(seed, "evaluation"), device):
+            of = (*data, *beside), first, f"{settings} seed={seed}"
+            kept = None if keep is None else _Kept(path("keep", keep), _identity(model, guide, modules, *of))
         for i, chosen in enumerate(rows):
             if kept is not None and i < len(kept.blocks):
                 results.append(tuple(part.to(device) for part in kept.blocks[i]))
             else:
                 block = [d[chosen[0] : chosen[-1] + 1].to(device) for d in (*data, *beside)]
-                with _refused_in_one_line(first, model, guide), seeded(derive(seed, "evaluation", i), device):
+                refused = traces.refused_in_one_line(FAILED, first, model, guide)
+                with refused, seeded(derive(seed, "evaluation", i), device):
                     if every_block:
                         traces.check_observed(model, own_guide, tuple(block[: len(data)]), chosen)
-                    results.append(tuple(function(tuple(block))))
+                    results.append(tuple(of_block(tuple(block))))
                 if kept is not None:
                     kept.add(results[-1])
             if progress:
@@ -95,6 +101,8 @@ def map_blocks(
 
 def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.device]:
     """The data as tensors in the precision of the pair's weights, and where those lie."""
+    function("model", model)
+    function("guide", guide)
     given = x if isinstance(x, tuple) else (x,)
     parts: Any = as_tensors(x, evaluated=True)
     if len(parts[0]) == 0:
@@ -132,18 +140,6 @@ def not_nan(values: Tensor, what: str) -> Tensor:
     return values
 
 
-@contextmanager
-def _refused_in_one_line(args: tuple[Tensor, ...], model: Pair, guide: Pair) -> Iterator[None]:
-    """What torch or Pyro raise of a pair that does not fit its data, in one line; the whole is its cause."""
-    try:
-        yield
-    except InputError:
-        raise
-    except REFUSALS as error:
-        reason = f"{type(error).__name__}: {in_one_line(error)}{precisions(args, precision_of(model, guide))}"
-        raise InputError(f"model and guide cannot be run on these data: {reason}") from error
-
-
 class _Kept:
     """Finished blocks in a file, tensors and text only."""
 
@@ -151,11 +147,11 @@ class _Kept:
         self.path, self.identity = path, identity
         self.blocks: list[tuple[Tensor, ...]] = []
         if path.exists():
-            try:
-                state = torch.load(path, weights_only=True)
-                same = state["identity"] == identity
-            except Exception as error:  # torch raises whatever the damage leads to; nothing in the file has been run
-                raise InputError(f"{path} is damaged or no file of kept results: remove it") from error
+            state = load_tensors(path)
+            if not isinstance(state, dict) or not isinstance(state.get("blocks"), list) or "identity" not in state:
+                raise InputError(f"{path} is no file of kept results: remove it")
+            check_plain(state, "its result")
+            same = state["identity"] == identity
             if not same:
                 raise InputError(
                     f"{path} keeps results of other data, weights or settings: remove it, or keep them elsewhere"
@@ -165,9 +161,7 @@ class _Kept:
     def add(self, block: tuple[Tensor, ...]) -> None:
         """Keep one more."""
         self.blocks.append(tuple(part.cpu() for part in block))
-        save: Callable[[Any, IO[bytes]], None] = torch.save
-        with replaced(self.path) as file:
-            save({"identity": self.identity, "blocks": self.blocks}, file)
+        save_tensors({"identity": self.identity, "blocks": self.blocks}, self.path)
 
 
 def _identity(

@@ -1,0 +1,169 @@
+"""Files: what is read is looked at first, what is written is whole or not there, and one process writes a folder.
+
+Nothing here unpickles: tensors are loaded with ``weights_only=True``, from archives whose checksums are right.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from pyro_aevb.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there two processes are not kept apart
+    fcntl = None  # type: ignore[assignment]  # mypy knows the module of the platform that it runs on
+
+__all__ = ["check_archive", "load_tensors", "locked", "refuse_existing", "regular_file", "replaced", "save_tensors"]
+
+LOCK = ".lock"
+
+
+def regular_file(path: Path, advice: str = "check the path") -> Path:
+    """The path, if a file is there: a pipe would be waited for, a device never ends.
+
+    Raises:
+        InputError: If nothing is there, or something else than a file.
+    """
+    if path.is_file():
+        return path
+    if not os.path.lexists(path):
+        raise InputError(f"{path} does not exist: {advice}")
+    raise InputError(f"{path} is {_what_is_at(path)}: {advice}")
+
+
+def _what_is_at(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, not a file"
+    return "no regular file" if path.exists() else "a link to nothing"
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise ``InputError`` if something is there: nothing of the user's is written over."""
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already: give another --out, or go on with --resume {path}")
+
+
+# ---------------------------------------------------------------- archives of tensors and arrays
+
+
+def check_archive(path: Path, *, compressed: bool = False) -> None:
+    """See that a zip archive is whole: torch and NumPy read a member without comparing it with its checksum.
+
+    Arguments:
+        path: The archive, a ``.pt`` or ``.npz`` file.
+        compressed: Whether its members may be; what torch saves is not, so that none is longer than the file.
+
+    Raises:
+        ValueError: Says what is wrong.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) < len(members):
+            raise ValueError("two of its parts have one name")
+        if not compressed and any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("a part of it is compressed, which torch does not do")
+        if not compressed and sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its parts are said to be longer than the file")
+        if (broken := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its part {broken} is wrong")
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+    """What :func:`save_tensors` saved: tensors, numbers, text, and containers of them, the tensors on ``device``.
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds anything else; nothing in it has been run.
+    """
+    regular_file(path)
+    try:
+        check_archive(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # zipfile and torch raise whatever the damage leads to
+        reason = f" ({error})" if type(error) is ValueError else ""
+        raise InputError(f"{path} is damaged or no file of this package{reason}, so it was not loaded") from error
+
+
+def save_tensors(value: Any, path: Path) -> None:
+    """Write tensors, numbers and text, whole or not at all."""
+    try:
+        with replaced(path) as file:
+            torch.save(value, file)
+    except RuntimeError as error:  # torch, closing its archive, misses what a full disk did not take
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file whole or not at all: under another name beside it, synced, then renamed over it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # of an earlier process of the same number
+    try:
+        with open(temporary, "xb") as file:  # x: a link that somebody put there is not followed
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------- one writer
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the one process that writes a folder, for the time of a block; a process that is killed lets go.
+
+    The lock is on a file ``.lock`` in the folder, which tells who holds it and stays: to remove it would let a third
+    process lock another file of the same name. Readers need no lock.
+
+    Raises:
+        InputError: If another process holds it: says which.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder} is being written by {_holder(descriptor)}: wait for it, or stop it") from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_about_us()).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _about_us() -> dict[str, Any]:
+    return {"process": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _holder(descriptor: int) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        about = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {int(about['process'])} on {about['machine']!s:.50} since {about['since']!s:.30}"
+    return "another process"

@@ -1,0 +1,108 @@
+"""What there is one of in a process: Pyro's stack of handlers, torch's generators and settings; and signals.
+
+Two threads that ran pairs at once would meet each other's handlers, noise and parameter stores. So whoever swaps one of
+these in holds a lock, for a block of steps or of data, and another thread waits for its turn.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Deferred", "UndoneStep", "alone"]
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Run a block while no other thread runs one; the same thread may enter again."""
+    with _LOCK:
+        yield
+
+
+class Deferred:
+    """Keeps the handlers of Ctrl-C and of the signals to end waiting, so that they never cut a step in two.
+
+    Inside ``with`` a signal waits until :meth:`deliver` is called, where an interruption leaves everything whole. A
+    second one does not wait. Outside the main thread, where no handler ever runs, this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], Any]] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Deferred":
+        if threading.current_thread() is threading.main_thread():  # which alone may set handlers
+            self._handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
+        for number, handler in self._handlers.items():
+            signal.signal(number, partial(self._later, handler))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def deliver(self) -> None:
+        """Run the handlers that were kept waiting."""
+        while self._waiting:
+            self._waiting.pop(0)()
+
+    def _later(self, handler: Callable[..., Any], number: int, frame: Any) -> None:
+        if self._waiting:
+            handler(number, frame)
+        self._waiting.append(partial(handler, number, frame))
+
+
+class UndoneStep:
+    """What a step changes before its update: noise, buffers, gradients. One that fails there is taken back.
+
+    Arguments:
+        read_noise: The state of the noise that the step draws from.
+        write_noise: Puts such a state back.
+        tensors: Buffers, and what the estimator counts: all that a step may write to but for weights and moments.
+        parameters: Whose gradients a step leaves behind.
+    """
+
+    def __init__(
+        self,
+        read_noise: Callable[[], Any],
+        write_noise: Callable[[Any], None],
+        tensors: list[Tensor],
+        parameters: list[Tensor],
+    ) -> None:
+        self.read_noise, self.write_noise = read_noise, write_noise
+        self.tensors, self.parameters = tensors, parameters
+        self._copies = [tensor.detach().clone() for tensor in tensors]
+        self._versions = [-1] * len(tensors)
+        self._moving = set(range(len(tensors)))
+        self._steps = 0
+
+    def remember(self) -> None:
+        """A step begins. Most buffers are constants, which the first step tells; they need no further copy."""
+        if self._steps == 1:
+            pairs = enumerate(zip(self.tensors, self._copies, strict=True))
+            self._moving = {i for i, (tensor, copy) in pairs if not torch.equal(tensor, copy)}
+        for i, tensor in enumerate(self.tensors):
+            if i in self._moving or tensor._version != self._versions[i]:  # a compiled step writes without a version
+                self._copies[i] = tensor.detach().clone()
+                self._versions[i] = tensor._version
+        self._steps += 1
+        self._noise = self.read_noise()
+
+    @torch.no_grad()
+    def take_back(self) -> None:
+        """All as it was when the step began."""
+        self.write_noise(self._noise)
+        for tensor, copy in zip(self.tensors, self._copies, strict=True):
+            if not torch.equal(tensor, copy):
+                tensor.copy_(copy)
+        for parameter in self.parameters:
+            parameter.grad = None
