@@ -1,5 +1,7 @@
 """Auto-Encoding Variational Bayes on Pyro and PyTorch: model and guide as Pyro functions, every number checked."""
 
+from typing import TYPE_CHECKING, Any
+
 from pyro_aevb import (
     bayesian,
     data,
@@ -23,6 +25,9 @@ from pyro_aevb.progress import Progress
 from pyro_aevb.seeds import seeded
 from pyro_aevb.training import Trainer
 
+if TYPE_CHECKING:
+    from pyro_aevb.cli.runs import load_run
+
 __all__ = [
     "Ensemble",
     "GenerativeModel",
@@ -40,6 +45,7 @@ __all__ = [
     "guides",
     "hmc",
     "likelihoods",
+    "load_run",
     "nn",
     "optimizers",
     "priors",
@@ -47,3 +53,12 @@ __all__ = [
     "sgvb",
     "traces",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The parser that reads a run's options takes two seconds to import: only where a run is opened."""
+    if name != "load_run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pyro_aevb.cli.runs import load_run
+
+    return load_run

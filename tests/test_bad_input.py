@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_aevb.checkpoints import Run
-from tests.commands import SMALL, train
+from tests.commands import SMALL, change_state, train
 
 # ---------------------------------------------------------------- bad input: one line, exit code 2, nothing written
 
@@ -24,7 +24,7 @@ BAD = [
     (["train", "--evaluate_every=often"], "--evaluate_every: expected an integer or log, not often"),
     (["train", "--samples=1.5"], "--samples"),
     (["train", "--samples=nan"], "--samples"),
-    (["train", "--hidden=0"], "at least one unit"),
+    (["train", "--hidden=0"], "hidden must be at least 1"),
     (["train", "--activation=tanhh"], "unknown activation"),
     (["train", "--batch_size=1501"], "between 1 and the 1500"),
     (["train", "--device=cuda:77"], "cuda:77"),
@@ -113,17 +113,17 @@ def test_bad_input(cli, bad_files, tmp_path, arguments, message):
         (lambda run: torch.save({"trainer": "x"}, run / "last.pt"), "no checkpoint of this package"),
         (lambda run: torch.save([1], run / "last.pt"), "no checkpoint of this package"),
         (lambda run: _drop(run, "optimizer"), "lacks optimizer"),
-        (lambda run: (run / "metrics.jsonl").write_text("[]\n"), "no record"),
-        (lambda run: _edit(run, "hidden: 8", "hidden: 9"), "another model"),
-        (lambda run: _edit(run, "split_seed: 0", "split_seed: 1"), "another data"),
-        (lambda run: _edit(run, "seed: 0", "seed: 1"), "another"),
+        (lambda run: (run / "metrics.jsonl").write_text("[]\n"), "changed or damaged"),
+        (lambda run: _edit(run, "hidden: 8", "hidden: 9"), "has likelihood.init_args.hidden: 9"),
+        (lambda run: _edit(run, "split_seed: 0", "split_seed: 1"), "has split_seed: 1"),
+        (lambda run: _edit(run, "seed: 0", "seed: 1"), "seed: 1"),
         (lambda run: _edit(run, "class_path: pyro_aevb.optimizers.Adagrad", "class_path: torch.optim.LBFGS"), ""),
     ],
 )
 def test_resuming_a_damaged_or_changed_run(cli, damage, message, tmp_path):
     train(cli)
     damage(tmp_path / "run")
-    before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.*")}
+    before = {p: p.read_bytes() for p in (tmp_path / "run").glob("[!.]*.*")}
     code, _, errors = cli("train", "--resume=run", "--samples=800")
     assert code == 2
     assert message in errors
@@ -132,9 +132,7 @@ def test_resuming_a_damaged_or_changed_run(cli, damage, message, tmp_path):
 
 
 def _drop(run, key):
-    state = torch.load(run / "last.pt", weights_only=True)
-    del state["trainer"][key]
-    torch.save(state, run / "last.pt")
+    change_state(run, lambda state: state["trainer"].pop(key))
 
 
 def _edit(run, old, new):
@@ -159,7 +157,7 @@ def test_resuming_with_other_data_of_the_same_name(cli, tmp_path):
     np.save(tmp_path / "mine.npy", np.random.default_rng(1).random((300, 4)))
     code, _, errors = cli("train", "--resume=run", "--samples=800")
     assert code == 2
-    assert "another data" in errors
+    assert "is not what run was trained on" in errors
 
 
 def test_evaluating_with_other_data_of_the_same_name(cli, tmp_path):

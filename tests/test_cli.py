@@ -12,7 +12,7 @@ import yaml
 
 from pyro_aevb import estimators, guides, likelihoods, nn, priors
 from pyro_aevb.checkpoints import Run
-from tests.commands import SMALL, train
+from tests.commands import SMALL, change_state, train
 
 
 def config_of(name):
@@ -31,7 +31,14 @@ def test_bounds_as_a_logarithmic_axis_wants_them(cli):
 def test_train_evaluate_plot_sample(cli, tmp_path):
     assert "on test" in train(cli)
     run = Run("run")
-    assert {p.name for p in run.path.iterdir()} == {"config.yaml", "metrics.jsonl", "last.pt", "best.pt", "figures"}
+    assert {p.name for p in run.path.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "last.pt",
+        "best.pt",
+        "figures",
+        ".lock",
+    }
     assert [m["samples_seen"] for m in run.metrics() if "bound" in m] == [100, 200, 300, 400]
     assert [m["samples_seen"] for m in run.metrics() if "test_bound" in m] == [200, 400]
 
@@ -127,7 +134,13 @@ def test_parts_outside_the_package(cli, tmp_path):
     train(cli, "--prior=my_module.MyPrior", "--prior.scale=2")
     saved = config_of("run")["prior"]
     assert saved == {"class_path": "my_module.MyPrior", "init_args": {"scale": 2.0}}
-    assert cli("evaluate", "run", "--num_samples=10")[0] == 0
+    code, _, errors = cli("evaluate", "run", "--num_samples=10")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"would be imported from {tmp_path}: add --trust my_module" in errors
+    assert cli("evaluate", "run", "--num_samples=10", "--trust=my_module")[0] == 0
+    assert cli("train", "--resume=run", "--samples=800")[0] == 2
+    assert cli("train", "--resume=run", "--samples=800", "--trust", "my_module")[0] == 0
+    assert "trust" not in config_of("run")
 
 
 def test_a_part_named_anew_keeps_nothing_of_the_default(cli):
@@ -199,11 +212,10 @@ def test_the_numbers_of_evaluate_by_their_definition(cli):
     """Means and standard errors over data, recomputed from values per datum."""
     from pyro_aevb import evidence
     from pyro_aevb.cli import runs
-    from pyro_aevb.cli import train as command
 
     train(cli)
     numbers = json.loads(cli("evaluate", "run", "--num_samples=20", "--json")[1])
-    loaded = runs.load_run("run", command.parser(), "last", "cpu", None)
+    loaded = runs.load_run("run", device="cpu")
     pair, x = loaded.pair, loaded.data.test
     bound = evidence.bound(pair.model, pair.guide, x).bound.double()
     weights = evidence.importance_weights(pair.model, pair.guide, x, 20)
@@ -247,10 +259,7 @@ def test_best_is_the_state_with_the_best_training_bound(cli, tmp_path):
     """After the step size has been ruined, last.pt moves on and best.pt stays."""
     train(cli, "--optimizer=Adam", "--optimizer.lr=0.01", "--samples=2000")
     best = (tmp_path / "run" / "best.pt").read_bytes()
-    state = Run("run").load()
-    for group in state["trainer"]["optimizer"]["param_groups"]:
-        group["lr"] = 3.0
-    Run("run").save("last", state)
+    change_state("run", lambda state: state["trainer"]["optimizer"]["param_groups"][0].update(lr=3.0))
     assert cli("train", "--resume=run", "--samples=2400")[0] == 0
     assert (tmp_path / "run" / "best.pt").read_bytes() == best
     seen = [

@@ -7,7 +7,6 @@ import torch
 
 from pyro_aevb import diagnostics, evidence
 from pyro_aevb.cli import runs
-from pyro_aevb.cli import train as command
 from pyro_aevb.diagnostics_plot import draw_diagnostics
 from tests.commands import train
 from tests.diagnosed_pairs import Amortised
@@ -35,7 +34,7 @@ def test_it_prints_a_table_and_writes_numbers_and_a_figure(cli, tmp_path):
 def test_its_numbers_are_those_of_the_library(cli):
     train(cli)
     told = json.loads(cli("diagnose", "run", "--gap_count=0", "--count=60", "--json", "--seed=3")[1])
-    loaded = runs.load_run("run", command.parser(), "last", "cpu", None)
+    loaded = runs.load_run("run", device="cpu")
     model, guide, x = loaded.pair.model, loaded.pair.guide, loaded.data.test[:60]
     found = diagnostics.diagnose(model, guide, x, gap_count=0, seed=3)
     assert told["gaps"] is None

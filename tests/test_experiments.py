@@ -27,6 +27,7 @@ SMOKE = {
     "wake_sleep.py": "settings measured",
     "appendix_f.py": "full VB measured",
     "members.py": "ways measured",
+    "reliability.py": "ends tried",
     "summary.py": "# Experiments",
 }  # and what each must print
 PARTS = {"contestants.py", "paper.py", "results.py", "training_runs.py"}  # imported by others

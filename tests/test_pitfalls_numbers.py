@@ -236,7 +236,7 @@ def test_11_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     train.train(["--samples=100", "--hidden=[]", "--latent_dim=1", "--out=run"])
-    loaded = runs.load_run("run", train.parser(), "last", "cpu", None)
+    loaded = runs.load_run("run", device="cpu")
     loaded.pair.model.prior = Far(1)
     torch.nn.init.ones_(loaded.pair.model.likelihood.network[0].weight)
     torch.nn.init.zeros_(loaded.pair.model.likelihood.network[0].bias)

@@ -38,7 +38,11 @@ def test_add_your_own(tmp_path, monkeypatch, capsys):
     command = re.search(r"pyro-aevb (train --prior my_prior.*)", README)[1].split()
     assert main([*command, "--samples=200", "--likelihood.hidden=8", "--out=run"]) == 0
     assert "on test" in capsys.readouterr().out
-    assert main(["evaluate", "run", "--num_samples=3"]) == 0
+    command = (
+        re.search(r"pyro-aevb (evaluate runs/digits-1 --trust.*)", README)[1].replace("runs/digits-1", "run").split()
+    )
+    assert main([*command, "--num_samples=3"]) == 0
+    assert main(["evaluate", "run", "--num_samples=3"]) == 2
 
 
 def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):

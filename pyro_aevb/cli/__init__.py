@@ -1,16 +1,21 @@
 """The command line: the only place that prints and exits.
 
 Exit codes: 0 for success, 1 where training met a loss that is not finite, 2 for input that cannot be used, 130 where
-the user interrupted.
+the user interrupted, 143 for SIGTERM, 129 for SIGHUP.
 """
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import torch
+
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
+from pyro_aevb.cli.stopping import Stopped, stopping
+from pyro_aevb.cli.trust import importable, names_own_parts
 from pyro_aevb.errors import InputError, NonFiniteLossError
 
 __all__ = ["main"]
@@ -48,13 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
-    sys.path.insert(0, os.getcwd())  # so that a part in a file beside is found by its import path
     logging.basicConfig(format="pyro-aevb: %(message)s")
     logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
-    try:
+    with stopping(), importable(names_own_parts(words)):
         return _run(words[0], words[1:])
-    finally:
-        sys.path.remove(os.getcwd())
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
@@ -70,9 +72,23 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         return _fail(error, f"{error}; the last good checkpoint is kept", 1)
     except (InputError, OSError) as error:
         return _fail(error, str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        asked = re.search(r"allocate (\d+) bytes", str(error))
+        size = f" for {int(asked[1]) / 1e9:,.1f} GB more" if asked else ""
+        return _fail(error, f"there is not enough memory{size}: are --hidden, --latent_dim or --count too large?", 2)
     except KeyboardInterrupt:
-        print("pyro-aevb: interrupted; go on with --resume", file=sys.stderr)
+        print("pyro-aevb: interrupted", file=sys.stderr)
         return 130
+    except Stopped as stop:
+        print(f"pyro-aevb: {stop}", file=sys.stderr)
+        return 128 + stop.number
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """torch has no class of its own for it on a CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:

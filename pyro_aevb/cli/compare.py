@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from pyro_aevb import comparison, estimators
-from pyro_aevb.cli import train
+from pyro_aevb.cli.options import parser as parser_of_training
 from pyro_aevb.cli.parser import Parser
-from pyro_aevb.cli.runs import Loaded, load_run, make_pair, make_trainer
+from pyro_aevb.cli.runs import PAIR, TRAINED, Loaded, instantiated, load_run, make_pair, make_trainer
 from pyro_aevb.comparison import GradientStatistics, TrainingStatistics
 from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
@@ -35,6 +35,7 @@ def options(
     out: str | None = None,
     device: str = "auto",
     data_root: str | None = None,
+    trust: str | None = None,
 ) -> None:
     """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
 
@@ -53,6 +54,7 @@ def options(
         out: Folder of table and figure; by default comparison in the run's folder.
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
+        trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
 
@@ -73,7 +75,8 @@ def compare(arguments: Sequence[str]) -> None:
     if config.train_samples < 0 or config.train_seconds < 0:
         raise InputError("--train_samples and --train_seconds must be at least 0")
     chosen = make_estimators(config.estimators, config.particles)
-    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    needed = TRAINED if config.train_samples else PAIR
+    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust, needed)
     x = loaded.data.evaluation("train")[: config.batch_size].to(loaded.device)
     show = (lambda name: print(f"\r{name:<40}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
     rows = comparison.compare(
@@ -104,7 +107,7 @@ def train_each(
 
     def make(estimator: Estimator) -> Trainer:
         """The run's training from its start, with another estimator."""
-        parts = train.parser().instantiate(loaded.config)
+        parts = instantiated(parser_of_training(), loaded.config)
         parts.estimator = estimator
         pair = make_pair(loaded.config, parts, loaded.data)
         config = loaded.config.clone()

@@ -10,13 +10,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from pyro_aevb import diagnostics, evidence
-from pyro_aevb.checkpoints import replaced
-from pyro_aevb.cli import train
 from pyro_aevb.cli.parser import Parser
 from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.diagnostics import Diagnostics, Mean, mean_of
 from pyro_aevb.diagnostics_plot import draw_diagnostics
 from pyro_aevb.errors import InputError
+from pyro_aevb.files import replaced
 
 __all__ = ["diagnose", "numbers", "options", "parser", "table", "write"]
 
@@ -32,6 +31,7 @@ def options(
     device: str = "auto",
     data_root: str | None = None,
     out: str | None = None,
+    trust: str | None = None,
 ) -> None:
     """Diagnose a saved run: KL by latent dimension, the aggregate posterior, gaps of the bound, signs of collapse.
 
@@ -46,6 +46,7 @@ def options(
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: Folder of diagnostics.json and diagnostics.png; by default the run's folder and its figures.
+        trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
 
@@ -67,7 +68,7 @@ def diagnose(arguments: Sequence[str]) -> None:
         raise InputError("--count must be at least 2 and --ais_steps at least 1")
     if config.gap_count < 0 or config.gap_count == 1:
         raise InputError("--gap_count must be 0, or at least 2 for a standard error")
-    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
     x = loaded.data.evaluation(config.split)[: config.count]
     gap_count = min(config.gap_count, len(x))
     with tqdm(total=2 * gap_count, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:

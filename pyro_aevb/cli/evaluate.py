@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb import evidence
-from pyro_aevb.cli import train
 from pyro_aevb.cli.parser import Parser
 from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.errors import InputError
@@ -35,6 +34,7 @@ def options(
     seed: int = 0,
     device: str = "auto",
     data_root: str | None = None,
+    trust: str | None = None,
 ) -> None:
     """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
@@ -54,6 +54,7 @@ def options(
         seed: Seed of the draws.
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
+        trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
 
@@ -74,7 +75,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if config.num_samples < 0 or (config.count is not None and config.count < 1):
         raise InputError("--num_samples must be at least 0 and --count at least 1")
     methods = _methods(config)
-    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
     x = loaded.data.evaluation(config.split)[: config.count]
     if config.float64:
         loaded.pair.model.double(), loaded.pair.guide.double()

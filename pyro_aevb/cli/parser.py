@@ -3,19 +3,22 @@
 import inspect
 import re
 import sys
-from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.cli.trust import check_config
+from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.files import regular_file
 
 __all__ = ["Parser", "read_config"]
 
 EXIT_INPUT = 2
+LARGEST_FILE = 1_000_000  # bytes of a configuration; a run's has one or two thousand
+LONGEST = 500
 
 # What each part is when nothing is said. Not in the functions' signatures: jsonargparse would carry the default part's
 # settings over to another part of the same names (Adagrad's eps to Adam, measured), which silently changes numbers.
@@ -58,8 +61,10 @@ class Parser(ArgumentParser):
             if config is not None:
                 self.parse_object(given)  # set_defaults would take any value
             self.set_defaults({k: v for k, v in given.items() if k not in named})
-        except (ArgumentError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"the configuration does not fit: {_one_line(str(error))}") from error
+            if not arguments:  # nobody typed anything: what does not fit is the configuration's
+                return self.parse_args([])
+        except Exception as error:  # jsonargparse raises whatever a value that it did not foresee leads to
+            raise InputError(f"the configuration does not fit: {_one_line(str(error))[:LONGEST]}") from error
         finally:
             self.exit_on_error = True
         return self.parse_args(list(arguments))
@@ -75,18 +80,27 @@ class Parser(ArgumentParser):
         return any(action.dest == key for action in self._actions)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A YAML configuration.
+def read_config(path: Path, trust: Sequence[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
+    """A YAML configuration that can be parsed and built without running anything of a stranger's.
+
+    Arguments:
+        path: The file.
+        trust: Modules whose classes and functions it may name, see :func:`~pyro_aevb.cli.trust.check_config`.
+        without: Parts that will not be built, so that it does not matter what it says of them.
 
     Raises:
-        InputError: If it cannot be read or is no mapping.
+        InputError: If it cannot be read, is no mapping, or names what may not be followed.
     """
+    regular_file(path)
+    if path.stat().st_size > LARGEST_FILE:
+        raise InputError(f"{path} is no configuration: it has more than {LARGEST_FILE} bytes")
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as a configuration: {_one_line(str(error))}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as a configuration: {in_one_line(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is no configuration: it needs lines 'option: value', as in a run's config.yaml")
+    check_config(config, path, trust, without)
     return config
 
 

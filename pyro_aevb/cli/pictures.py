@@ -1,5 +1,6 @@
 """``pyro-aevb sample`` and ``pyro-aevb plot``: pictures of a saved run."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,11 +11,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_aevb import evidence, plots
-from pyro_aevb.checkpoints import refuse_existing, replaced
-from pyro_aevb.cli import train
 from pyro_aevb.cli.parser import Parser
 from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.errors import InputError
+from pyro_aevb.files import refuse_existing, replaced
 from pyro_aevb.priors import StandardNormal
 from pyro_aevb.seeds import derive, seeded
 
@@ -30,6 +30,7 @@ def sample_options(
     device: str = "auto",
     data_root: str | None = None,
     out: str | None = None,
+    trust: str | None = None,
 ) -> None:
     """Draw from a saved run's model: z from its own prior, then p(x|z).
 
@@ -42,6 +43,7 @@ def sample_options(
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: A new .png file, or .npy for the values; by default samples.png among the run's figures.
+        trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
 
@@ -53,6 +55,7 @@ def plot_options(
     seed: int = 0,
     device: str = "auto",
     data_root: str | None = None,
+    trust: str | None = None,
 ) -> None:
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
@@ -64,6 +67,7 @@ def plot_options(
         seed: Seed of the samples.
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
+        trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
 
@@ -86,7 +90,8 @@ def sample(arguments: Sequence[str]) -> None:
         refuse_existing(out)
         if out.suffix not in (".png", ".npy"):
             raise InputError(f"--out {out}: give a file that ends in .png or .npy")
-    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    _check_memory(config.count, loaded)
     values = draw_samples(loaded, config.count, config.seed, mean=config.draw == "mean")
     path = out or loaded.run.figure("samples")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,8 @@ def plot(arguments: Sequence[str]) -> None:
     config = plot_parser().parse(arguments)
     _check_count("count", config.count)
     _check_count("side", config.side)
-    loaded = load_run(config.run, train.parser(), config.checkpoint, config.device, config.data_root)
+    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    _check_memory(max(config.count, config.side**2), loaded)
     for name, draw in _figures(loaded, config.count, config.side, config.seed).items():
         print(plots.save(draw(), loaded.run.figure(name)))
 
@@ -111,6 +117,14 @@ def plot(arguments: Sequence[str]) -> None:
 def _check_count(name: str, value: int) -> None:
     if value < 1:
         raise InputError(f"--{name} must be at least 1, not {value}")
+
+
+def _check_memory(count: int, loaded: Loaded) -> None:
+    """Refuse what this machine cannot hold: Linux would promise the memory, and kill the process that uses it."""
+    needed = 4 * count * (loaded.data.dim + loaded.config.latent_dim)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > there:
+        raise InputError(f"--count={count} takes {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f}")
 
 
 def _figures(loaded: Loaded, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:

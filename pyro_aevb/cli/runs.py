@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,37 @@ from jsonargparse import Namespace
 
 from pyro_aevb import likelihoods
 from pyro_aevb.checkpoints import CheckpointName, Run
+from pyro_aevb.cli.options import parser
 from pyro_aevb.cli.parser import Parser, read_config
+from pyro_aevb.cli.trust import KINDS, importable, modules_of
 from pyro_aevb.data import DataSet, fingerprint, load
 from pyro_aevb.data.sets import earlier_fingerprint
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.families import DistributionFamily
 from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.states import check_tensors
 from pyro_aevb.training import Trainer
 
-__all__ = ["Loaded", "Pair", "load_data", "load_run", "make_pair", "make_trainer"]
+__all__ = [
+    "PAIR",
+    "TRAINED",
+    "Loaded",
+    "Pair",
+    "check_config_of",
+    "check_data_of",
+    "instantiated",
+    "load_data",
+    "load_run",
+    "make_pair",
+    "make_trainer",
+    "origin",
+]
+
+PAIR = ("prior", "likelihood", "guide")
+TRAINED = (*PAIR, "estimator", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,16 @@ class Loaded:
     device: torch.device
 
     @property
+    def model(self) -> GenerativeModel:
+        """The model with the saved weights."""
+        return self.pair.model
+
+    @property
+    def guide(self) -> RecognitionModel:
+        """The guide with the saved weights."""
+        return self.pair.guide
+
+    @property
     def title(self) -> str:
         """What stands beside every number and picture."""
         seen = f"{self.samples_seen:,} samples"
@@ -62,7 +92,7 @@ def load_data(config: Namespace) -> DataSet:
     )
 
 
-def _are_counts(likelihood: Namespace) -> bool:
+def _are_counts(likelihood: Any) -> bool:
     kind: Any = _class(likelihood)
     if isinstance(kind, type) and issubclass(kind, likelihoods.Family):
         family = DistributionFamily(likelihood.init_args.distribution, 1, likelihood.init_args.fixed)
@@ -70,7 +100,10 @@ def _are_counts(likelihood: Namespace) -> bool:
     return bool(getattr(kind, "counts", False))
 
 
-def _class(part: Namespace) -> Any:
+def _class(part: Any) -> Any:
+    """The class that a part is made by, or the function."""
+    if callable(part):
+        return part
     module, _, name = part.class_path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -83,12 +116,17 @@ def make_pair(config: Namespace, parts: Namespace, data: DataSet) -> Pair:
             guide = parts.guide(data.dim, config.latent_dim)
             prior = parts.prior(config.latent_dim, **_shared(config.prior, guide))
             likelihood = parts.likelihood(config.latent_dim, data.dim)
+        for name, made in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
+            if not isinstance(made, KINDS[name]):
+                raise InputError(f"--{name} made a {type(made).__name__}, not a {KINDS[name].__name__}")
+    except InputError:
+        raise
     except (RuntimeError, MemoryError, TypeError) as error:  # no memory for so many units, say
         raise InputError(f"model and guide cannot be built: {error}") from error
     return Pair(GenerativeModel(prior, likelihood, size), RecognitionModel(guide, size))
 
 
-def _shared(prior: Namespace, guide: Guide) -> dict[str, Guide]:
+def _shared(prior: Any, guide: Guide) -> dict[str, Guide]:
     """The guide, for a prior that takes one."""
     takes = inspect.signature(_class(prior)).parameters
     return {"guide": guide} if "guide" in takes else {}
@@ -111,26 +149,60 @@ def make_trainer(config: Namespace, parts: Namespace, data: DataSet, pair: Pair)
     )
 
 
-def load_run(
-    path: str | Path, parser: Parser, checkpoint: CheckpointName, device: str, data_root: str | None
-) -> Loaded:
-    """A run's data and its pair with the saved weights.
+def instantiated(grammar: Parser, config: Namespace, wanted: Sequence[str] = TRAINED) -> Namespace:
+    """These parts of a configuration: callables that make prior, likelihood, guide and optimizer; the estimator.
 
     Raises:
-        InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other.
+        InputError: If one cannot be made.
     """
-    run, where = Run(path), find_device(device)
-    config = parser.parse([], read_config(run.path / "config.yaml"))
-    if data_root:
-        config.data_root = data_root
-    state = run.load(checkpoint, where)
-    data = load_data(config)
-    pair = make_pair(config, parser.instantiate(config), data)
-    if state["trainer"].get("identity", {}).get("data") not in (
-        fingerprint(data.train),
-        earlier_fingerprint(data.train),
-    ):
-        raise InputError(f"{config.data} is not what {path} was trained on: put the original data back")
+    chosen = config.clone()
+    for name in set(KINDS) - set(wanted):
+        chosen.pop(name, None)
+    try:
+        return grammar.instantiate(chosen)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a constructor raises of arguments that do not suit it
+        raise InputError(f"the configuration does not fit: {in_one_line(error)}") from error
+
+
+def load_run(
+    path: str | Path,
+    checkpoint: CheckpointName = "last",
+    device: str = "auto",
+    data_root: str | None = None,
+    trust: str | Sequence[str] | None = None,
+    building: Sequence[str] = PAIR,
+) -> Loaded:
+    """Open a saved run: its data, and its model and guide with the saved weights, in ``eval()``.
+
+    Nothing that the run's files name is imported or called but classes of this package, ``torch.nn``, ``torch.optim``
+    and Pyro, each of the kind that its place asks for.
+
+    Arguments:
+        path: A folder that ``pyro-aevb train`` made.
+        checkpoint: ``last`` or ``best``.
+        device: Where model and guide are put, as for :class:`~pyro_aevb.Trainer`.
+        data_root: Folder of data sets, where it is not the one that the run was trained from.
+        trust: Modules whose classes and functions the configuration may name too.
+        building: Parts of the configuration that are needed; of others it does not matter what they are.
+
+    Raises:
+        InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other; if the
+            configuration names what may not be followed.
+    """
+    run, where, grammar, trusted = Run(path), find_device(device), parser(), modules_of(trust)
+    others = set(KINDS) - set(building)
+    source = read_config(run.path / "config.yaml", trusted, without=others)
+    with importable(bool(trusted)):
+        config = grammar.parse([], {key: value for key, value in source.items() if key not in others})
+        if data_root:
+            config.data_root = data_root
+        state = run.load(checkpoint, where)
+        check_config_of(state, source, run.path)
+        data = load_data(config)
+        check_data_of(state, data, run.path)
+        pair = make_pair(config, instantiated(grammar, config, PAIR), data)
     _load_weights(pair, state["trainer"], run.path / f"{checkpoint}.pt")
     for part in (pair.model, pair.guide):
         part.to(where).eval()
@@ -138,8 +210,72 @@ def load_run(
 
 
 def _load_weights(pair: Pair, state: dict[str, Any], path: Path) -> None:
+    modules = {"model": pair.model, "guide": pair.guide}
     try:
-        pair.model.load_state_dict(state["modules"]["model"])
-        pair.guide.load_state_dict(state["modules"]["guide"])
-    except (RuntimeError, KeyError, AttributeError) as error:
+        for name, module in modules.items():
+            check_tensors(state["modules"][name], module.state_dict(), name, finite=False)
+            check_tensors(state["modules"][name], dict(module.named_parameters()), name)
+        for name, module in modules.items():
+            module.load_state_dict(state["modules"][name])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path} holds another model than config.yaml beside it describes") from error
+
+
+# ---------------------------------------------------------------- what a state was trained with
+
+FREE = {"samples", "device", "data", "data_root", "evaluate_every", "save_every"}
+"""Options that may be other ones than a state was trained with; the data's values are compared, not their place."""
+
+
+def origin(config: dict[str, Any], data: DataSet) -> dict[str, Any]:
+    """What a state remembers of its configuration, option by option, and digests of its data."""
+    leaves = {name: value for name, value in _leaves(config).items() if name.split(".")[0] not in FREE}
+    return {"config": leaves, "data": {"train": fingerprint(data.train), "test": fingerprint(data.test)}}
+
+
+def check_config_of(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    """See that a configuration is the one that a state was trained with; earlier versions did not save theirs.
+
+    Raises:
+        InputError: Names the option that is another.
+    """
+    leaves = _leaves(config)
+    for name, value in _origin_of(state, path)["config"].items():
+        if name not in leaves or leaves[name] != value or type(leaves[name]) is not type(value):
+            raise InputError(
+                f"{path}/config.yaml has {name}: {leaves.get(name)}, and the state beside it was trained with {value}: "
+                "put the original config.yaml back"
+            )
+
+
+def check_data_of(state: dict[str, Any], data: DataSet, path: Path) -> None:
+    """See that data are those that a state was trained with; of the test set earlier versions saved no digest.
+
+    Raises:
+        InputError: If they are not.
+    """
+    known = {"train": {fingerprint(data.train), earlier_fingerprint(data.train)}, "test": {fingerprint(data.test)}}
+    identity = state["trainer"].get("identity")
+    expected = {
+        "train": identity.get("data") if isinstance(identity, dict) else None,
+        **_origin_of(state, path)["data"],
+    }
+    if any(expected[split] not in known[split] for split in known.keys() & expected.keys()):
+        raise InputError(f"{data.name} is not what {path} was trained on: put the original data back")
+
+
+def _origin_of(state: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    found = state.get("origin", {"config": {}, "data": {}})
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("config", "data")):
+        raise InputError(f"{path}: the state does not say what it was trained with: it is damaged")
+    return found
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Every single option by its dotted name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    inner = (_leaves(each, f"{name}.{key}".lstrip(".")) for key, each in value.items())
+    return {key: each for leaves in inner for key, each in leaves.items()}

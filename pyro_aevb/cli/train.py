@@ -1,96 +1,48 @@
 """``pyro-aevb train``: from options to a run on disk."""
 
+import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
-from pyro.infer import ELBO
 from torch import Tensor
 from torch.distributions import constraints
 from tqdm import tqdm
 
 from pyro_aevb import evidence
-from pyro_aevb.checkpoints import Run, refuse_existing
+from pyro_aevb.checkpoints import Run
+from pyro_aevb.cli.options import Every, parser
 from pyro_aevb.cli.parser import Parser, read_config
-from pyro_aevb.cli.runs import Pair, load_data, make_pair, make_trainer
+from pyro_aevb.cli.runs import (
+    Pair,
+    check_config_of,
+    check_data_of,
+    instantiated,
+    load_data,
+    make_pair,
+    make_trainer,
+    origin,
+)
+from pyro_aevb.cli.stopping import Stopped
+from pyro_aevb.cli.trust import modules_of
 from pyro_aevb.data import DataSet
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
-from pyro_aevb.guides import Guide
-from pyro_aevb.likelihoods import Likelihood
-from pyro_aevb.priors import Prior
+from pyro_aevb.files import refuse_existing
+from pyro_aevb.hardware import find_device
+from pyro_aevb.process import Deferred
 from pyro_aevb.progress import Progress
 from pyro_aevb.training import AUTO_CAPTURE_STEPS, Trainer
 
-__all__ = ["options", "parser", "train"]
+__all__ = ["train"]
 
-Every = int | Literal["log"]
-RESUMABLE = {"samples", "device", "data_root", "evaluate_every", "save_every", "resume"}
-
-
-def options(
-    prior: Callable[[int], Prior],
-    likelihood: Callable[[int, int], Likelihood],
-    guide: Callable[[int, int], Guide],
-    estimator: ELBO,
-    optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-    data: str = "digits",
-    binarize: Literal["auto", "none", "static", "dynamic"] = "auto",
-    data_root: str | None = None,
-    split_seed: int = 0,
-    latent_dim: int = 20,
-    hidden: int | list[int] | None = None,
-    activation: str | None = None,
-    samples: float = 1e6,
-    batch_size: int = 100,
-    seed: int = 0,
-    engine: Literal["auto", "captured", "eager", "svi"] = "auto",
-    precision: Literal["float32", "bfloat16", "auto"] = "float32",
-    device: str = "auto",
-    report_every: int = 10_000,
-    evaluate_every: Every = 100_000,
-    save_every: Every = 100_000,
-    out: str | None = None,
-) -> None:
-    """Train a model and its guide, and keep the run in a folder.
-
-    Args:
-        prior: The prior p(z).
-        likelihood: The likelihood p(x|z).
-        guide: The guide q(z|x).
-        estimator: The objective, any ``pyro.infer.ELBO``.
-        optimizer: What steps the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
-        data: mnist, fashion_mnist, frey_face, digits, or a .npy or .npz file.
-        binarize: How grey pixels become binary: not at all, once, or at each visit; ``auto`` is dynamic for a
-            likelihood of binary data, else none.
-        data_root: Folder of data sets; else $PYRO_AEVB_DATA, else the user's cache folder.
-        split_seed: Seed of random splits and fixed binarisations.
-        latent_dim: Number of latent dimensions.
-        hidden: Hidden units of likelihood and guide, one number or a list such as [500,300].
-        activation: Activation of likelihood and guide, a name from torch.nn.
-        samples: Training data to see, in all.
-        batch_size: Data per step.
-        seed: Seed of initial weights, order, binarisation and noise.
-        engine: How a step is taken: captured is compiled, eager is not, svi is Pyro's own SVI.
-        precision: bfloat16 allows products in bfloat16 where the processor has units for it.
-        device: auto, cpu, cuda, cuda:1, mps, ...
-        report_every: Samples between two reports of the training bound.
-        evaluate_every: Samples between two bounds on the test set; ``log`` for 1, 2, ..., 9 times each power of ten.
-        save_every: Samples between two saves; or ``log``, as above.
-        out: The run's folder; by default the first free of runs/DATA-1, runs/DATA-2, ...
-    """
-
-
-def parser() -> Parser:
-    """The parser of ``pyro-aevb train``."""
-    made = Parser.of(options, "pyro-aevb train")
-    made.add_argument("--config", metavar="FILE", help="Start from a run's config.yaml; other options override it.")
-    made.add_argument("--resume", metavar="RUN", help="Go on with a run; --samples says up to where, in all.")
-    return made
+RESUMABLE = {"samples", "device", "data_root", "evaluate_every", "save_every", "resume", "trust"}
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -101,21 +53,28 @@ def train(arguments: Sequence[str]) -> None:
         NonFiniteLossError: If a loss is NaN or infinite; the last good checkpoint stays.
     """
     grammar = parser()
-    peek = {key: _value_of(f"--{key}", arguments) for key in ("config", "resume")}
-    if peek["resume"]:
-        _resume(grammar, Path(peek["resume"]), arguments)
+    config, resume, trust = (_value_of(f"--{key}", arguments) for key in ("config", "resume", "trust"))
+    if resume is not None:
+        _resume(grammar, Path(resume), arguments, modules_of(trust))
         return
-    config = grammar.parse(arguments, read_config(Path(peek["config"])) if peek["config"] else None)
-    _begin(grammar, config)
+    _begin(grammar, grammar.parse(arguments, None if config is None else read_config(Path(config), modules_of(trust))))
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The last value given to an option, before all are parsed.
+
+    Raises:
+        InputError: If it is empty, as of a shell variable that is not set.
+    """
+    value = None
     for word, following in zip(arguments, [*arguments[1:], None], strict=True):
         if word == option:
-            return following
-        if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None
+            value = following
+        elif word.startswith(option + "="):
+            value = word.split("=", 1)[1]
+    if value == "":
+        raise InputError(f"{option} is empty: was a variable of the shell not set?")
+    return value
 
 
 def _begin(grammar: Parser, config: Namespace) -> None:
@@ -123,7 +82,7 @@ def _begin(grammar: Parser, config: Namespace) -> None:
         refuse_existing(Path(config.out))
     _check(config)
     _spread_shorthand(config)
-    parts = grammar.instantiate(config)
+    parts = instantiated(grammar, config)
     config.binarize = _choose_binarize(config, parts)
     config.engine = _choose_engine(config)
     if Path(config.data).is_file():
@@ -131,12 +90,14 @@ def _begin(grammar: Parser, config: Namespace) -> None:
     data = load_data(config)
     pair = make_pair(config, parts, data)
     trainer = make_trainer(config, parts, data, pair)
-    path = Path(config.out) if config.out else _free_path(config.data)
-    run = Run.create(path, _dump(grammar, config), _state(trainer, float("-inf")))
-    _go_on(run, config, data, pair, trainer, float("-inf"))
+    path, text = Path(config.out) if config.out else _free_path(config.data), _dump(grammar, config)
+    training = Training(path, config, data, pair, trainer, origin(yaml.safe_load(text), data))
+    run = Run.create(path, text, training.state())
+    with run.locked():
+        training.go_on(run)
 
 
-def _resume(grammar: Parser, path: Path, arguments: Sequence[str]) -> None:
+def _resume(grammar: Parser, path: Path, arguments: Sequence[str], trust: Sequence[str]) -> None:
     run = Run(path)
     given = {word.split("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
     if other := sorted(given - RESUMABLE):
@@ -144,17 +105,36 @@ def _resume(grammar: Parser, path: Path, arguments: Sequence[str]) -> None:
             f"--{other[0]} cannot change in a resumed run: only {', '.join(sorted(RESUMABLE - {'resume'}))} can; "
             f"for another run, use --config {path}/config.yaml"
         )
-    config = grammar.parse(arguments, read_config(path / "config.yaml"))
+    with run.locked():
+        _resume_locked(grammar, run, arguments, trust)
+
+
+def _resume_locked(grammar: Parser, run: Run, arguments: Sequence[str], trust: Sequence[str]) -> None:
+    path, source = run.path, read_config(run.path / "config.yaml", trust)
+    config = grammar.parse(arguments, source)
     _check(config)
-    parts = grammar.instantiate(config)
+    state = run.load("last", find_device(config.device))
+    check_config_of(state, source, path)
+    parts = instantiated(grammar, config)
     data = load_data(config)
+    check_data_of(state, data, path)
     pair = make_pair(config, parts, data)
     trainer = make_trainer(config, parts, data, pair)
-    state = run.load("last", trainer.device)
     trainer.load_state_dict(state["trainer"])
     run.go_back_to(trainer.samples_seen)
-    run.write_config(_dump(grammar, config))
-    _go_on(run, config, data, pair, trainer, state["best_bound"])
+    text = _dump(grammar, config)
+    run.write_config(text)
+    training = Training(path, config, data, pair, trainer, origin(yaml.safe_load(text), data))
+    training.best_bound, training.since_save = state["best_bound"], _bounds(state)
+    training.go_on(run)
+
+
+def _bounds(state: dict[str, Any]) -> list[float]:
+    """Those since the last save, which a state that was saved by a signal to end brings along."""
+    found = state.get("since_save", [])
+    if not isinstance(found, list) or not all(type(bound) is float and math.isfinite(bound) for bound in found):
+        raise InputError("the state's bounds since the last save are no numbers: it is damaged")
+    return found
 
 
 def _check(config: Namespace) -> None:
@@ -169,7 +149,7 @@ def _spread_shorthand(config: Namespace) -> None:
     """Give ``hidden`` and ``activation`` to each part that takes them, where the configuration will show them."""
     for key in ("hidden", "activation"):
         for part in ("likelihood", "guide"):
-            arguments = config[part].init_args
+            arguments = getattr(config[part], "init_args", {})  # which a function does not have
             if config[key] is not None and key in arguments:
                 arguments[key] = config[key]
         config[key] = None
@@ -195,34 +175,86 @@ def _free_path(data: str) -> Path:
 
 def _dump(grammar: Parser, config: Namespace) -> str:
     kept = config.clone()
-    for key in ("out", "config", "resume"):
+    for key in ("out", "config", "resume", "trust"):
         kept.pop(key, None)
     return str(grammar.dump(kept))
-
-
-def _state(trainer: Trainer, best_bound: float) -> dict[str, Any]:
-    return {"samples_seen": trainer.samples_seen, "best_bound": best_bound, "trainer": trainer.state_dict()}
 
 
 # ---------------------------------------------------------------- the loop
 
 
-def _go_on(run: Run, config: Namespace, data: DataSet, pair: Pair, trainer: Trainer, best_bound: float) -> None:
-    target, seen = int(config.samples), trainer.samples_seen
-    began, since_save = time.perf_counter(), []
-    with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for progress in trainer.run(max(0, target - seen)):
-            now = progress.samples_seen
-            run.append_metrics({**_record(progress), "seconds": round(time.perf_counter() - began, 3)})
-            since_save.append(progress.bound)
-            if _crossed(seen, now, config.evaluate_every) or now >= target:
-                run.append_metrics(_evaluate(progress, pair, data.test))
-            if _crossed(seen, now, config.save_every) or now >= target:
-                mean = sum(since_save) / len(since_save)
-                best_bound, since_save = _save(run, trainer, mean, best_bound), []
-            _show(bar, progress, seen)
-            seen = now
-    _print_summary(run, config, data, trainer)
+class Training:
+    """A trainer whose reports, evaluations and states are kept in a run.
+
+    Arguments:
+        path: The run's folder.
+        config: Its options.
+        data: Its data.
+        pair: Model and guide.
+        trainer: Their trainer.
+        origin: What each saved state remembers of configuration and data.
+    """
+
+    def __init__(
+        self, path: Path, config: Namespace, data: DataSet, pair: Pair, trainer: Trainer, origin: dict[str, Any]
+    ) -> None:
+        self.path, self.config, self.data, self.pair, self.trainer = path, config, data, pair, trainer
+        self.origin = origin
+        self.best_bound = float("-inf")
+        self.since_save: list[float] = []
+
+    def state(self) -> dict[str, Any]:
+        """What ``last.pt`` and ``best.pt`` hold."""
+        return {
+            "samples_seen": self.trainer.samples_seen,
+            "best_bound": self.best_bound,
+            "since_save": list(self.since_save),
+            "origin": self.origin,
+            "trainer": self.trainer.state_dict(),
+        }
+
+    def go_on(self, run: Run) -> None:
+        """Train up to the samples that are wanted; where the user interrupts, save what was done."""
+        target, seen = int(self.config.samples), self.trainer.samples_seen
+        began, signals = time.perf_counter(), Deferred()
+        try:
+            with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
+                for progress in self.trainer.run(max(0, target - seen)):
+                    with signals:  # to end wait until the report is whole
+                        self._report(run, progress, seen, round(time.perf_counter() - began, 3))
+                    _show(bar, progress, seen)
+                    seen = progress.samples_seen
+                    signals.deliver()
+        except (KeyboardInterrupt, Stopped) as stop:
+            if self.trainer.engine.updating:  # the second signal, which did not wait
+                raise
+            with signals:
+                run.save("last", self.state())
+            raise Stopped(getattr(stop, "number", signal.SIGINT), _saved(run, self.trainer)) from stop
+        _print_summary(run, self.config, self.data, self.trainer)
+
+    def _report(self, run: Run, progress: Progress, seen: int, seconds: float) -> None:
+        config, now = self.config, progress.samples_seen
+        ends = now >= int(config.samples)
+        run.append_metrics({**_record(progress), "seconds": seconds})
+        self.since_save.append(progress.bound)
+        if _crossed(seen, now, config.evaluate_every) or ends:
+            run.append_metrics(_evaluate(progress, self.pair, self.data.test))
+        if _crossed(seen, now, config.save_every) or ends:
+            self._save(run)
+
+    def _save(self, run: Run) -> None:
+        """The state, as the best one too if the mean bound since the last save is."""
+        mean_bound, self.since_save = sum(self.since_save) / len(self.since_save), []
+        is_best, self.best_bound = mean_bound > self.best_bound, max(self.best_bound, mean_bound)
+        state = self.state()
+        if is_best:
+            run.save("best", state)
+        run.save("last", state)
+
+
+def _saved(run: Run, trainer: Trainer) -> str:
+    return f"{trainer.samples_seen:,} samples are saved, go on with --resume {run.path}"
 
 
 def _record(progress: Progress) -> dict[str, Any]:
@@ -238,15 +270,6 @@ def _evaluate(progress: Progress, pair: Pair, test: Tensor) -> dict[str, Any]:
     bound = evidence.bound(pair.model, pair.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
     return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}
-
-
-def _save(run: Run, trainer: Trainer, mean_bound: float, best_bound: float) -> float:
-    best = max(best_bound, mean_bound)
-    state = _state(trainer, best)
-    if mean_bound > best_bound:
-        run.save("best", state)
-    run.save("last", state)
-    return best
 
 
 def _show(bar: Any, progress: Progress, seen: int) -> None:

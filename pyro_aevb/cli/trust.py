@@ -1,0 +1,215 @@
+"""Which class paths of a configuration are followed. Opening a run imports and calls nothing that nobody here named.
+
+jsonargparse imports whatever a configuration names and calls it. So before it sees one, each class path in it is looked
+up among the modules that are loaded anyway, and must be a class of the kind that its place asks for. (Its own list of
+allowed imports is one for the whole process, cannot be taken back, and does not know of kinds.)
+"""
+
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import nn
+
+from pyro_aevb.errors import InputError
+from pyro_aevb.guides import Guide
+from pyro_aevb.likelihoods import Likelihood
+from pyro_aevb.priors import Prior
+
+__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_of", "names_own_parts"]
+
+KINDS: dict[str, type] = {
+    "prior": Prior,
+    "likelihood": Likelihood,
+    "guide": Guide,
+    "estimator": ELBO,
+    "optimizer": torch.optim.Optimizer,
+}
+"""What the class that a place of a configuration names must be; those in a part's own options are ``nn.Module``."""
+
+ALLOWED = ("pyro_aevb", "torch.nn", "torch.optim", "pyro")
+MOST_VALUES, DEEPEST, LARGEST = 10_000, 20, 2**63
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+PLAIN = re.compile(r"[\w+-]*|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)")
+
+
+def check_config(
+    config: Mapping[str, Any], source: Path, trust: Sequence[str] = (), without: Collection[str] = ()
+) -> None:
+    """See that a configuration from a file can be parsed and built without running anything of a stranger's.
+
+    Arguments:
+        config: What the file holds.
+        source: The file, for messages.
+        trust: Modules whose classes and functions may be named too.
+        without: Parts that will not be built, whose class paths are not looked at.
+
+    Raises:
+        InputError: If it holds other values than numbers, text, lists and mappings, more than a configuration has,
+            or a class path that is not a class of its place's kind from this package, ``torch.nn``, ``torch.optim`` or
+            Pyro.
+    """
+    _Check(source, trust).whole(config, without)
+
+
+class _Check:
+    """One look at one configuration."""
+
+    def __init__(self, source: Path, trust: Sequence[str]) -> None:
+        self.source, self.trust = source, trust
+        self.values = 0
+
+    def whole(self, config: Mapping[str, Any], without: Collection[str]) -> None:
+        """All of it."""
+        self._plain(config, "", 0)
+        for name, value in config.items():
+            if name in without:
+                continue
+            if name in KINDS:
+                self._part(value, KINDS[name], name)
+            elif isinstance(value, dict):
+                raise self._refusal(f"{name} is no part, so it cannot have options of its own")
+
+    def _plain(self, value: Any, where: str, depth: int) -> None:
+        """Only what a configuration is made of, and not more than one has: aliases make much of little."""
+        self.values += 1
+        if self.values > MOST_VALUES or depth > DEEPEST:
+            raise self._refusal(f"more than {MOST_VALUES} values, or more than {DEEPEST} levels of them")
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if not (isinstance(key, str) and key.isidentifier()):
+                    raise self._refusal(f"{where or 'it'} has {str(key)[:50]!r}, which is no option's name")
+                self._plain(inner, f"{where}.{key}".lstrip("."), depth + 1)
+        elif isinstance(value, list):
+            for inner in value:
+                self._plain(inner, where, depth + 1)
+        elif not (value is None or isinstance(value, bool | int | float | str)):
+            raise self._refusal(f"{where} is of type {type(value).__name__}: give numbers, text or lists")
+        elif isinstance(value, int) and abs(value) >= LARGEST:
+            raise self._refusal(f"{where} is too large a number")
+
+    def _part(self, value: Any, kind: type, where: str) -> None:
+        """A class path, alone or with options."""
+        if value is None:
+            return
+        spec = {"class_path": value} if isinstance(value, str) else value
+        known = {"class_path", "init_args", "dict_kwargs"}
+        if not isinstance(spec, dict) or not isinstance(spec.get("class_path"), str) or spec.keys() - known:
+            raise self._refusal(f"{where} must be a class path, or class_path and init_args")
+        self._class_path(spec["class_path"], kind, where)
+        for options in ("init_args", "dict_kwargs"):
+            given = spec.get(options) or {}
+            if not isinstance(given, dict):
+                raise self._refusal(f"{where}.{options} must have lines 'option: value'")
+            for name, inner in given.items():
+                self._option(inner, f"{where}.{name}")
+
+    def _option(self, value: Any, where: str) -> None:
+        """A part's option: a value, or a module of the part's."""
+        if isinstance(value, list):
+            for inner in value:
+                self._option(inner, where)
+        elif isinstance(value, dict) and ("class_path" in value or "init_args" in value):
+            self._part(value, nn.Module, where)
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                self._option(inner, f"{where}.{name}")
+        elif isinstance(value, str) and (value.isidentifier() or not PLAIN.fullmatch(value)):
+            self._class_path(value, nn.Module, where)
+
+    def _class_path(self, path: str, kind: type, where: str) -> None:
+        if path.isidentifier():  # may be short for a loaded class of the kind
+            for found in _subclasses(kind):
+                if found.__name__ == path and not _is_within(found.__module__):
+                    raise self._refusal(f"{where} is {path}, short for {found.__module__}.{path}: write that out")
+            return
+        if not PATH.fullmatch(path):
+            raise self._refusal(f"{where} is {path[:80]!r}, neither a name nor a class path")
+        if any(path.startswith(f"{module}.") for module in self.trust):
+            return
+        module, _, name = path.rpartition(".")
+        if not _is_within(module):
+            raise self._refusal(f"{where} is {path}, and {_origin(path)}", path)
+        there: Any = vars(sys.modules[module]).get(name) if module in sys.modules else None
+        if not isinstance(there, type) or not _is_within(there.__module__):
+            raise self._refusal(f"{where} is {path}, which is no class that this package, torch or Pyro loads", path)
+        if not issubclass(there, kind):
+            raise self._refusal(f"{where} is {path}, which is no {kind.__name__}")
+
+    def _refusal(self, what: str, path: str = "") -> InputError:
+        advice = f": add --trust {path.rpartition('.')[0]} if you know what it runs" if path else ""
+        return InputError(f"{self.source}: {what}{advice}")
+
+
+def _is_within(module: str) -> bool:
+    return any(module == allowed or module.startswith(f"{allowed}.") for allowed in ALLOWED)
+
+
+def _subclasses(kind: type) -> set[type]:
+    found: set[type] = {kind}
+    inner: list[type] = type.__subclasses__(kind)
+    for each in inner:
+        found |= _subclasses(each)
+    return found
+
+
+def _origin(path: str) -> str:
+    """Where a module would come from; it is looked for, not imported."""
+    top = path.partition(".")[0]
+    if (folder := folder_of(top)) is None:
+        return f"there is no module {top} here"
+    return f"module {top} would be imported from {folder}"
+
+
+def folder_of(module: str) -> Path | None:
+    """The folder that a top-level module would be imported from, the current one last; ``None`` where there is none."""
+    found = PathFinder.find_spec(module, [*sys.path, str(Path.cwd())])
+    if found is None:
+        return Path(sys.prefix) if module in sys.builtin_module_names else None
+    places = [found.origin] if found.origin else list(found.submodule_search_locations or ())
+    return Path(places[0]).parent if places else None
+
+
+def modules_of(trust: str | Sequence[str] | None) -> list[str]:
+    """The modules of ``--trust``, separated by commas.
+
+    Raises:
+        InputError: If one is no module's name.
+    """
+    given = trust.split(",") if isinstance(trust, str) else list(trust or ())
+    names = [name.strip() for name in given if name.strip()]
+    if wrong := [name for name in names if not all(word.isidentifier() for word in name.split("."))]:
+        raise InputError(f"--trust {wrong[0]!r} is no module: give names such as my_parts, separated by commas")
+    return names
+
+
+def names_own_parts(words: Sequence[str]) -> bool:
+    """Whether what was typed names a part by its import path, or a module with ``--trust``."""
+    option = ""
+    for word in words:
+        option, value = word.split("=", 1) if word.startswith("--") and "=" in word else (option, word)
+        if word.startswith("--") and "=" not in word:
+            option = word
+        elif option == "--trust" or (option.removeprefix("--").split(".")[0] in KINDS and "." in value):
+            return True
+    return False
+
+
+@contextmanager
+def importable(needed: bool) -> Iterator[None]:
+    """Let modules of the current folder be found, after all others, where something that was typed needs them."""
+    here = str(Path.cwd())
+    if not needed or here in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
