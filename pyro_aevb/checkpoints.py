@@ -105,7 +105,8 @@ class Run:
             check_plain(state, "state")
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        check_digest(state, str(path), required="format" in state)
+        if "format" in state:  # else of an earlier version, which whoever uses its training state says
+            check_digest(state, str(path), required=True)
         return state
 
     def append_metrics(self, record: dict[str, Any]) -> None:

@@ -111,15 +111,10 @@ class MonteCarloEM:
         device: str | torch.device = "auto",
         report_every: int = 10_000,
     ) -> None:
-        choice("engine", engine, ("auto", "captured", "eager"))
-        choice("e_step", e_step, ("minibatch", "all"))
-        check_optimizer_like(optimizer)
-        function("model", model)
-        if not 0 < real("target_acceptance", target_acceptance) < 1:
-            raise InputError(f"target_acceptance must lie between 0 and 1, not {target_acceptance}")
-        self.model, self.seed, self.e_step = model, seed, e_step
+        self.model, self.seed = function("model", model), seed
+        self.e_step = choice("e_step", e_step, ("minibatch", "all"))
         self.updates, self.report_every = whole("updates", updates), whole("report_every", report_every)
-        whole("leapfrog_steps", leapfrog_steps)
+        check_optimizer_like(optimizer)
         self.device = find_device(device)
         self.batches = Batches(data, batch_size, seed, self.device)
         self._store: Any = {"params": {}, "constraints": {}}
@@ -133,11 +128,10 @@ class MonteCarloEM:
         default = partial(Adagrad, lr=0.02, weight_decay=1.0, warm_up=0)  # the prior N(0, I) in this loss's units
         self.optimizer = make_optimizer(default if optimizer is None else optimizer, self.parameters)
         self.settings = find_settings(largest_product(self.parameters, batch_size), self.device, "float32")
-        self.eager = EagerSteps(
-            model, self.space, self.batches.size, leapfrog_steps, target_acceptance, self._modules.values()
-        )
+        settings = whole("leapfrog_steps", leapfrog_steps), _acceptance(target_acceptance)
+        self.eager = EagerSteps(model, self.space, self.batches.size, *settings, self._modules.values())
         self.captured: CapturedSteps | None = None
-        self._auto = engine == "auto"
+        self._auto = choice("engine", engine, ("auto", "captured", "eager")) == "auto"
         if engine == "captured":
             self._capture()
 
@@ -365,3 +359,9 @@ class MonteCarloEM:
                 stack.enter_context(each)
             stack.enter_context(current_device(self.device))
             yield
+
+
+def _acceptance(target: float) -> float:
+    if not 0 < real("target_acceptance", target) < 1:
+        raise InputError(f"target_acceptance must lie between 0 and 1, not {target}")
+    return target

@@ -166,17 +166,23 @@ class Trainer:
         signals = Deferred()
         while self.samples_seen < target:
             report = (self.samples_seen // self.report_every + 1) * self.report_every
-            with signals, self._running():
-                undone = self._undone_step()
-                while self.samples_seen < min(report, target):
-                    signals.deliver()
-                    self._take_steps(min(report, target), undone)
-            self._stop_if_not_finite()
-            self._stop_if_not_trained()
-            gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
-            beta: Any = getattr(self.estimator, "beta", None)
-            yield Progress(self.samples_seen, gathered.mean(), None if beta is None else float(beta))
+            with signals:
+                with self._running():
+                    undone = self._undone_step()
+                    while self.samples_seen < min(report, target):
+                        signals.deliver()
+                        self._take_steps(min(report, target), undone)
+                self._stop_if_not_finite()
+                self._stop_if_not_trained()
+                progress = self._progress(reported=self.samples_seen >= report)
+            yield progress
             signals.deliver()  # of the last step: its report comes first
+
+    def _progress(self, reported: bool) -> Progress:
+        """The report of what was gathered, which begins anew if it is a whole one."""
+        gathered, self._gathered = self._gathered, Gathered() if reported else self._gathered
+        beta: Any = getattr(self.estimator, "beta", None)
+        return Progress(self.samples_seen, gathered.mean(), None if beta is None else float(beta))
 
     def _undone_step(self) -> UndoneStep:
         """Takes a step back that fails or is interrupted before its update, so that what follows is as without it."""

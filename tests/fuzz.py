@@ -353,10 +353,15 @@ def go_through(seed, seconds=math.inf, count=math.inf, target=None, begin=0):
 
 
 def table(tried):
-    """A line a target."""
-    lines = [f"{'target':<18}{'mutations':>10}{'refused':>10}"]
-    lines += [f"{name:<18}{total:>10}{refused:>10}" for name, (total, refused) in tried.items()]
-    return "\n".join([*lines, f"{'all':<18}{sum(t for t, _ in tried.values()):>10}"])
+    """In Markdown, a line a target."""
+    rows = [(getattr(Fuzz, name).__doc__.splitlines()[0], *counts) for name, counts in tried.items()]
+    rows.append(("all", *(sum(counts) for counts in zip(*tried.values(), strict=True))))
+    lines = [
+        "| what was damaged or made up | tried | refused by name | the same, or plausible |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| {what} | {total} | {refused} | {total - refused} |" for what, total, refused in rows]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
@@ -366,14 +371,19 @@ if __name__ == "__main__":
     arguments.add_argument("--target", choices=TARGETS)
     arguments.add_argument("--only", type=int)
     arguments.add_argument("--begin", type=int, default=0)
+    arguments.add_argument("--out", type=Path, help="a file for the table")
     given = arguments.parse_args()
+    given.out = given.out and given.out.resolve()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     folder = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # a disk takes ten times as long
     os.chdir(folder)
     try:
         if given.only is None:
-            print(table(go_through(given.seed, given.seconds, target=given.target, begin=given.begin)))
+            found = table(go_through(given.seed, given.seconds, target=given.target, begin=given.begin))
+            print(found)
+            if given.out:
+                given.out.write_text(found)
         else:
             print("refused" if mutate(Fuzz(), given.target, given.seed, given.only) else "the same")
     finally:

@@ -29,18 +29,20 @@ def saved(request, cli):
     return request.param
 
 
-def test_a_saved_run_evaluates_to_the_numbers_it_told(saved, cli):
+def test_a_saved_run_evaluates_to_the_numbers_it_told(saved, cli, caplog):
     code, printed, errors = cli("evaluate", saved, "--num_samples=50", "--device=cpu", "--json")
     assert code == 0, errors
+    assert [r.getMessage().count("carries no digest") for r in caplog.records] == [1]
     now, told = json.loads(printed), json.loads((FIXTURES / saved / "evaluated.json").read_text())
     for name in ("bound", "log_likelihood", "kl", "evidence"):
         assert now[name]["mean"] == pytest.approx(told[name]["mean"], abs=1e-3), name
     assert now["active_units"] == told["active_units"]
 
 
-def test_a_saved_run_goes_on(saved, cli):
+def test_a_saved_run_goes_on(saved, cli, caplog):
     code, _, errors = cli("train", f"--resume={saved}", "--samples=4500")
     assert code == 0, errors
+    assert sum("carries no digest" in r.getMessage() for r in caplog.records) == 1
     assert Run(saved).load()["samples_seen"] == 4500
     told, now = [m["bound"] for m in Run(saved).metrics() if "bound" in m][-2:]
     assert now > told - 2  # it goes on from there, not from the beginning

@@ -23,7 +23,7 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.seeds import derive, seeded
-from pyro_aevb.states import check_tensors
+from pyro_aevb.states import check_digest, check_tensors
 from pyro_aevb.training import Trainer
 
 __all__ = [
@@ -199,6 +199,7 @@ def load_run(
         if data_root:
             config.data_root = data_root
         state = run.load(checkpoint, where)
+        check_digest(state["trainer"], f"{run.path}/{checkpoint}.pt", required="format" in state)
         check_config_of(state, source, run.path)
         data = load_data(config)
         check_data_of(state, data, run.path)

@@ -91,7 +91,7 @@ def _begin(grammar: Parser, config: Namespace) -> None:
     pair = make_pair(config, parts, data)
     trainer = make_trainer(config, parts, data, pair)
     path, text = Path(config.out) if config.out else _free_path(config.data), _dump(grammar, config)
-    training = Training(path, config, data, pair, trainer, origin(yaml.safe_load(text), data))
+    training = Training(config, data, pair, trainer, origin(yaml.safe_load(text), data))
     run = Run.create(path, text, training.state())
     with run.locked():
         training.go_on(run)
@@ -124,7 +124,7 @@ def _resume_locked(grammar: Parser, run: Run, arguments: Sequence[str], trust: S
     run.go_back_to(trainer.samples_seen)
     text = _dump(grammar, config)
     run.write_config(text)
-    training = Training(path, config, data, pair, trainer, origin(yaml.safe_load(text), data))
+    training = Training(config, data, pair, trainer, origin(yaml.safe_load(text), data))
     training.best_bound, training.since_save = state["best_bound"], _bounds(state)
     training.go_on(run)
 
@@ -187,19 +187,15 @@ class Training:
     """A trainer whose reports, evaluations and states are kept in a run.
 
     Arguments:
-        path: The run's folder.
-        config: Its options.
+        config: The run's options.
         data: Its data.
         pair: Model and guide.
         trainer: Their trainer.
         origin: What each saved state remembers of configuration and data.
     """
 
-    def __init__(
-        self, path: Path, config: Namespace, data: DataSet, pair: Pair, trainer: Trainer, origin: dict[str, Any]
-    ) -> None:
-        self.path, self.config, self.data, self.pair, self.trainer = path, config, data, pair, trainer
-        self.origin = origin
+    def __init__(self, config: Namespace, data: DataSet, pair: Pair, trainer: Trainer, origin: dict[str, Any]) -> None:
+        self.config, self.data, self.pair, self.trainer, self.origin = config, data, pair, trainer, origin
         self.best_bound = float("-inf")
         self.since_save: list[float] = []
 

@@ -17,7 +17,7 @@ from pyro_aevb.ensemble.step import BatchedStep
 from pyro_aevb.errors import InputError, NonFiniteLossError, flag, instance, told
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.process import Deferred, alone
-from pyro_aevb.progress import Gathered, Progress
+from pyro_aevb.progress import Progress
 from pyro_aevb.recording import record
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.training import Trainer, count_of_samples
@@ -100,9 +100,7 @@ class Ensemble:
             trainer._stop_if_not_finite()
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"member {member}: {error}") from error
-        gathered, trainer._gathered = trainer._gathered, Gathered() if reported else trainer._gathered
-        beta: Any = getattr(trainer.estimator, "beta", None)
-        return Progress(trainer.samples_seen, gathered.mean(), None if beta is None else float(beta))
+        return trainer._progress(reported)
 
     # ------------------------------------------------------------ members together and apart
 
