@@ -59,6 +59,9 @@ def begin(arguments, limit=None):
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # nohup ignores one, a shell in the background another
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         code = main(["train", *arguments])

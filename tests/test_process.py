@@ -19,6 +19,17 @@ from tests.commands import SMALL, train
 from tests.pairs import binary, plate
 from tests.trainings import assert_equal, make, weights
 
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Whatever runs the tests may ignore some: ``nohup`` does, and a shell in the background."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # ---------------------------------------------------------------- threads
 
 
@@ -302,7 +313,7 @@ def test_a_signal_to_end_saves_and_says_so(number, code, word, step, cli, monkey
 
 def test_one_process_writes_a_run(cli, tmp_path):
     train(cli)
-    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("[!.]*.*")}
     with Run("run").locked():
         code, _, errors = cli("train", "--resume=run", "--samples=800")
         assert (code, errors.count("\n")) == (2, 1)

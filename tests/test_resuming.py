@@ -71,7 +71,7 @@ def test_the_caller_may_stop_at_any_report():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": binary(61)}, "another data"),
+        ({"data": 1 - binary(60)}, "another data"),
         ({"seed": 1}, "another seed"),
         ({"batch_size": 20}, "another batch_size"),
         ({"engine": "svi"}, "another optimizer"),
