@@ -105,7 +105,7 @@ class Run:
             check_plain(state, "state")
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if "format" in state:  # else of an earlier version, which whoever uses its training state says
+        if {"format", "digest"} & state.keys():  # else of an earlier version, which whoever uses its training state says
             check_digest(state, str(path), required=True)
         return state
 
