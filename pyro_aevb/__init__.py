@@ -1,5 +1,9 @@
 """Auto-Encoding Variational Bayes on Pyro and PyTorch: model and guide as Pyro functions, every number checked."""
 
+from pyro_aevb import started  # noqa: F401  # before all others
+
+# isort: split
+
 from typing import TYPE_CHECKING, Any
 
 from pyro_aevb import (

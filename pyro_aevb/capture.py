@@ -18,6 +18,7 @@ from pyro_aevb.batches import Visit
 from pyro_aevb.cuda_graphs import WholeSteps, unchanged, updates_in_place
 from pyro_aevb.engines import EagerEngine
 from pyro_aevb.pairs import tensors_of
+from pyro_aevb.process import shielded
 from pyro_aevb.recording import Recording, record
 from pyro_aevb.seeds import unchanged_random_state
 
@@ -105,7 +106,8 @@ class CapturedEngine(EagerEngine):
         started = time.perf_counter()
         parts = self.parameters, self.batches.parts, self._other_tensors()
         try:
-            recording = record(self.loss, visit, *parts, compiled=self.compiled)
+            with shielded():
+                recording = record(self.loss, visit, *parts, compiled=self.compiled)
         except Exception as error:  # whatever the compiler raises: the eager step gives the same numbers
             logger.info("the step cannot be recorded, so it runs eagerly: %s", _reason(error))
             return None

@@ -18,6 +18,7 @@ lines a checksum, which are compared whenever they are read.
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -35,6 +36,7 @@ __all__ = ["Run"]
 
 CheckpointName = Literal["last", "best"]
 FORMAT = "pyro_aevb run 2"
+HALF_WRITTEN = re.compile(r"\.(last\.pt|best\.pt|config\.yaml|metrics\.jsonl)\.\d+")
 NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "seconds", "test_bound", "test_se"}
 """What a line of metrics may hold."""
 
@@ -103,9 +105,14 @@ class Run:
         try:
             check_kinds(state, kinds)
             check_plain(state, "state")
+            if math.isnan(state["best_bound"]):
+                raise InputError("its best bound is NaN: it is damaged")
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if {"format", "digest"} & state.keys():  # else of an earlier version, which whoever uses its training state says
+        if {
+            "format",
+            "digest",
+        } & state.keys():  # else of an earlier version, which whoever uses its training state says
             check_digest(state, str(path), required=True)
         return state
 
@@ -143,8 +150,9 @@ class Run:
 
     def go_back_to(self, samples_seen: int) -> None:
         """Drop metrics past a state that the run goes on from, and what a kill has left half written."""
-        for leftover in self.path.glob(".*.*"):
-            leftover.unlink()  # only under the lock: another process's would be pulled from under it
+        for leftover in self.path.iterdir():
+            if HALF_WRITTEN.fullmatch(leftover.name):
+                leftover.unlink()  # only under the lock: another process's would be pulled from under it
         kept = [record for record in self.metrics() if record["samples_seen"] <= samples_seen]
         self._checksum = 0
         with replaced(self.path / "metrics.jsonl") as file:
@@ -157,16 +165,20 @@ class Run:
         return locked(self.path)
 
     def figure(self, name: str) -> Path:
-        """Path of a picture in ``figures/``.
+        """Path of a picture in ``figures/``."""
+        return self.folder("figures") / f"{name}.png"
+
+    def folder(self, name: str) -> Path:
+        """A folder of the run's, made where it is missing.
 
         Raises:
-            InputError: If that is a link, which could lead to the user's own pictures.
+            InputError: If it is a link, which could lead to files of the user's own.
         """
-        folder = self.path / "figures"
+        folder = self.path / name
         if folder.is_symlink():
-            raise InputError(f"{folder} is a link: remove it, so that no picture elsewhere is replaced")
+            raise InputError(f"{folder} is a link: remove it, so that nothing elsewhere is replaced")
         folder.mkdir(exist_ok=True)
-        return folder / f"{name}.png"
+        return folder
 
 
 def _sealed(state: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +199,8 @@ def _record(value: Any, before: int) -> tuple[dict[str, Any], int]:
     seen = record.get("samples_seen")
     if type(seen) is not int or seen < 0 or record.keys() - NUMBERS:
         raise ValueError("no record")
+    if ("test_bound" in record) != ("test_se" in record):
+        raise ValueError("half an evaluation")
     if not all(type(number) in (int, float) and math.isfinite(number) for number in record.values()):
         raise ValueError("no finite number")
     checksum = _line(record, before)[1] if "crc32" in value or before else 0

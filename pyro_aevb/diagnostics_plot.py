@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, Gaps, LatentKL, mean_of
 from pyro_aevb.errors import instance
+from pyro_aevb.plots import plain
 
 __all__ = ["draw_diagnostics"]
 
@@ -38,7 +39,7 @@ def draw_diagnostics(found: Diagnostics, title: str = "") -> Figure:
     for axes, dimension in zip(panels, chosen, strict=True):
         _draw_aggregate(axes, found.aggregate, dimension)
     panels[0].legend(fontsize="small", frameon=False)
-    figure.suptitle(title, fontsize="small")
+    figure.suptitle(plain(title), fontsize="small")
     return figure
 
 

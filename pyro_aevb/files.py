@@ -4,9 +4,12 @@ Nothing here unpickles: tensors are loaded with ``weights_only=True``, from arch
 """
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import socket
+import stat
 import time
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +28,10 @@ except ImportError:  # Windows has none: there two processes are not kept apart
 
 __all__ = ["check_archive", "load_tensors", "locked", "refuse_existing", "regular_file", "replaced", "save_tensors"]
 
+logger = logging.getLogger(__name__)
+
 LOCK = ".lock"
+MOST_COMPRESSED = 200  # times; an archive of a gigabyte and more that holds more for its size is a bomb
 
 
 def regular_file(path: Path, advice: str = "check the path") -> Path:
@@ -70,9 +76,12 @@ def check_archive(path: Path, *, compressed: bool = False) -> None:
         members = archive.infolist()
         if len({member.filename for member in members}) < len(members):
             raise ValueError("two of its parts have one name")
+        size, most = path.stat().st_size, sum(member.file_size for member in members)
+        if most > max(1e9, MOST_COMPRESSED * size) or any(m.compress_type > zipfile.ZIP_DEFLATED for m in members):
+            raise ValueError(f"it would become {most / 1e9:.1f} GB of {size / 1e6:.1f} MB")
         if not compressed and any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("a part of it is compressed, which torch does not do")
-        if not compressed and sum(member.file_size for member in members) > path.stat().st_size:
+        if not compressed and most > size:
             raise ValueError("its parts are said to be longer than the file")
         if (broken := archive.testzip()) is not None:
             raise ValueError(f"the checksum of its part {broken} is wrong")
@@ -125,6 +134,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems take files alone
+            raise
     finally:
         os.close(descriptor)
 
@@ -145,12 +157,19 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a link of whatever kind leads elsewhere
+            raise InputError(f"{folder / LOCK} is no file of its own: remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder} is being written by {_holder(descriptor)}: wait for it, or stop it") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            logger.warning("%s lies where no file can be locked: let no other process write it", folder)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(_about_us()).encode())
         yield

@@ -171,8 +171,10 @@ class MonteCarloEM:
                 raise NonFiniteLossError(f"log p(x, z) became {where}: take a smaller step size")
             self._check_space()
             gathered, self._gathered = self._gathered, Gathered() if self.samples_seen >= report else self._gathered
-            yield Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
-            signals.deliver()  # of the last step: its report comes first
+            try:
+                yield Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
+            finally:
+                signals.deliver()  # of the last step: its report comes first
 
     # ------------------------------------------------------------ one step
 

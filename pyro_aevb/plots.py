@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_aevb.errors import InputError, instance, told, whole, wholes
 from pyro_aevb.errors import path as as_path
+from pyro_aevb.files import replaced
 
 __all__ = [
     "draw_comparison",
@@ -21,6 +22,7 @@ __all__ = [
     "latent_space",
     "learning_curve",
     "manifold",
+    "plain",
     "reconstructions",
     "save",
 ]
@@ -54,7 +56,7 @@ def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
             axes.set(ylabel=f"{words}, {symbol}", xlabel="particles" if line else "")
             axes.grid(alpha=0.3)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(title, fontsize="small")
+    figure.suptitle(plain(title), fontsize="small")
     return figure
 
 
@@ -80,7 +82,7 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
         x, y, error = zip(*test, strict=True)
         axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
     axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum")
-    axes.set_title(title, fontsize="small")
+    axes.set_title(plain(title), fontsize="small")
     _cut_beginning(axes, [point[:2] for point in (*train, *test)])
     axes.grid(alpha=0.3)
     if train or test:
@@ -102,7 +104,7 @@ def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: 
     tiles = _tiles(images, shape)
     figure, axes = _figure(*_size(tiles, columns))
     _show(axes, _mosaic(tiles, columns))
-    axes.set_title(title, fontsize="small")
+    axes.set_title(plain(title), fontsize="small")
     return figure
 
 
@@ -178,14 +180,22 @@ def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_
             axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=f"{label}", color=f"C{i % 10}")
         axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2")
-    axes.set_title(title, fontsize="small")
+    axes.set_title(plain(title), fontsize="small")
     return figure
 
 
+def plain(title: str) -> str:
+    """A title as it is: a dollar sign in a folder's name begins no formula."""
+    return title.replace("$", r"\$")
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; returns the path."""
+    """Write a figure, whole or not at all, in the format that the path's ending names, else PNG; returns the path."""
     target = as_path("path", path)
-    instance("figure", figure, Figure).savefig(target, dpi=110, bbox_inches="tight")
+    with replaced(target) as file:
+        instance("figure", figure, Figure).savefig(
+            file, dpi=110, bbox_inches="tight", format=target.suffix.removeprefix(".") or "png"
+        )
     return target
 
 

@@ -4,6 +4,8 @@ Two threads that ran pairs at once would meet each other's handlers, noise and p
 these in holds a lock, for a block of steps or of data, and another thread waits for its turn.
 """
 
+import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,18 +16,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Deferred", "UndoneStep", "alone"]
+__all__ = ["Deferred", "UndoneStep", "alone", "shielded"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
+PATIENCE = 10  # seconds until it is told what a thread waits for
+
+logger = logging.getLogger(__name__)
 _LOCK = threading.RLock()
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """Run a block while no other thread runs one; the same thread may enter again."""
-    with _LOCK:
+    lock = _LOCK
+    if not lock.acquire(timeout=PATIENCE):
+        logger.info("waiting for another thread, which trains or evaluates")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def _renew() -> None:
+    """A forked process has no other threads, though one of them may have held the lock."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Begin processes in a block that Ctrl-C in a terminal does not reach, which it sends to all at once.
+
+    A compiler that it ended would leave this process other code, slower and rounding otherwise; here it waits.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Deferred:
@@ -38,17 +75,21 @@ class Deferred:
     def __init__(self) -> None:
         self._waiting: list[Callable[[], Any]] = []
         self._handlers: dict[int, Any] = {}
+        self._ours: dict[int, Any] = {}
 
     def __enter__(self) -> "Deferred":
         if threading.current_thread() is threading.main_thread():  # which alone may set handlers
             self._handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
-        for number, handler in self._handlers.items():
-            signal.signal(number, partial(self._later, handler))
+        self._ours = {number: partial(self._later, handler) for number, handler in self._handlers.items()}
+        for number, ours in self._ours.items():
+            signal.signal(number, ours)
         return self
 
     def __exit__(self, *error: object) -> None:
         while self._handlers:
-            signal.signal(*self._handlers.popitem())
+            number, handler = self._handlers.popitem()
+            if signal.getsignal(number) is self._ours[number]:  # else somebody has set another one meanwhile
+                signal.signal(number, handler)
 
     def deliver(self) -> None:
         """Run the handlers that were kept waiting."""
@@ -58,6 +99,7 @@ class Deferred:
     def _later(self, handler: Callable[..., Any], number: int, frame: Any) -> None:
         if self._waiting:
             handler(number, frame)
+            return
         self._waiting.append(partial(handler, number, frame))
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.seeds import seeded
 
 __all__ = [
     "COMPUTED_BY",
@@ -29,6 +30,7 @@ __all__ = [
     "check_setting",
     "check_tensors",
     "digest_of",
+    "holds_tensors",
     "sealed",
 ]
 
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 DIGEST = "digest"
 LARGEST = 2**63
+MOST_VALUES, DEEPEST = 1_000_000, 50
 
 
 # ---------------------------------------------------------------- the seal
@@ -118,12 +121,17 @@ def check_kinds(state: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
             raise InputError(f"the state's {key} is not between 0 and 2^63: it is damaged")
 
 
-def check_plain(value: Any, where: str) -> None:
+def check_plain(value: Any, where: str, depth: int = 0) -> int:
     """See that there is nothing but plain tensors in a state, each with memory of its own.
 
+    Returns:
+        How many values there are: a list of lists of one list may be many.
+
     Raises:
-        InputError: Names the first that is another: sparse, quantised, without memory, or one number said to be many.
+        InputError: Names the first that is another: sparse, quantised, without memory, or one number said to be many;
+            or says that there are too many.
     """
+    count = 1
     if isinstance(value, Tensor):
         if type(value) is not Tensor or value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise InputError(f"{where} is no plain tensor: the state is damaged")
@@ -131,10 +139,24 @@ def check_plain(value: Any, where: str) -> None:
             raise InputError(f"{where} has fewer numbers in memory than its shape {_shape(value)} says")
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            check_plain(inner, f"{where}.{key}")
+            count += check_plain(inner, f"{where}.{key!s:.50}", depth + 1)
+            _check_count(count, depth)
     elif isinstance(value, list | tuple):
         for inner in value:
-            check_plain(inner, where)
+            count += check_plain(inner, where, depth + 1)
+            _check_count(count, depth)
+    return count
+
+
+def holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor somewhere in nested containers."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, Tensor) or any(map(holds_tensors, inner))
+
+
+def _check_count(count: int, depth: int) -> None:
+    if count > MOST_VALUES or depth > DEEPEST:
+        raise InputError(f"a state of more than {MOST_VALUES} values, or {DEEPEST} levels of them: it is damaged")
 
 
 def check_tensors(saved: Any, own: Mapping[str, Any], where: str, finite: bool = True) -> None:
@@ -226,6 +248,9 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, stepped: bool)
     for own, theirs in zip(groups, saved["param_groups"], strict=True):
         _check_group(theirs, own)
     expected = _after_a_step(optimizer)
+    if expected is None:
+        _check_shapes(saved["state"], optimizer)
+        return
     if stepped and expected and not saved["state"]:
         raise InputError("the saved optimizer has no state, though steps were taken: it is damaged")
     for index, theirs in saved["state"].items():
@@ -234,15 +259,34 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, stepped: bool)
         _check_entry(theirs, expected[index], f"optimizer state {index}")
 
 
-def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Any, Any]:
-    """The state of a copy that has stepped once, with gradients zero."""
-    twin = copy.deepcopy(optimizer)
-    with torch.no_grad():
-        for group in twin.param_groups:
-            for p in group["params"]:
-                p.grad = torch.zeros_like(p)
-    twin.step()
-    return dict(twin.state_dict()["state"])
+def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Any, Any] | None:
+    """The state of a copy that has stepped once, with gradients zero; ``None`` of an optimizer that is not so regular.
+
+    Somebody's own may keep things beside its state, which a copy does not have, or begin to keep them later.
+    """
+    if type(optimizer).__module__.partition(".")[0] not in ("torch", "pyro", "pyro_aevb"):
+        return None
+    try:
+        twin = copy.deepcopy(optimizer)
+        for p in (p for group in twin.param_groups for p in group["params"]):
+            p.grad = torch.zeros_like(p)
+        device = twin.param_groups[0]["params"][0].device
+        with seeded(0, device):  # some draw noise
+            twin.step()
+        return dict(twin.state_dict()["state"])
+    except Exception:  # whatever keeps it from a step without gradients
+        return None
+
+
+def _check_shapes(saved: Mapping[Any, Any], optimizer: torch.optim.Optimizer) -> None:
+    """See that each tensor of a parameter's state has the parameter's shape, or is one number."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entry in saved.items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(entry, dict):
+            raise InputError(f"the saved optimizer has a state of parameter {index!r}, which is none of the pair's")
+        for name, tensor in entry.items():
+            if isinstance(tensor, Tensor) and not _is_count(tensor):
+                _check_tensor(tensor, parameters[index].detach(), f"optimizer state {index}.{name}")
 
 
 def _check_entry(saved: Any, own: Mapping[str, Any], where: str) -> None:
@@ -251,7 +295,7 @@ def _check_entry(saved: Any, own: Mapping[str, Any], where: str) -> None:
     for name, value in own.items():
         if not isinstance(value, Tensor):
             check_setting(saved[name], value, f"{where}.{name}")
-        elif _is_count(saved[name]) and _is_count(value):
+        elif name == "step" and _is_count(saved[name]) and _is_count(value):
             _check_tensor(saved[name].to(value.dtype), value, f"{where}.{name}")  # of steps, of any precision
         else:
             _check_tensor(saved[name], value, f"{where}.{name}")
@@ -274,6 +318,8 @@ def check_setting(saved: Any, own: Any, where: str) -> None:
     Raises:
         InputError: Names the one that does not.
     """
+    if type(saved) is type(own) and not isinstance(own, Tensor | Mapping | list | tuple) and saved == own:
+        return
     if isinstance(own, Mapping):
         right = isinstance(saved, Mapping) and saved.keys() == own.keys()
         for name in own if right else ():

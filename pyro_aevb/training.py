@@ -175,8 +175,10 @@ class Trainer:
                 self._stop_if_not_finite()
                 self._stop_if_not_trained()
                 progress = self._progress(reported=self.samples_seen >= report)
-            yield progress
-            signals.deliver()  # of the last step: its report comes first
+            try:
+                yield progress
+            finally:
+                signals.deliver()  # of the last step: its report comes first
 
     def _progress(self, reported: bool) -> Progress:
         """The report of what was gathered, which begins anew if it is a whole one."""

@@ -11,11 +11,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import torch
 
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
-from pyro_aevb.cli.trust import importable, names_own_parts
+from pyro_aevb.cli.trust import importable, modules_typed
 from pyro_aevb.errors import InputError, NonFiniteLossError
 
 __all__ = ["main"]
@@ -32,6 +33,9 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "plot": (pictures.plot, "draw all figures of a saved run"),
     "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),
 }
+
+# As matplotlib comes: a matplotlibrc in the current folder may be a stranger's, and a setting of it runs TeX.
+PICTURES = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
 
 USAGE = "\n".join(
     [
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     logging.basicConfig(format="pyro-aevb: %(message)s")
     logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
-    with stopping(), importable(names_own_parts(words)):
+    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES):
         return _run(words[0], words[1:])
 
 

@@ -1,18 +1,20 @@
 """``pyro-aevb compare``: estimators side by side on a saved run's pair and data."""
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pyro_aevb import comparison, estimators
+from pyro_aevb import comparison, estimators, plots
 from pyro_aevb.cli.options import parser as parser_of_training
 from pyro_aevb.cli.parser import Parser
 from pyro_aevb.cli.runs import PAIR, TRAINED, Loaded, instantiated, load_run, make_pair, make_trainer
 from pyro_aevb.comparison import GradientStatistics, TrainingStatistics
 from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
+from pyro_aevb.files import replaced
 from pyro_aevb.plots import draw_comparison
 from pyro_aevb.training import Trainer
 
@@ -91,7 +93,7 @@ def compare(arguments: Sequence[str]) -> None:
     )
     print(f"{loaded.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
     print(table(rows))
-    folder = Path(config.out) if config.out else loaded.run.path / "comparison"
+    folder = Path(config.out) if config.out else loaded.run.folder("comparison")
     paths = write(rows, folder, loaded.title)
     if config.train_samples:
         trained = train_each(loaded, chosen, int(config.train_samples), config.train_seconds, show)
@@ -163,14 +165,14 @@ def write(rows: Sequence[GradientStatistics], folder: Path, title: str) -> list[
     """A CSV and a figure; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _write_rows(rows, folder / "gradients.csv")
-    figure = draw_comparison(rows, title)
-    figure.savefig(folder / "gradients.png", dpi=110)
-    return [path, folder / "gradients.png"]
+    return [path, plots.save(draw_comparison(rows, title), folder / "gradients.png")]
 
 
 def _write_rows(rows: Sequence[GradientStatistics] | Sequence[TrainingStatistics], path: Path) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0]._fields)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(rows[0]._fields)
+    writer.writerows(rows)
+    with replaced(path) as file:
+        file.write(text.getvalue().encode())
     return path

@@ -17,7 +17,7 @@ from pyro_aevb.files import regular_file
 __all__ = ["Parser", "read_config"]
 
 EXIT_INPUT = 2
-LARGEST_FILE = 1_000_000  # bytes of a configuration; a run's has one or two thousand
+LARGEST_FILE = 64_000  # bytes of a configuration; a run's has one or two thousand
 LONGEST = 500
 
 # What each part is when nothing is said. Not in the functions' signatures: jsonargparse would carry the default part's
@@ -95,12 +95,17 @@ def read_config(path: Path, trust: Sequence[str] = (), without: Collection[str] 
     if path.stat().st_size > LARGEST_FILE:
         raise InputError(f"{path} is no configuration: it has more than {LARGEST_FILE} bytes")
     try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        text = path.read_text()
+        if "<<" in text:
+            raise ValueError("it has merge keys, <<, which no run writes")
+        config = yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises whatever a value of an odd form leads to
         raise InputError(f"{path} cannot be read as a configuration: {in_one_line(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is no configuration: it needs lines 'option: value', as in a run's config.yaml")
     check_config(config, path, trust, without)
+    if typed := config.keys() & {"out", "trust", "resume", "config"}:
+        raise InputError(f"{path} has {min(typed)}, which is not read from a file: type --{min(typed)}")
     return config
 
 

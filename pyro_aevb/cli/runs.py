@@ -15,7 +15,8 @@ from pyro_aevb.checkpoints import CheckpointName, Run
 from pyro_aevb.cli.options import parser
 from pyro_aevb.cli.parser import Parser, read_config
 from pyro_aevb.cli.trust import KINDS, importable, modules_of
-from pyro_aevb.data import DataSet, fingerprint, load
+from pyro_aevb.data import DataSet, find_root, fingerprint, load
+from pyro_aevb.data.loaders import is_there
 from pyro_aevb.data.sets import earlier_fingerprint
 from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.families import DistributionFamily
@@ -23,7 +24,7 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.seeds import derive, seeded
-from pyro_aevb.states import check_digest, check_tensors
+from pyro_aevb.states import check_digest, check_tensors, holds_tensors
 from pyro_aevb.training import Trainer
 
 __all__ = [
@@ -81,15 +82,25 @@ class Loaded:
         return f"{self.run.path.name}: {self.data.name}, binarize={self.data.binarize}, {seen}"
 
 
-def load_data(config: Namespace) -> DataSet:
-    """The configuration's data set; to a likelihood of counts, bytes are counts."""
-    return load(
-        config.data,
-        binarize=config.binarize,
-        data_root=config.data_root or None,
-        split_seed=config.split_seed,
-        counts=_are_counts(config.likelihood),
-    )
+def load_data(config: Namespace, *, download: bool = True) -> DataSet:
+    """The configuration's data set; to a likelihood of counts, bytes are counts.
+
+    Raises:
+        InputError: If it cannot be loaded, or, where nothing is to be downloaded, is not there.
+    """
+    try:
+        root = find_root(config.data_root or None)
+        if not download and not is_there(config.data, root):
+            raise InputError(
+                f"{config.data} is not in {root}, and opening a run downloads nothing: name its folder with "
+                "--data_root, or load it with pyro_aevb.data.load first"
+            )
+        counts = _are_counts(config.likelihood)
+        return load(config.data, binarize=config.binarize, data_root=root, split_seed=config.split_seed, counts=counts)
+    except (RuntimeError, ValueError, TypeError) as error:  # of names that are none, ~nobody or with a zero byte
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the data {config.data!r} cannot be loaded: {in_one_line(error)}") from error
 
 
 def _are_counts(likelihood: Any) -> bool:
@@ -194,14 +205,14 @@ def load_run(
     run, where, grammar, trusted = Run(path), find_device(device), parser(), modules_of(trust)
     others = set(KINDS) - set(building)
     source = read_config(run.path / "config.yaml", trusted, without=others)
-    with importable(bool(trusted)):
+    with importable(trusted):
         config = grammar.parse([], {key: value for key, value in source.items() if key not in others})
         if data_root:
             config.data_root = data_root
         state = run.load(checkpoint, where)
         check_digest(state["trainer"], f"{run.path}/{checkpoint}.pt", required="format" in state)
         check_config_of(state, source, run.path)
-        data = load_data(config)
+        data = load_data(config, download=False)
         check_data_of(state, data, run.path)
         pair = make_pair(config, instantiated(grammar, config, PAIR), data)
     _load_weights(pair, state["trainer"], run.path / f"{checkpoint}.pt")
@@ -244,7 +255,7 @@ def check_config_of(state: dict[str, Any], config: dict[str, Any], path: Path) -
     """
     leaves = _leaves(config)
     for name, value in _origin_of(state, path)["config"].items():
-        if name not in leaves or leaves[name] != value or type(leaves[name]) is not type(value):
+        if name not in leaves or not _same(leaves[name], value):
             raise InputError(
                 f"{path}/config.yaml has {name}: {leaves.get(name)}, and the state beside it was trained with {value}: "
                 "put the original config.yaml back"
@@ -267,9 +278,17 @@ def check_data_of(state: dict[str, Any], data: DataSet, path: Path) -> None:
         raise InputError(f"{data.name} is not what {path} was trained on: put the original data back")
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Equal values; a number for a number, however it is written, and a switch for a switch."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
 def _origin_of(state: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     found = state.get("origin", {"config": {}, "data": {}})
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("config", "data")):
+    right = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("config", "data"))
+    if not right or holds_tensors(found) or not all(isinstance(each, str) for each in found["data"].values()):
         raise InputError(f"{path}: the state does not say what it was trained with: it is damaged")
     return found
 

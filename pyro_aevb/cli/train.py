@@ -116,7 +116,7 @@ def _resume_locked(grammar: Parser, run: Run, arguments: Sequence[str], trust: S
     state = run.load("last", find_device(config.device))
     check_config_of(state, source, path)
     parts = instantiated(grammar, config)
-    data = load_data(config)
+    data = load_data(config, download=False)
     check_data_of(state, data, path)
     pair = make_pair(config, parts, data)
     trainer = make_trainer(config, parts, data, pair)

@@ -5,6 +5,7 @@ up among the modules that are loaded anyway, and must be a class of the kind tha
 allowed imports is one for the whole process, cannot be taken back, and does not know of kinds.)
 """
 
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
 
-__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_of", "names_own_parts"]
+__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_of", "modules_typed"]
 
 KINDS: dict[str, type] = {
     "prior": Prior,
@@ -36,7 +37,6 @@ KINDS: dict[str, type] = {
 ALLOWED = ("pyro_aevb", "torch.nn", "torch.optim", "pyro")
 MOST_VALUES, DEEPEST, LARGEST = 10_000, 20, 2**63
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-PLAIN = re.compile(r"[\w+-]*|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)")
 
 
 def check_config(
@@ -83,7 +83,8 @@ class _Check:
             raise self._refusal(f"more than {MOST_VALUES} values, or more than {DEEPEST} levels of them")
         if isinstance(value, dict):
             for key, inner in value.items():
-                if not (isinstance(key, str) and key.isidentifier()):
+                named = key.isidentifier() if isinstance(key, str) else isinstance(key, int | float) and depth > 1
+                if not (named or (depth > 2 and isinstance(key, str) and "." not in key)):
                     raise self._refusal(f"{where or 'it'} has {str(key)[:50]!r}, which is no option's name")
                 self._plain(inner, f"{where}.{key}".lstrip("."), depth + 1)
         elif isinstance(value, list):
@@ -120,14 +121,17 @@ class _Check:
         elif isinstance(value, dict):
             for name, inner in value.items():
                 self._option(inner, f"{where}.{name}")
-        elif isinstance(value, str) and (value.isidentifier() or not PLAIN.fullmatch(value)):
+        elif isinstance(value, str) and not _is_text(value):
             self._class_path(value, nn.Module, where)
 
     def _class_path(self, path: str, kind: type, where: str) -> None:
         if path.isidentifier():  # may be short for a loaded class of the kind
-            for found in _subclasses(kind):
-                if found.__name__ == path and not _is_within(found.__module__):
-                    raise self._refusal(f"{where} is {path}, short for {found.__module__}.{path}: write that out")
+            named = [found for found in _subclasses(kind) if found.__name__ == path]
+            ours = [found for found in named if found.__module__.partition(".")[0] in ("torch", "pyro", "pyro_aevb")]
+            if ours and not any(_is_within(found.__module__) for found in ours):
+                raise self._refusal(
+                    f"{where} is {path}, short for {ours[0].__module__}.{path}", f"{ours[0].__module__}."
+                )
             return
         if not PATH.fullmatch(path):
             raise self._refusal(f"{where} is {path[:80]!r}, neither a name nor a class path")
@@ -145,6 +149,13 @@ class _Check:
     def _refusal(self, what: str, path: str = "") -> InputError:
         advice = f": add --trust {path.rpartition('.')[0]} if you know what it runs" if path else ""
         return InputError(f"{self.source}: {what}{advice}")
+
+
+def _is_text(value: str) -> bool:
+    """Whether it is nothing but text to whoever parses it: no name of a class, no path of a module, no YAML."""
+    if value.isidentifier() or any(mark in value for mark in "{}[]&*!|>%@`\n\"'") or ": " in value:
+        return False
+    return not PATH.fullmatch(value) or folder_of(value.partition(".")[0]) is None
 
 
 def _is_within(module: str) -> bool:
@@ -172,8 +183,9 @@ def folder_of(module: str) -> Path | None:
     found = PathFinder.find_spec(module, [*sys.path, str(Path.cwd())])
     if found is None:
         return Path(sys.prefix) if module in sys.builtin_module_names else None
-    places = [found.origin] if found.origin else list(found.submodule_search_locations or ())
-    return Path(places[0]).parent if places else None
+    if found.submodule_search_locations:  # a package
+        return Path(next(iter(found.submodule_search_locations))).parent
+    return Path(found.origin).parent if found.origin else None
 
 
 def modules_of(trust: str | Sequence[str] | None) -> list[str]:
@@ -189,27 +201,37 @@ def modules_of(trust: str | Sequence[str] | None) -> list[str]:
     return names
 
 
-def names_own_parts(words: Sequence[str]) -> bool:
-    """Whether what was typed names a part by its import path, or a module with ``--trust``."""
-    option = ""
+def modules_typed(words: Sequence[str]) -> list[str]:
+    """The modules that typed import paths of parts name, and those of ``--trust``."""
+    option, found = "", []
     for word in words:
         option, value = word.split("=", 1) if word.startswith("--") and "=" in word else (option, word)
         if word.startswith("--") and "=" not in word:
             option = word
-        elif option == "--trust" or (option.removeprefix("--").split(".")[0] in KINDS and "." in value):
-            return True
-    return False
+        elif option == "--trust":
+            found += value.split(",")
+        elif option.removeprefix("--").split(".")[0] in KINDS:
+            found += [match[0] for match in PATH.finditer(value)]
+    return [path.strip() for path in found]
 
 
 @contextmanager
-def importable(needed: bool) -> Iterator[None]:
-    """Let modules of the current folder be found, after all others, where something that was typed needs them."""
-    here = str(Path.cwd())
-    if not needed or here in sys.path:
-        yield
-        return
-    sys.path.append(here)
+def importable(modules: Sequence[str]) -> Iterator[None]:
+    """Let these modules be imported from the current folder, which stands after all others, where they are only there.
+
+    Processes that libraries start meanwhile, a compiler's say, do not look into the current folder first, as Python's
+    ``-c`` does.
+    """
+    here, safe = str(Path.cwd()), os.environ.get("PYTHONSAFEPATH")
+    tops = {module.partition(".")[0] for module in modules}
+    needed = here not in sys.path and any(folder_of(top) == Path(here) for top in tops if not _is_within(top))
+    sys.path += [here] * needed
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
-        sys.path.remove(here)
+        if needed:
+            sys.path.remove(here)
+        os.environ.pop("PYTHONSAFEPATH")
+        if safe is not None:
+            os.environ["PYTHONSAFEPATH"] = safe

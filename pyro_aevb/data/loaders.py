@@ -1,6 +1,7 @@
 """Where data come from. A new data set is one function here, in ``LOADERS``: data root and split seed to ``Raw``."""
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.files import check_archive, regular_file
 from pyro_aevb.seeds import generator
 
-__all__ = ["LOADERS", "Raw", "load_raw"]
+__all__ = ["LOADERS", "Raw", "is_there", "load_raw"]
 
 FREY_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
 FREY_MIRRORS = ("https://cs.nyu.edu/~roweis/data/", "https://www.cs.nyu.edu/~roweis/data/")
@@ -54,6 +55,11 @@ def _load_torchvision(name: str, root: Path) -> Raw:
     from torchvision import datasets  # a second to import, so only where it is used
 
     folder = root / name / "raw"
+    if (old := root / name / "processed").exists():
+        raise InputError(f"{old} is of an earlier version of torchvision, which it would prefer to the data: remove it")
+    for file in MNIST_SHA256:
+        if os.path.lexists(folder / file):
+            regular_file(folder / file)
     try:
         train, test = (getattr(datasets, name)(root, train=train, download=True) for train in (True, False))
     except Exception as error:  # torchvision raises whatever the damage, or the network, leads to
@@ -125,6 +131,14 @@ LOADERS: dict[str, Callable[[Path, int], Raw]] = {
     "frey_face": load_frey_face,
     "digits": load_digits,
 }
+
+
+def is_there(name: str, root: Path) -> bool:
+    """Whether a data set can be loaded without a download; of a path or another name the loading tells."""
+    folders = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+    if name in folders:
+        return all((root / folders[name] / "raw" / file).is_file() for file in MNIST_SHA256)
+    return name != "frey_face" or (root / "frey_face" / "frey_rawface.mat").is_file()
 
 
 def load_raw(name: str, root: Path, split_seed: int, counts: bool = False) -> Raw:

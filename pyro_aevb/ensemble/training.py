@@ -80,8 +80,10 @@ class Ensemble:
                     self._torn = True
                     self._take_step(optimizers, generators)
                     self._torn = False
-            yield [self._progress(member, first.samples_seen >= report) for member in range(len(self.trainers))]
-            signals.deliver()  # of the last step: its report comes first
+            try:
+                yield [self._progress(member, first.samples_seen >= report) for member in range(len(self.trainers))]
+            finally:
+                signals.deliver()  # of the last step: its report comes first
             self._check()
 
     def _take_step(self, optimizers: list[JoinedOptimizer], generators: list[Generator]) -> None:
