@@ -174,6 +174,7 @@ class SVIEngine:
                 "or train with another engine than svi"
             )
         self.optimizer = optimizer if isinstance(optimizer, PyroOptim) else PyroOptim(optimizer, {})
+        self._loaded: dict[str, Any] = {}  # until Pyro meets the tensors
         self.svi = SVI(model, guide, self.optimizer, estimator)
         self.svi.loss_and_grads = self._then_updating(self.svi.loss_and_grads)
 
@@ -199,7 +200,8 @@ class SVIEngine:
     def state_dict(self) -> dict[str, Any]:
         """State of each tensor's optimizer, under our names: Pyro's hold a number that changes between processes."""
         states = self.optimizer.get_state()
-        return {name: states[stored] for name, stored in self._stored_names() if stored in states}
+        known = {name: states[stored] for name, stored in self._stored_names() if stored in states}
+        return {**self._loaded, **known}
 
     def check_state(self, state: Any, stepped: bool) -> None:
         """Each tensor's optimizer against the tensor."""
@@ -217,6 +219,7 @@ class SVIEngine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Pyro takes up each tensor's state when it next meets the tensor."""
         whole = {name: self._completed(name, saved) for name, saved in state.items()}
+        self._loaded = whole
         self.optimizer.optim_objs.clear()
         self.optimizer.set_state({stored: whole[name] for name, stored in self._stored_names() if name in whole})
 

@@ -378,3 +378,137 @@ def test_nothing_outside_is_written_over_through_a_link(foreign, cli):
     (folder / "figures").symlink_to(foreign / "pictures")
     assert "is a link" in refused(cli, "sample", "run")
     assert Path("precious").read_text() == Path("pictures/samples.png").read_text() == "precious"
+
+
+def test_pictures_and_tables_replace_links(foreign, cli):
+    """A picture, or a table, that is a link to something of the user's becomes a file of the run's."""
+    precious = Path("precious")
+    precious.write_text("precious")
+    folder = Run("run").path
+    (folder / "comparison").mkdir()
+    for name in ("figures/samples.png", "figures/learning_curve.png", "comparison/gradients.csv"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(precious.resolve())
+    os.link(precious, folder / "comparison/gradients.png")
+    few = ("--estimators=SGVB", "--particles=1", "--draws=2", "--reference_draws=2")
+    for words in (("sample", "run"), ("plot", "run"), ("compare", "run", *few)):
+        assert cli(*words)[0] == 0
+    assert precious.read_text() == "precious"
+    (folder / ".lock").unlink(missing_ok=True)
+    os.link(precious, folder / ".lock")
+    assert "is no file of its own" in refused(cli, "train", "--resume=run", "--samples=800")
+    assert precious.read_text() == "precious"
+    shutil.rmtree(folder / "comparison")
+    (folder / "comparison").symlink_to(foreign)
+    assert "is a link" in refused(cli, "compare", "run", *few)
+
+
+# ---------------------------------------------------------------- names that the standard library and torch have too
+
+
+@pytest.mark.parametrize("words", [("-m", "pyro_aevb"), ("-P", "-c", IN_C)])
+def test_files_beside_the_user_with_names_of_the_standard_library(words, foreign):
+    """Libraries start Python with ``-c``, which looks into the current folder first: for ``json``, say."""
+    for name in ("json", "typing", "ctypes", "torch", "numpy"):
+        (foreign / f"{name}.py").write_text(EVIL)
+    command = [sys.executable, *words, "evaluate", "run", "--num_samples=2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert not (foreign / "RAN").exists()
+
+
+def test_only_what_is_beside_alone_brings_the_current_folder(foreign, cli):
+    """Neither a number with a point nor a path of this package."""
+    small = ("train", "--hidden=8", "--samples=100")
+    assert cli(*small, "--out=one", "--optimizer.lr=0.01", "--prior=pyro_aevb.priors.StandardNormal")[0] == 0
+    assert not Path("RAN").exists()
+
+
+@pytest.mark.parametrize("activation", ["LeakyReLU", "ELU", "Sigmoid", "ReLU6", "tanh"])
+def test_a_name_that_torch_has_twice_is_a_name(activation, foreign, cli):
+    assert cli("train", "--hidden=4", "--samples=100", f"--activation={activation}", "--out=named")[0] == 0
+    assert cli("evaluate", "named", "--num_samples=2")[0] == 0
+
+
+def test_own_parts_have_options_of_any_kind(foreign, cli):
+    Path("options.py").write_text(
+        "from pyro_aevb.priors import StandardNormal\n"
+        "class P(StandardNormal):\n"
+        "    def __init__(self, latent_dim: int, *, source: str = '', weights: dict[int, float] | None = None):\n"
+        "        super().__init__(latent_dim)\n"
+        "        self.source = source\n"
+    )
+    words = ("train", "--hidden=4", "--samples=100", "--latent_dim=2", "--prior=options.P")
+    for i, source in enumerate(("a/b.txt", "relu,tanh", "weights.pt", "https-like//x")):
+        assert cli(*words, f"--prior.source={source}", f"--out=own{i}", "--prior.weights={1: 0.5}")[0] == 0
+        assert runs.load_run(f"own{i}", device="cpu", trust=["options"]).model.prior.source == source
+    del sys.modules["options"]
+
+
+# ---------------------------------------------------------------- little that becomes much, and the network
+
+
+def test_nested_lists_are_counted_before_they_are_walked(foreign, cli):
+    nested = [0]
+    for _ in range(30):
+        nested = [nested] * 10
+    deep = []
+    for _ in range(10_000):
+        deep = [deep]
+    for value in (nested, deep):
+        state = torch.load("run/last.pt", weights_only=True)
+        state["more"] = value
+        try:
+            torch.save(state, "run/last.pt")
+        except RecursionError:
+            continue
+        refused(cli, "evaluate", "run")
+
+
+def test_an_archive_that_becomes_much(foreign, cli):
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (1_500_000, 1000)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile("data.npz", "w", method) as archive, archive.open("a.npy", "w") as member:
+            member.write(header.getvalue())
+            for _ in range(1500 if method == zipfile.ZIP_DEFLATED else 1):
+                member.write(bytes(1_000_000))
+        assert "would become" in refused(cli, "train", "--data=data.npz", "--out=other")
+
+
+def test_opening_a_run_downloads_nothing(foreign, cli, monkeypatch):
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", lambda *_: pytest.fail("a download"))
+    change_state("run", lambda state: state["origin"]["config"].clear())
+    for name in ("mnist", "fashion_mnist", "frey_face"):
+        write(foreign, {"data": name, "data_root": str(foreign / "root")})
+        for words in (("evaluate", "run"), ("train", "--resume=run", "--samples=800")):
+            assert "downloads nothing" in refused(cli, *words)
+    assert not (foreign / "root").exists()
+    folder = foreign / "root" / "MNIST"
+    (folder / "raw").mkdir(parents=True)
+    os.mkfifo(folder / "raw" / "train-images-idx3-ubyte")
+    assert "no regular file" in refused(cli, "train", "--data=mnist", "--data_root=root", "--out=other")
+
+
+@pytest.mark.parametrize("where", ["~nosuchuser/x.npy", "a\0b.npy"])
+def test_a_path_that_is_none(where, foreign, cli):
+    change_state("run", lambda state: state["origin"]["config"].clear())
+    write(foreign, {"data": where})
+    refused(cli, "evaluate", "run")
+    write(foreign, {"data": "frey_face", "data_root": where})
+    refused(cli, "evaluate", "run")
+
+
+def test_hidden_files_of_the_users_stay(foreign, cli):
+    folder = Run("run").path
+    kept = [folder / name for name in (".config.yaml.swp", ".notes.md")]
+    for path in kept:
+        path.write_text("mine")
+    (folder / ".vscode.d").mkdir()
+    (folder / ".last.pt.4711").write_text("half")
+    assert cli("train", "--resume=run", "--samples=800")[0] == 0
+    assert all(path.read_text() == "mine" for path in kept)
+    assert not (folder / ".last.pt.4711").exists()

@@ -14,7 +14,7 @@ from torch import nn
 import pyro_aevb as aevb
 from pyro_aevb import engines, evidence
 from pyro_aevb.checkpoints import Run
-from pyro_aevb.process import Deferred, alone
+from pyro_aevb.process import Deferred, alone, shielded
 from tests.commands import SMALL, train
 from tests.pairs import binary, plate
 from tests.trainings import assert_equal, make, weights
@@ -321,3 +321,63 @@ def test_one_process_writes_a_run(cli, tmp_path):
         assert cli("evaluate", "run", "--num_samples=2")[0] == 0  # readers need no lock
     assert all(path.read_bytes() == content for path, content in before.items())
     assert cli("train", "--resume=run", "--samples=800")[0] == 0
+
+
+def test_a_handler_that_returns_is_called_once_a_signal():
+    calls, before = [], signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
+    try:
+        signals = Deferred()
+        with signals:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            signals.deliver()
+        assert len(calls) == 3
+        with signals:
+            mine = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # set meanwhile, by somebody else
+        assert mine is not signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_forked_process_has_a_lock_of_its_own():
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        with alone():
+            held.set()
+            free.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    if (pid := os.fork()) == 0:
+        with alone():
+            os._exit(0)
+    free.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_where_files_cannot_be_locked(cli, monkeypatch, caplog):
+    import errno
+
+    from pyro_aevb import files
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    train(cli)
+    assert Run("run").load()["samples_seen"] == 400
+    assert "no file can be locked" in caplog.text
+
+
+def test_ctrl_c_waits_for_what_is_compiled():
+    """A terminal sends it to the compiler too, which would leave other code."""
+    with shielded():
+        child = os.fork()
+        if child == 0:
+            os._exit(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

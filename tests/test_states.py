@@ -351,3 +351,67 @@ def test_nothing_is_said_twice():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer.load_state_dict(trainer.state_dict())
+
+
+# ---------------------------------------------------------------- optimizers of one's own
+
+
+class Lookahead(torch.optim.SGD):
+    """Keeps something beside its state, which a copy does not have."""
+
+    def __init__(self, parameters, lr=0.01):
+        super().__init__(parameters, lr=lr)
+        self.seen = []
+
+    def step(self, closure=None):
+        self.seen.append(1)
+        return super().step(closure)
+
+
+class Late(torch.optim.SGD):
+    """Begins to keep a number at its third step."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["n"] = state.get("n", torch.tensor(0.0)) + 1
+                if state["n"] > 2:
+                    state["mean"] = p.detach().clone()
+        return super().step(closure)
+
+
+class Strict(torch.optim.SGD):
+    """Refuses gradients of zero."""
+
+    def step(self, closure=None):
+        if all((p.grad == 0).all() for group in self.param_groups for p in group["params"]):
+            raise ValueError("zero gradient")
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("optimizer", [Lookahead, Late, Strict])
+def test_optimizers_of_ones_own_go_on(optimizer):
+    first, second = (make(optimizer=partial(optimizer, lr=1e-3)) for _ in range(2))
+    list(first.run(200))
+    noise = torch.get_rng_state()
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(noise, torch.get_rng_state())
+    assert list(first.run(100))[-1].bound == list(second.run(100))[-1].bound
+    if optimizer is Late:
+        state = first.state_dict()
+        state["optimizer"]["state"][0]["mean"] = torch.zeros(3)
+        refused(second, sealed(state), "optimizer state 0.mean")
+
+
+def test_a_schedule_of_pyros_goes_on():
+    import pyro.optim
+
+    def training():
+        schedule = pyro.optim.ReduceLROnPlateau({"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}})
+        return make(optimizer=schedule, engine="svi")
+
+    first, second = training(), training()
+    list(first.run(100))
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()[DIGEST] == first.state_dict()[DIGEST]
