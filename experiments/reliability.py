@@ -295,12 +295,19 @@ def measure(parts, count, smoke):
     """Rows of ends, and rows of the soak."""
     ends, engines = [], ("eager",) if smoke else ("eager", "captured")
     for engine in engines:
-        ends += kills(engine, count // len(engines)) if "kills" in parts else []
-        ends += stops(engine, max(3, count // 10)) if "stops" in parts else []
-    ends += limits(max(2, count // 10)) if "limits" in parts else []
-    ends += full_disks(max(2, count // 10)) if "disks" in parts else []
+        ends += told_of(kills(engine, count // len(engines)) if "kills" in parts else [])
+        ends += told_of(stops(engine, max(3, count // 10)) if "stops" in parts else [])
+    ends += told_of(limits(max(2, count // 10)) if "limits" in parts else [])
+    ends += told_of(full_disks(max(2, count // 10)) if "disks" in parts else [])
     sizes = (2000, 5, 2, 200) if smoke else (200_000, 500, 20, 10_000)
-    return ends, soak(*sizes) if "soak" in parts else []
+    return ends, told_of(soak(*sizes) if "soak" in parts else [])
+
+
+def told_of(rows):
+    """Rows, shown as they come: all of it takes long."""
+    for row in rows:
+        print(row, flush=True)
+    return rows
 
 
 def main_script():

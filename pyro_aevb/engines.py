@@ -313,7 +313,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     # torch brings all to a parameter's precision: NAdam's product of momenta, float32, was another after that.
     for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for name, saved in state["state"].get(index, {}).items():
-            if isinstance(saved, Tensor) and saved.dtype != optimizer.state[p][name].dtype:
+            if isinstance(saved, Tensor) and name != "step" and saved.dtype != optimizer.state[p][name].dtype:
                 optimizer.state[p][name] = saved.to(optimizer.state[p][name].device)
 
 
