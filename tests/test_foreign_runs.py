@@ -272,9 +272,15 @@ def test_the_current_folder_stands_behind_all_others(foreign, cli):
     del sys.modules["my_parts"]
 
 
-@pytest.mark.parametrize("trust", ["a b", "os.system(1)", "../evil"])
+@pytest.mark.parametrize("trust", ["a b", "evil.P(1)", "../evil"])
 def test_trust_names_modules(trust, foreign, cli):
     assert "is no module" in refused(cli, "evaluate", "run", f"--trust={trust}")
+
+
+def test_pythons_own_modules_have_no_parts(foreign, cli):
+    write(foreign, {"prior": SYSTEM})
+    assert "--trust" not in refused(cli, "evaluate", "run")
+    assert "has no parts" in refused(cli, "evaluate", "run", "--trust=my_parts,os")
 
 
 # ---------------------------------------------------------------- whole processes

@@ -135,6 +135,8 @@ class _Check:
             return
         if not PATH.fullmatch(path):
             raise self._refusal(f"{where} is {path[:80]!r}, neither a name nor a class path")
+        if _top(path) in sys.stdlib_module_names:
+            raise self._refusal(f"{where} is {path}, which is Python's own and no {kind.__name__}")
         if any(path.startswith(f"{module}.") for module in self.trust):
             return
         module, _, name = path.rpartition(".")
@@ -155,7 +157,7 @@ def _is_text(value: str) -> bool:
     """Whether it is nothing but text to whoever parses it: no name of a class, no path of a module, no YAML."""
     if value.isidentifier() or any(mark in value for mark in "{}[]&*!|>%@`\n\"'") or ": " in value:
         return False
-    return not PATH.fullmatch(value) or folder_of(value.partition(".")[0]) is None
+    return not PATH.fullmatch(value) or folder_of(_top(value)) is None
 
 
 def _is_within(module: str) -> bool:
@@ -170,9 +172,13 @@ def _subclasses(kind: type) -> set[type]:
     return found
 
 
+def _top(path: str) -> str:
+    return path.partition(".")[0]
+
+
 def _origin(path: str) -> str:
     """Where a module would come from; it is looked for, not imported."""
-    top = path.partition(".")[0]
+    top = _top(path)
     if (folder := folder_of(top)) is None:
         return f"there is no module {top} here"
     return f"module {top} would be imported from {folder}"
@@ -196,6 +202,8 @@ def modules_of(trust: str | Sequence[str] | None) -> list[str]:
     """
     given = trust.split(",") if isinstance(trust, str) else list(trust or ())
     names = [name.strip() for name in given if name.strip()]
+    if own := [name for name in names if _top(name) in sys.stdlib_module_names]:
+        raise InputError(f"--trust {own[0]}: that is a module of Python's own, which has no parts")
     if wrong := [name for name in names if not all(word.isidentifier() for word in name.split("."))]:
         raise InputError(f"--trust {wrong[0]!r} is no module: give names such as my_parts, separated by commas")
     return names
@@ -223,7 +231,7 @@ def importable(modules: Sequence[str]) -> Iterator[None]:
     ``-c`` does.
     """
     here, safe = str(Path.cwd()), os.environ.get("PYTHONSAFEPATH")
-    tops = {module.partition(".")[0] for module in modules}
+    tops = {_top(module) for module in modules}
     needed = here not in sys.path and any(folder_of(top) == Path(here) for top in tops if not _is_within(top))
     sys.path += [here] * needed
     os.environ["PYTHONSAFEPATH"] = "1"
