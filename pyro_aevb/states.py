@@ -296,6 +296,8 @@ def _check_entry(saved: Any, own: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, Tensor):
             check_setting(saved[name], value, f"{where}.{name}")
         elif name == "step" and _is_count(saved[name]) and _is_count(value):
+            if saved[name] < 0:
+                raise InputError(f"{where}.{name} is {saved[name].item()}, less than 0: the state is damaged")
             _check_tensor(saved[name].to(value.dtype), value, f"{where}.{name}")  # of steps, of any precision
         else:
             _check_tensor(saved[name], value, f"{where}.{name}")
@@ -310,6 +312,9 @@ def _check_group(saved: Any, own: Mapping[str, Any]) -> None:
         raise InputError("the saved run has another optimizer (its groups do not hold the pair's parameters)")
     for name in own.keys() & saved.keys() - {"params", *COMPUTED_BY}:
         check_setting(saved[name], own[name], f"optimizer {name}")
+    betas = saved.get("betas", ())
+    if not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"the saved optimizer betas are {betas}, which do not lie in [0, 1): the state is damaged")
 
 
 def check_setting(saved: Any, own: Any, where: str) -> None:

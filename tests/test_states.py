@@ -95,6 +95,7 @@ def test_a_moment_that_is_not_its_parameters(case, engine, optimizer):
         (lambda o: o["param_groups"].append(o["param_groups"][0]), "2 groups of parameters, not 1"),
         (lambda o: o.update(param_groups=[]), "0 groups of parameters, not 1"),
         (lambda o: o.update(param_groups=[None]), "do not hold the pair's parameters"),
+        (lambda o: o["state"][0]["step"].fill_(-1), "less than 0"),
         (lambda o: o.clear(), "state's state is of type NoneType"),
     ],
 )
