@@ -304,7 +304,7 @@ def _check_entry(saved: Any, own: Mapping[str, Any], where: str) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex()
+    return isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex() and value.dtype != torch.bool
 
 
 def _check_group(saved: Any, own: Mapping[str, Any]) -> None:
