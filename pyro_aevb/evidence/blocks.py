@@ -19,7 +19,7 @@ from pyro_aevb.files import load_tensors, save_tensors
 from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
 from pyro_aevb.process import alone
 from pyro_aevb.seeds import derive, seeded
-from pyro_aevb.states import check_plain
+from pyro_aevb.states import check_digest, check_plain, sealed
 
 __all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Progress", "map_blocks", "not_nan"]
 
@@ -151,6 +151,8 @@ class _Kept:
             if not isinstance(state, dict) or not isinstance(state.get("blocks"), list) or "identity" not in state:
                 raise InputError(f"{path} is no file of kept results: remove it")
             check_plain(state, "its result")
+            if "digest" in state:  # a flipped bit in an archive's index leaves all checksums right
+                check_digest(state, str(path), required=True)
             same = state["identity"] == identity
             if not same:
                 raise InputError(
@@ -161,7 +163,7 @@ class _Kept:
     def add(self, block: tuple[Tensor, ...]) -> None:
         """Keep one more."""
         self.blocks.append(tuple(part.cpu() for part in block))
-        save_tensors({"identity": self.identity, "blocks": self.blocks}, self.path)
+        save_tensors(sealed({"identity": self.identity, "blocks": self.blocks}), self.path)
 
 
 def _identity(
