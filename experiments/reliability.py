@@ -68,6 +68,7 @@ def begin(arguments, limit=None):
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 
