@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 import time
 import zipfile
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ __all__ = ["check_archive", "load_tensors", "locked", "refuse_existing", "regula
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+HEADER, LENGTHS_AT, DESCRIPTOR = 30, 26, 24  # bytes of a zip member's header and, at most, of what may follow it
 MOST_COMPRESSED = 200  # times; an archive of a gigabyte and more that holds more for its size is a bomb
 
 
@@ -85,6 +87,20 @@ def check_archive(path: Path, *, compressed: bool = False) -> None:
             raise ValueError("its parts are said to be longer than the file")
         if (broken := archive.testzip()) is not None:
             raise ValueError(f"the checksum of its part {broken} is wrong")
+        _check_index(archive)
+
+
+def _check_index(archive: zipfile.ZipFile) -> None:
+    """See that an archive's index leaves out no part: a flipped bit in it ended the list, and no checksum was wrong."""
+    members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    file: Any = archive.fp  # open, inside with
+    begins = [*(member.header_offset for member in members[1:]), archive.start_dir]
+    for member, following in zip(members, begins, strict=True):
+        file.seek(member.header_offset + LENGTHS_AT)
+        name, extra = struct.unpack("<HH", file.read(4))
+        end = member.header_offset + HEADER + name + extra + member.compress_size
+        if not end <= following <= end + DESCRIPTOR:
+            raise ValueError(f"its index is damaged after the part {member.filename}")
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
