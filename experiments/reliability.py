@@ -88,7 +88,8 @@ def alive(pid):
 def after_reports(pid, run, count):
     """Wait until a child has made so many more reports."""
     file = run.path / "metrics.jsonl"
-    began, size = file.stat().st_size, 90 * count  # a report is a line of some 90 bytes
+    began = file.stat().st_size
+    size = 90 * count  # a report is a line of some 90 bytes
     while alive(pid) and file.stat().st_size < began + size:
         time.sleep(0.0005)
 
@@ -283,8 +284,10 @@ def _repeated(what, count, function):
 
 
 def _soaked(what, first, **more):
-    (before, files), (after, files_after) = first, memory()
-    return {"soak": what, "MB at a tenth": round(before), "MB": round(after), "files": files_after - files, **more}
+    before, files_before = first
+    after, files_after = memory()
+    files = files_after - files_before
+    return {"soak": what, "MB at a tenth": round(before), "MB": round(after), "files": files, **more}
 
 
 # ---------------------------------------------------------------- script

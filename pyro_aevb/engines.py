@@ -191,6 +191,7 @@ class SVIEngine:
 
     def _then_updating(self, loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
         def followed_by_the_update(*arguments: Any, **keywords: Any) -> Any:
+            """Loss and gradients, after which ``SVI.step`` calls the optimizer."""
             loss = loss_and_grads(*arguments, **keywords)
             self.updating = True
             return loss

@@ -32,7 +32,9 @@ __all__ = ["check_archive", "load_tensors", "locked", "refuse_existing", "regula
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-HEADER, LENGTHS_AT, DESCRIPTOR = 30, 26, 24  # bytes of a zip member's header and, at most, of what may follow it
+HEADER = 30  # bytes of a zip member's header, before its name
+LENGTHS_AT = 26  # where in it the lengths of the name and of the extra field stand
+DESCRIPTOR = 24  # bytes, at most, between a member's end and what follows it
 MOST_COMPRESSED = 200  # times; an archive of a gigabyte and more that holds more for its size is a bomb
 
 

@@ -297,7 +297,8 @@ class MonteCarloEM:
         """
         if not isinstance(state, Mapping) or state.get("format") not in (STATE_FORMAT, *EARLIER_FORMATS):
             raise InputError("this is not a state of MonteCarloEM: give what its state_dict made")
-        before, later = self._state(), EARLIER_FORMATS.get(state["format"], set())
+        before = self._state()
+        later = EARLIER_FORMATS.get(state["format"], set())
         if missing := before.keys() - state.keys() - later:
             raise InputError(f"this state lacks {', '.join(sorted(missing))}: it is not whole")
         check_kinds(state, {key: kind for key, kind in KINDS.items() if key in state})

@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 DIGEST = "digest"
 LARGEST = 2**63
-MOST_VALUES, DEEPEST = 1_000_000, 50
+MOST_VALUES = 1_000_000  # of a state; a run's has some hundreds
+DEEPEST = 50  # levels of containers in a state; a run's has eight
 
 
 # ---------------------------------------------------------------- the seal

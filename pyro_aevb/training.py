@@ -276,7 +276,8 @@ class Trainer:
         """
         if not isinstance(state, Mapping) or state.get("format") not in (STATE_FORMAT, *EARLIER_FORMATS):
             raise InputError("this is not a training state of pyro_aevb: give the last.pt or best.pt of a run")
-        own, later = self._state(), EARLIER_FORMATS.get(state["format"], set())
+        own = self._state()
+        later = EARLIER_FORMATS.get(state["format"], set())
         if missing := own.keys() - state.keys() - later:
             raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
         check_kinds(state, {key: kind for key, kind in KINDS.items() if key not in later})

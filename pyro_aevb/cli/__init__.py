@@ -91,8 +91,11 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """torch has no class of its own for it on a CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether memory was asked for that is not there."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # On a CPU torch raises a plain RuntimeError, which its allocator's words alone tell from others.
+    return "can't allocate memory" in str(error)
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:

@@ -212,7 +212,8 @@ class Training:
     def go_on(self, run: Run) -> None:
         """Train up to the samples that are wanted; where the user interrupts, save what was done."""
         target, seen = int(self.config.samples), self.trainer.samples_seen
-        began, signals = time.perf_counter(), Deferred()
+        began = time.perf_counter()
+        signals = Deferred()
         try:
             with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
                 for progress in self.trainer.run(max(0, target - seen)):
@@ -230,7 +231,8 @@ class Training:
         _print_summary(run, self.config, self.data, self.trainer)
 
     def _report(self, run: Run, progress: Progress, seen: int, seconds: float) -> None:
-        config, now = self.config, progress.samples_seen
+        config = self.config
+        now = progress.samples_seen
         ends = now >= int(config.samples)
         run.append_metrics({**_record(progress), "seconds": seconds})
         self.since_save.append(progress.bound)

@@ -35,7 +35,9 @@ KINDS: dict[str, type] = {
 """What the class that a place of a configuration names must be; those in a part's own options are ``nn.Module``."""
 
 ALLOWED = ("pyro_aevb", "torch.nn", "torch.optim", "pyro")
-MOST_VALUES, DEEPEST, LARGEST = 10_000, 20, 2**63
+MOST_VALUES = 10_000  # of a configuration; a run's has some fifty
+DEEPEST = 20  # levels of containers in a configuration; a run's has four
+LARGEST = 2**63
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
