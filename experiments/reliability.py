@@ -177,7 +177,9 @@ def without_clock(run):
 
 def kills(engine, count, seed=0):
     """Half at a random report, half at a file that is being written."""
-    rng, run, halves = random.Random(seed), begun(engine, f"kills-{engine}"), 0
+    rng = random.Random(seed)
+    run = begun(engine, f"kills-{engine}")
+    halves = 0
     state = run.load()
     for i in range(count):
         halves += kill(begin(resumed(run)), run, rng, aimed=i % 2 == 1)
@@ -188,7 +190,8 @@ def kills(engine, count, seed=0):
 
 def stops(engine, count, seed=0):
     """Each signal to end in turn."""
-    rng, run = random.Random(seed), begun(engine, f"stops-{engine}")
+    rng = random.Random(seed)
+    run = begun(engine, f"stops-{engine}")
     state = run.load()
     for i in range(count):
         stop(begin(resumed(run)), run, rng, list(SIGNALS)[i % 3])
@@ -199,8 +202,10 @@ def stops(engine, count, seed=0):
 
 def limits(count, seed=0):
     """A file may not become as large as a state is."""
-    rng, run = random.Random(seed), begun("eager", "limits")
-    state, size = run.load(), (run.path / "last.pt").stat().st_size
+    rng = random.Random(seed)
+    run = begun("eager", "limits")
+    state = run.load()
+    size = (run.path / "last.pt").stat().st_size
     for _ in range(count):
         assert ended(begin(resumed(run), limit=rng.randrange(100, size))) == 2, _said()
         told("File too large")
@@ -217,7 +222,8 @@ def full_disks(count, seed=0):
     if subprocess.run(mount, capture_output=True).returncode:
         return [{"end": "full disk", "engine": "not tried: needs the right to mount"}]
     try:
-        rng, run = random.Random(seed), begun("eager", "disk/run")
+        rng = random.Random(seed)
+        run = begun("eager", "disk/run")
         state = run.load()
         for _ in range(count):
             free = os.statvfs(folder)
@@ -244,14 +250,16 @@ def memory():
 
 def small_pair(seed=0):
     with aevb.seeded(seed):
-        prior, likelihood = aevb.priors.StandardNormal(2), aevb.likelihoods.Bernoulli(2, 64, hidden=20)
+        prior = aevb.priors.StandardNormal(2)
+        likelihood = aevb.likelihoods.Bernoulli(2, 64, hidden=20)
         guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(64, 2, hidden=20), 1500)
     return aevb.GenerativeModel(prior, likelihood, 1500), guide
 
 
 def soak(steps, trainers, evaluations, data):
     """Memory and open files at a tenth of the way and at its end; whether all weights are finite."""
-    rows, x = [], aevb.data.load("digits", binarize="static").train
+    rows = []
+    x = aevb.data.load("digits", binarize="static").train
     for optimizer in (aevb.optimizers.Adagrad, torch.optim.Adam):
         model, guide = small_pair()
         trainer = aevb.Trainer(
@@ -298,7 +306,8 @@ PARTS = ("kills", "stops", "limits", "disks", "soak")
 
 def measure(parts, count, smoke):
     """Rows of ends, and rows of the soak."""
-    ends, engines = [], ("eager",) if smoke else ("eager", "captured")
+    ends = []
+    engines = ("eager",) if smoke else ("eager", "captured")
     for engine in engines:
         # A captured run takes ten seconds to begin: a quarter of the kills, where both engines are there.
         share = count if smoke else count // 4 if engine == "captured" else count - count // 4

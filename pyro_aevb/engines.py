@@ -1,6 +1,6 @@
 """How one training step is taken: by Pyro's own ``SVI``, or by one ``torch.optim`` step on the estimator's loss.
 
-Both step the same parameters at the same noise; see ``README.md`` for what each costs.
+Both step the same parameters at the same noise; see ``docs/speed.md`` for what each costs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

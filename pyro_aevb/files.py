@@ -80,7 +80,8 @@ def check_archive(path: Path, *, compressed: bool = False) -> None:
         members = archive.infolist()
         if len({member.filename for member in members}) < len(members):
             raise ValueError("two of its parts have one name")
-        size, most = path.stat().st_size, sum(member.file_size for member in members)
+        size = path.stat().st_size
+        most = sum(member.file_size for member in members)
         if most > max(1e9, MOST_COMPRESSED * size) or any(m.compress_type > zipfile.ZIP_DEFLATED for m in members):
             raise ValueError(f"it would become {most / 1e9:.1f} GB of {size / 1e6:.1f} MB")
         if not compressed and any(member.compress_type != zipfile.ZIP_STORED for member in members):

@@ -292,7 +292,8 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the saved run has another model, guide or optimizer ({reason})") from error
-        self.step, self.engine.updating = state["step"], False
+        self.step = state["step"]
+        self.engine.updating = False
         self._noise.states = {key: value.cpu().clone() for key, value in state["noise"].items()}
         self._gathered.load_state_dict(state["gathered"], self.device)
 

@@ -202,7 +202,10 @@ def load_run(
         InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other; if the
             configuration names what may not be followed.
     """
-    run, where, grammar, trusted = Run(path), find_device(device), parser(), modules_of(trust)
+    run = Run(path)
+    where = find_device(device)
+    grammar = parser()
+    trusted = modules_of(trust)
     others = set(KINDS) - set(building)
     source = read_config(run.path / "config.yaml", trusted, without=others)
     with importable(trusted):

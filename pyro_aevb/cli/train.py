@@ -90,7 +90,8 @@ def _begin(grammar: Parser, config: Namespace) -> None:
     data = load_data(config)
     pair = make_pair(config, parts, data)
     trainer = make_trainer(config, parts, data, pair)
-    path, text = Path(config.out) if config.out else _free_path(config.data), _dump(grammar, config)
+    path = Path(config.out) if config.out else _free_path(config.data)
+    text = _dump(grammar, config)
     training = Training(config, data, pair, trainer, origin(yaml.safe_load(text), data))
     run = Run.create(path, text, training.state())
     with run.locked():
@@ -110,7 +111,8 @@ def _resume(grammar: Parser, path: Path, arguments: Sequence[str], trust: Sequen
 
 
 def _resume_locked(grammar: Parser, run: Run, arguments: Sequence[str], trust: Sequence[str]) -> None:
-    path, source = run.path, read_config(run.path / "config.yaml", trust)
+    path = run.path
+    source = read_config(path / "config.yaml", trust)
     config = grammar.parse(arguments, source)
     _check(config)
     state = run.load("last", find_device(config.device))
@@ -125,7 +127,8 @@ def _resume_locked(grammar: Parser, run: Run, arguments: Sequence[str], trust: S
     text = _dump(grammar, config)
     run.write_config(text)
     training = Training(config, data, pair, trainer, origin(yaml.safe_load(text), data))
-    training.best_bound, training.since_save = state["best_bound"], _bounds(state)
+    training.best_bound = state["best_bound"]
+    training.since_save = _bounds(state)
     training.go_on(run)
 
 
@@ -211,7 +214,8 @@ class Training:
 
     def go_on(self, run: Run) -> None:
         """Train up to the samples that are wanted; where the user interrupts, save what was done."""
-        target, seen = int(self.config.samples), self.trainer.samples_seen
+        target = int(self.config.samples)
+        seen = self.trainer.samples_seen
         began = time.perf_counter()
         signals = Deferred()
         try:
@@ -243,8 +247,10 @@ class Training:
 
     def _save(self, run: Run) -> None:
         """The state, as the best one too if the mean bound since the last save is."""
-        mean_bound, self.since_save = sum(self.since_save) / len(self.since_save), []
-        is_best, self.best_bound = mean_bound > self.best_bound, max(self.best_bound, mean_bound)
+        mean_bound = sum(self.since_save) / len(self.since_save)
+        is_best = mean_bound > self.best_bound
+        self.best_bound = max(self.best_bound, mean_bound)
+        self.since_save = []
         state = self.state()
         if is_best:
             run.save("best", state)

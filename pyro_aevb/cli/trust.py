@@ -232,7 +232,8 @@ def importable(modules: Sequence[str]) -> Iterator[None]:
     Processes that libraries start meanwhile, a compiler's say, do not look into the current folder first, as Python's
     ``-c`` does.
     """
-    here, safe = str(Path.cwd()), os.environ.get("PYTHONSAFEPATH")
+    here = str(Path.cwd())
+    safe = os.environ.get("PYTHONSAFEPATH")
     tops = {_top(module) for module in modules}
     needed = here not in sys.path and any(folder_of(top) == Path(here) for top in tops if not _is_within(top))
     sys.path += [here] * needed
