@@ -133,6 +133,7 @@ def check_plain(value: Any, where: str, depth: int = 0) -> int:
             or says that there are too many.
     """
     count = 1
+    _check_count(count, depth)  # before it goes deeper than Python does
     if isinstance(value, Tensor):
         if type(value) is not Tensor or value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise InputError(f"{where} is no plain tensor: the state is damaged")
@@ -313,7 +314,7 @@ def _check_group(saved: Any, own: Mapping[str, Any]) -> None:
         raise InputError("the saved run has another optimizer (its groups do not hold the pair's parameters)")
     for name in own.keys() & saved.keys() - {"params", *COMPUTED_BY}:
         check_setting(saved[name], own[name], f"optimizer {name}")
-    betas = saved.get("betas", ())
+    betas = saved.get("betas", ()) if "betas" in own else ()
     if not all(0 <= beta < 1 for beta in betas):
         raise InputError(f"the saved optimizer betas are {betas}, which do not lie in [0, 1): the state is damaged")
 

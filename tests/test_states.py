@@ -12,7 +12,7 @@ import torch
 
 import pyro_aevb as aevb
 from pyro_aevb.checkpoints import Run
-from pyro_aevb.states import DIGEST, digest_of, sealed
+from pyro_aevb.states import DIGEST, check_plain, digest_of, sealed
 from tests.commands import change_state, train
 from tests.pairs import binary
 from tests.trainings import make
@@ -96,6 +96,7 @@ def test_a_moment_that_is_not_its_parameters(case, engine, optimizer):
         (lambda o: o.update(param_groups=[]), "0 groups of parameters, not 1"),
         (lambda o: o.update(param_groups=[None]), "do not hold the pair's parameters"),
         (lambda o: o["state"][0]["step"].fill_(-1), "less than 0"),
+        (lambda o: o["param_groups"][0].update(new=3, lr="a"), "optimizer lr is a"),
         (lambda o: o.clear(), "state's state is of type NoneType"),
     ],
 )
@@ -416,3 +417,23 @@ def test_a_schedule_of_pyros_goes_on():
     list(first.run(100))
     second.load_state_dict(first.state_dict())
     assert second.state_dict()[DIGEST] == first.state_dict()[DIGEST]
+
+
+def test_settings_that_this_optimizer_does_not_have():
+    """Of another version of torch, say: they are looked at no further."""
+    trainer = trained()
+    state = trainer.state_dict()
+    state["optimizer"]["param_groups"][0]["betas"] = 3
+    trainer.load_state_dict(sealed(state))
+
+
+def test_containers_deeper_than_python_goes():
+    deep, cyclic = [], []
+    for _ in range(100_000):
+        deep = [deep]
+    cyclic.append(cyclic)
+    for value in (deep, {"a": deep}, cyclic):
+        with pytest.raises(aevb.InputError, match="levels of them"):
+            check_plain(value, "state")
+    while deep:  # Python's own end of it would go as deep
+        deep = deep.pop()
