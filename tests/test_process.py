@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import pyro_aevb as aevb
-from pyro_aevb import engines, evidence
+from pyro_aevb import capture, engines, evidence
 from pyro_aevb.checkpoints import Run
-from pyro_aevb.process import Deferred, alone, shielded
+from pyro_aevb.process import SIGNALS, Deferred, alone, shielded
 from tests.commands import SMALL, train
 from tests.pairs import binary, plate
 from tests.trainings import assert_equal, make, weights
@@ -117,11 +117,15 @@ class Noisy(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
         self.calls, self.at, self.act = 0, None, None
+        self.backwards = False
 
     def forward(self, z):
         self.calls += 1
-        x = self.net(z)
-        if self.calls == self.at:
+        first = self.net[:3](z)
+        x = self.net[3](first)
+        if self.calls == self.at and self.backwards:
+            first.register_hook(lambda _: self.act())  # when the last layer has its gradients
+        elif self.calls == self.at:
             self.act()  # after the running statistics have moved
         return x
 
@@ -145,9 +149,10 @@ def noisy_training(engine):
     return net, trainer
 
 
-def interrupted_at(engine, steps, act, error):
+def interrupted_at(engine, steps, act, error, backwards=False):
     """Train 600 data, with something that happens in a step; what follows another ``run``."""
     net, trainer = noisy_training(engine)
+    net.backwards = backwards
     begun = net.calls
     list(trainer.run(20))
     net.at, net.act = net.calls + steps * (net.calls - begun), act
@@ -176,10 +181,11 @@ def interrupt_at_once():
     [(interrupt, KeyboardInterrupt), (interrupt_at_once, KeyboardInterrupt), (fail, ZeroDivisionError)],
 )
 @pytest.mark.parametrize("steps", [1, 5, 17])
-def test_what_follows_an_interrupted_step_is_as_without(engine, act, error, steps):
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_follows_an_interrupted_step_is_as_without(engine, act, error, steps, backwards):
     net, whole = noisy_training(engine)
     list(whole.run(600))
-    other, again = interrupted_at(engine, steps, act, error)
+    other, again = interrupted_at(engine, steps, act, error, backwards)
     assert again.samples_seen == 600
     assert_equal(net.state_dict(), other.state_dict())
     one, two = whole.state_dict(), again.state_dict()
@@ -381,3 +387,18 @@ def test_ctrl_c_waits_for_what_is_compiled():
             os._exit(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_step_is_recorded_where_ctrl_c_does_not_reach_the_compiler(monkeypatch):
+    masks, original = [], capture.record
+
+    def record(*arguments, **options):
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(capture, "record", record)
+    _, trainer = noisy_training("captured")
+    trainer.engine.compiled = False
+    list(trainer.run(20))
+    assert len(masks) == 1
+    assert set(SIGNALS) <= masks[0]

@@ -437,3 +437,43 @@ def test_containers_deeper_than_python_goes():
             check_plain(value, "state")
     while deep:  # Python's own end of it would go as deep
         deep = deep.pop()
+
+
+def test_no_flipped_bit_of_an_archives_index_gives_other_arrays(tmp_path):
+    """One ended the list: of train and test sets the first alone was left, which was split anew."""
+    import numpy as np
+
+    from pyro_aevb.data import load
+
+    path, rows = tmp_path / "data.npz", np.random.default_rng(0).random((20, 3)).astype(np.float32)
+    np.savez(path, train=rows[:15], test=rows[15:])
+    whole = path.read_bytes()
+    index = whole.index(b"PK\x01\x02")
+    same = 0
+    for where in range(index, len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[where] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                found = load(str(path))
+            except aevb.InputError:
+                continue
+            same += 1
+            assert np.array_equal(found.train.numpy(), rows[:15]), (where, bit)
+            assert np.array_equal(found.test.numpy(), rows[15:]), (where, bit)
+    assert 0 < same < 8 * (len(whole) - index) / 2  # dates and attributes
+
+
+def test_another_test_set_is_refused(cli):
+    """The training data alone were compared: evaluation told of other images."""
+    import numpy as np
+
+    rows = np.random.default_rng(0).random((300, 4))
+    np.savez("data.npz", train=rows[:200], test=rows[200:])
+    train(cli, "--data=data.npz")
+    np.savez("data.npz", train=rows[:200], test=1 - rows[200:])
+    for words in (("evaluate", "run"), ("train", "--resume=run", "--samples=800")):
+        code, _, errors = cli(*words)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "is not what run was trained on" in errors
