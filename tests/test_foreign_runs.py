@@ -21,7 +21,7 @@ import yaml
 import pyro_aevb as aevb
 from pyro_aevb.checkpoints import Run
 from pyro_aevb.cli import runs
-from pyro_aevb.cli.trust import KINDS
+from pyro_aevb.cli.trust import KINDS, check_config
 from tests.commands import change_state, train
 
 OURS = "pyro_aevb.guides.DiagonalNormal"
@@ -518,3 +518,25 @@ def test_hidden_files_of_the_users_stay(foreign, cli):
     assert cli("train", "--resume=run", "--samples=800")[0] == 0
     assert all(path.read_text() == "mine" for path in kept)
     assert not (folder / ".last.pt.4711").exists()
+
+
+# ---------------------------------------------------------------- the check itself, which is before all others
+
+
+class Elsewhere(torch.nn.Module):
+    """Of the right kind, reachable in ``torch.nn``, and not of it."""
+
+
+@pytest.mark.parametrize("network", ["GraphModule", "torch.nn.Elsewhere", {"class_path": "torch.nn.Elsewhere"}])
+def test_the_check_does_not_rely_on_what_comes_after(network, monkeypatch):
+    monkeypatch.setattr(torch.nn, "Elsewhere", Elsewhere, raising=False)
+    with pytest.raises(aevb.InputError, match="network is"):
+        check_config(in_guide(network=network), Path("config.yaml"))
+    check_config(in_guide(network="MLP"), Path("config.yaml"))
+    check_config(in_guide(network="torch.nn.Linear"), Path("config.yaml"))
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_the_check_alone_refuses_each(case):
+    with pytest.raises(aevb.InputError):
+        check_config(CONFIGURATIONS[case], Path("config.yaml"))
