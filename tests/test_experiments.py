@@ -29,6 +29,7 @@ SMOKE = {
     "members.py": "ways measured",
     "reliability.py": "ends tried",
     "summary.py": "# Experiments",
+    "same_bytes.py": "digests taken",
 }  # and what each must print
 PARTS = {"contestants.py", "paper.py", "results.py", "training_runs.py"}  # imported by others
 
