@@ -26,11 +26,11 @@ from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
-import results
 import torch
 import torch.distributions as dist
 from matplotlib.figure import Figure
-from training_runs import RunFailedError, arguments, said
+from shared import results
+from shared.training_runs import RunFailedError, arguments, said
 
 import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood

@@ -24,8 +24,8 @@ import torch
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contestants import CONTESTANTS, Shape, Step  # the file beside this one
-from results import provenance, write
+from shared.contestants import CONTESTANTS, Shape, Step  # the file beside this one
+from shared.results import provenance, write
 
 FOLDER = Path(__file__).parent / "benchmark"
 

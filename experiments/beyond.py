@@ -19,11 +19,11 @@ Results are in ``experiments/beyond/``; runs are kept in ``runs/beyond/`` and go
 
 from pathlib import Path
 
-import paper
 from figure2 import CURVE, HIDDEN, OPTIONS, WORDS, points
 from matplotlib.figure import Figure
-from results import beside, note, of, provenance, read_csv, taken, write_csv
-from training_runs import all_kept, arguments, minutes_of, said, train
+from shared import paper
+from shared.results import beside, note, of, provenance, read_csv, taken, write_csv
+from shared.training_runs import all_kept, arguments, minutes_of, said, train
 
 PANELS = {  # latents: learning rate, and the part of the samples
     "frey_face": {2: (2e-3, 0.25), 5: (2e-3, 0.25), 10: (1e-3, 0.5), 20: (1e-3, 0.5)},

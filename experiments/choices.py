@@ -11,9 +11,9 @@ Results are in ``experiments/choices/``: ``bounds.csv``, ``table.md``; about 20 
 from pathlib import Path
 
 from figure2 import WORDS, options_of
-from paper import at, figure2
-from results import keep_row, read_csv, write
-from training_runs import all_kept, arguments, minutes_of, said, train
+from shared.paper import at, figure2
+from shared.results import keep_row, read_csv, write
+from shared.training_runs import all_kept, arguments, minutes_of, said, train
 
 PANELS = {  # step sizes
     "AEVB": {("mnist", 10): 0.02, ("mnist", 200): 0.02, ("frey_face", 10): 0.01},

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from results import provenance, write_csv
+from shared.results import provenance, write_csv
 from torch import nn
 
 import pyro_aevb as aevb
-from pyro_aevb import comparison, estimators
+from pyro_aevb import estimators
 from pyro_aevb.cli.compare import table
-from pyro_aevb.plots import draw_comparison
+from pyro_aevb.diagnostics import gradients as comparison
+from pyro_aevb.plots.pictures import draw_comparison
 
 FOLDER = Path(__file__).parent / "estimators"
 HIDDEN, LATENT_DIM, BATCH = 200, 20, 100

@@ -32,10 +32,10 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from paper import at
-from paper import figure2 as paper_figure2
-from results import HERE, beside, note, provenance, read_csv, taken, write_csv
-from training_runs import (
+from shared.paper import at
+from shared.paper import figure2 as paper_figure2
+from shared.results import HERE, beside, note, provenance, read_csv, taken, write_csv
+from shared.training_runs import (
     RunFailedError,
     all_kept,
     arguments,

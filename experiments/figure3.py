@@ -44,10 +44,10 @@ import torch
 from figure2 import METHODS as SETTINGS
 from figure2 import WORDS, mean
 from matplotlib.figure import Figure
-from paper import at
-from paper import figure3 as paper_figure3
-from results import beside, note, of, provenance, read_csv, taken, write_csv
-from training_runs import RunFailedError, arguments, said
+from shared.paper import at
+from shared.paper import figure3 as paper_figure3
+from shared.results import beside, note, of, provenance, read_csv, taken, write_csv
+from shared.training_runs import RunFailedError, arguments, said
 
 import pyro_aevb as aevb
 from pyro_aevb.files import replaced

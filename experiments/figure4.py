@@ -16,10 +16,10 @@ from pathlib import Path
 
 import beyond
 import figure2
-from results import beside, provenance, taken, write
-from training_runs import all_of, arguments, call, minutes_of, said, train
+from shared.results import beside, provenance, taken, write
+from shared.training_runs import all_of, arguments, call, minutes_of, said, train
 
-from pyro_aevb.checkpoints import Run
+from pyro_aevb.runs.folder import Run
 
 SAMPLES, DATA, STEP_SIZE = 2_000_000, ("mnist", "frey_face"), 0.02  # for MNIST, as Figure 2 chooses with few latents
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from figure2 import options_of
 from matplotlib.figure import Figure
-from results import provenance, shorter, write
-from training_runs import all_of, arguments, call, said, train
+from shared.results import provenance, shorter, write
+from shared.training_runs import all_of, arguments, call, said, train
 
-from pyro_aevb.checkpoints import Run
+from pyro_aevb.runs.folder import Run
 
 SAMPLES, STEP_SIZE, LATENT_DIMS, COUNT = 2_000_000, 0.02, (2, 5, 10, 20), 100
 

@@ -25,8 +25,8 @@ Runs are kept in ``runs/literature/`` and gone on with; results are in ``experim
 import json
 from pathlib import Path
 
-from results import keep_row, read_csv, write
-from training_runs import all_kept, arguments, call, minutes_of, said, train
+from shared.results import keep_row, read_csv, write
+from shared.training_runs import all_kept, arguments, call, minutes_of, said, train
 
 TRAINING_SIZE, FIRST_IMAGES, TEST_IMAGES, DRAWS = 60_000, 1000, 10_000, 5000
 WHOLE_FROM = 1_000_000  # samples, from which all test images are worth their five minutes a row

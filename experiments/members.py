@@ -23,10 +23,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from results import provenance, write_csv
+from shared.results import provenance, write_csv
 
 import pyro_aevb as aevb
-from pyro_aevb.ensemble import Ensemble
+from pyro_aevb.training.ensemble import Ensemble
 
 FOLDER = Path(__file__).parent / "members"
 BATCH, STEPS = 100, 100

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
-from results import provenance, write_csv
+from shared.results import provenance, write_csv
 from torch import Tensor, nn
 
 import pyro_aevb as aevb

@@ -29,12 +29,13 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # children are fork
 import sklearn.datasets  # noqa: F401  # imported late by what runs below: once here, not in each child
 import torch
 import torch._dynamo
-from results import HERE, provenance, write
+from shared.results import HERE, provenance, write
 
 import pyro_aevb as aevb
 from pyro_aevb import evidence
-from pyro_aevb.checkpoints import Run
-from pyro_aevb.cli import main, options
+from pyro_aevb.cli import main
+from pyro_aevb.runs import options
+from pyro_aevb.runs.folder import Run
 
 NAME = "reliability"
 OPTIONS = [

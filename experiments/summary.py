@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from figure2 import WORDS
-from results import HERE, write
+from shared.results import HERE, write
 
 
 def columns(path: Path, *names: str) -> list[str]:

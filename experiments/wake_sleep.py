@@ -13,9 +13,9 @@ import itertools
 from pathlib import Path
 
 from figure2 import WORDS, options_of
-from paper import at, figure2
-from results import keep_row, of, read_csv, write
-from training_runs import RunFailedError, all_kept, arguments, minutes_of, said, train
+from shared.paper import at, figure2
+from shared.results import keep_row, of, read_csv, write
+from shared.training_runs import RunFailedError, all_kept, arguments, minutes_of, said, train
 
 PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (20,)}
 STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES = (0.01, 0.02), (100, 0), (1.0, 0.1)

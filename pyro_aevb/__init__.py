@@ -21,16 +21,16 @@ from pyro_aevb import (
     sgvb,
     traces,
 )
-from pyro_aevb.ensemble import Ensemble
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.models import GenerativeModel, RecognitionModel
-from pyro_aevb.monte_carlo_em import MonteCarloEM
-from pyro_aevb.progress import Progress
 from pyro_aevb.seeds import seeded
-from pyro_aevb.training import Trainer
+from pyro_aevb.training.ensemble import Ensemble
+from pyro_aevb.training.monte_carlo_em import MonteCarloEM
+from pyro_aevb.training.progress import Progress
+from pyro_aevb.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from pyro_aevb.cli.runs import load_run
+    from pyro_aevb.runs.build import load_run
 
 __all__ = [
     "Ensemble",
@@ -63,6 +63,6 @@ def __getattr__(name: str) -> Any:
     """The parser that reads a run's options takes two seconds to import: only where a run is opened."""
     if name != "load_run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pyro_aevb.cli.runs import load_run
+    from pyro_aevb.runs.build import load_run
 
     return load_run

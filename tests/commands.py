@@ -1,6 +1,6 @@
 """Small runs of the command line."""
 
-from pyro_aevb.checkpoints import Run
+from pyro_aevb.runs.folder import Run
 from pyro_aevb.states import sealed
 
 SMALL = [

@@ -26,9 +26,11 @@ import yaml
 
 import pyro_aevb as aevb
 from pyro_aevb import evidence
-from pyro_aevb.checkpoints import Run
-from pyro_aevb.cli import main, options, parser, runs
+from pyro_aevb.cli import main
 from pyro_aevb.data import load
+from pyro_aevb.runs import build as runs
+from pyro_aevb.runs import options, parser
+from pyro_aevb.runs.folder import Run
 from pyro_aevb.states import sealed
 
 NASTY = [

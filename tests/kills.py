@@ -19,9 +19,13 @@ import sklearn.datasets  # noqa: F401  # these two are imported late by what run
 import torch
 import torch._dynamo
 
-from pyro_aevb import checkpoints, engines, files, training
-from pyro_aevb.checkpoints import Run
-from pyro_aevb.cli import main, options, train
+from pyro_aevb import files
+from pyro_aevb.cli import main, train
+from pyro_aevb.engines import eager as engines
+from pyro_aevb.runs import folder as checkpoints
+from pyro_aevb.runs import options
+from pyro_aevb.runs.folder import Run
+from pyro_aevb.training import trainer as training
 
 EVERY = ["--batch_size=20", "--report_every=40", "--save_every=40", "--evaluate_every=80"]
 OPTIONS = ["--hidden=16", "--latent_dim=2", *EVERY]

@@ -5,8 +5,8 @@ a copy of the repository, and only the tests that cover its line run on it, the 
 what no test looks at, or code that does nothing. First comes a map from lines to tests, which takes as long as the
 tests do, but can be built in parts::
 
-    python tests/mutation.py --count 0 --tests tests/test_estimators.py     # adds these tests to the map
-    python tests/mutation.py --count 0 --tests tests/test_evidence.py -n 2  # whatever pytest takes
+    python tests/mutation.py --count 0 --tests tests/estimators              # adds these tests to the map
+    python tests/mutation.py --count 0 --tests tests/evidence -n 2           # whatever pytest takes
     python tests/mutation.py --count 40 --seed 0                            # the first 40 mutants of this seed's order
     python tests/mutation.py --count 80 --seed 0                            # the next 40: results are kept
     python tests/mutation.py --count 9 --covered                            # nothing that the map has no tests for

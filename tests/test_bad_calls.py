@@ -13,10 +13,11 @@ import torch
 from matplotlib.figure import Figure
 
 import pyro_aevb as aevb
-from pyro_aevb import comparison, distributions, estimators, evidence, guides, hmc, likelihoods, nn, plots, priors
-from pyro_aevb.diagnostics_plot import draw_diagnostics
+from pyro_aevb import distributions, estimators, evidence, guides, hmc, likelihoods, nn, plots, priors
+from pyro_aevb.diagnostics import gradients as comparison
+from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import choice, flag, function, instance, path, positive, real, told, whole, wholes
-from pyro_aevb.families import DistributionFamily
+from pyro_aevb.plots.diagnostics import draw_diagnostics
 from tests.oracles import RECIPES
 from tests.pairs import LinearGaussian, binary, paper_pair
 

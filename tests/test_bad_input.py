@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_aevb.checkpoints import Run
+from pyro_aevb.runs.folder import Run
 from tests.commands import SMALL, change_state, train
 
 # ---------------------------------------------------------------- bad input: one line, exit code 2, nothing written

@@ -7,8 +7,8 @@ import torch
 
 import pyro_aevb as aevb
 from pyro_aevb import MonteCarloEM, evidence
-from pyro_aevb.batches import Batches
 from pyro_aevb.bayesian import bayesian, marginal_likelihood_bound, predictive_log_likelihood
+from pyro_aevb.data.batches import Batches
 from tests.pairs import LinearGaussian, binary, paper_pair
 from tests.trainings import make, weights
 

@@ -8,7 +8,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from pyro_aevb import InputError
-from pyro_aevb.engines import load_optimizer_state
+from pyro_aevb.engines.eager import load_optimizer_state
 from pyro_aevb.optimizers import Adagrad, CosineAdam
 from pyro_aevb.states import sealed
 from tests.trainings import assert_equal, make, weights

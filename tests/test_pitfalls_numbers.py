@@ -227,8 +227,9 @@ def test_11_evaluation_ignores_training_switches_and_batches():
 
 
 def test_11_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):
-    from pyro_aevb.cli import pictures, runs, train
+    from pyro_aevb.cli import pictures, train
     from pyro_aevb.priors import Prior
+    from pyro_aevb.runs import build as runs
 
     class Far(Prior):
         def forward(self):

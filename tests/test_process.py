@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 import pyro_aevb as aevb
-from pyro_aevb import capture, engines, evidence
-from pyro_aevb.checkpoints import Run
+from pyro_aevb import evidence
+from pyro_aevb.engines import captured as capture
+from pyro_aevb.engines import eager as engines
 from pyro_aevb.process import SIGNALS, Deferred, alone, shielded
+from pyro_aevb.runs.folder import Run
 from tests.commands import SMALL, train
 from tests.pairs import binary, plate
 from tests.trainings import assert_equal, make, weights

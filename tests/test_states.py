@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyro_aevb as aevb
-from pyro_aevb.checkpoints import Run
+from pyro_aevb.runs.folder import Run
 from pyro_aevb.states import DIGEST, check_plain, digest_of, sealed
 from tests.commands import change_state, train
 from tests.pairs import binary

@@ -14,7 +14,7 @@ from pyro_aevb.bayesian.functions import At, WeightedFunction, Weights
 from pyro_aevb.bayesian.pair import BayesianGuide, BayesianModel
 from pyro_aevb.data import as_tensors
 from pyro_aevb.errors import InputError, flag, instance, whole
-from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
 

@@ -16,8 +16,8 @@ import torch
 
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
-from pyro_aevb.cli.trust import importable, modules_typed
 from pyro_aevb.errors import InputError, NonFiniteLossError
+from pyro_aevb.runs.trust import importable, modules_typed
 
 __all__ = ["main"]
 

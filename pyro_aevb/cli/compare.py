@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pyro_aevb import comparison, estimators, plots
-from pyro_aevb.cli.options import parser as parser_of_training
-from pyro_aevb.cli.parser import Parser
-from pyro_aevb.cli.runs import PAIR, TRAINED, Loaded, instantiated, load_run, make_pair, make_trainer
-from pyro_aevb.comparison import GradientStatistics, TrainingStatistics
+from pyro_aevb import estimators, plots
+from pyro_aevb.diagnostics import gradients
+from pyro_aevb.diagnostics.gradients import GradientStatistics, TrainingStatistics
 from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.files import replaced
-from pyro_aevb.plots import draw_comparison
-from pyro_aevb.training import Trainer
+from pyro_aevb.plots.pictures import draw_comparison
+from pyro_aevb.runs.build import PAIR, TRAINED, Loaded, instantiated, load_run, make_pair, make_trainer
+from pyro_aevb.runs.options import parser as parser_of_training
+from pyro_aevb.runs.parser import Parser
+from pyro_aevb.training.trainer import Trainer
 
 __all__ = ["compare", "make_estimators", "options", "parser", "table", "train_each", "training_table", "write"]
 
@@ -81,7 +82,7 @@ def compare(arguments: Sequence[str]) -> None:
     loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust, needed)
     x = loaded.data.evaluation("train")[: config.batch_size].to(loaded.device)
     show = (lambda name: print(f"\r{name:<40}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
-    rows = comparison.compare(
+    rows = gradients.compare(
         loaded.pair.model,
         loaded.pair.guide,
         x,
@@ -117,7 +118,7 @@ def train_each(
         return make_trainer(config, parts, loaded.data, pair)
 
     test = loaded.data.test[:TEST_DATA]
-    return comparison.compare_training(make, chosen, test, samples=samples, seconds=seconds, progress=show)
+    return gradients.compare_training(make, chosen, test, samples=samples, seconds=seconds, progress=show)
 
 
 def training_table(rows: Sequence[TrainingStatistics]) -> str:

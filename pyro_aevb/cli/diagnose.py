@@ -10,12 +10,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from pyro_aevb import diagnostics, evidence
-from pyro_aevb.cli.parser import Parser
-from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.diagnostics import Diagnostics, Mean, mean_of
-from pyro_aevb.diagnostics_plot import draw_diagnostics
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
+from pyro_aevb.plots.diagnostics import draw_diagnostics
+from pyro_aevb.runs.build import Loaded, load_run
+from pyro_aevb.runs.parser import Parser
 
 __all__ = ["diagnose", "numbers", "options", "parser", "table", "write"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb import evidence
-from pyro_aevb.cli.parser import Parser
-from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.errors import InputError
+from pyro_aevb.runs.build import Loaded, load_run
+from pyro_aevb.runs.parser import Parser
 
 __all__ = ["evaluate", "options", "parser"]
 

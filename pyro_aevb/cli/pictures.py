@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_aevb import evidence, plots
-from pyro_aevb.cli.parser import Parser
-from pyro_aevb.cli.runs import Loaded, load_run
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import refuse_existing, replaced
 from pyro_aevb.priors import StandardNormal
+from pyro_aevb.runs.build import Loaded, load_run
+from pyro_aevb.runs.parser import Parser
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = ["plot", "plot_options", "plot_parser", "sample", "sample_options", "sample_parser"]

@@ -16,10 +16,14 @@ from torch.distributions import constraints
 from tqdm import tqdm
 
 from pyro_aevb import evidence
-from pyro_aevb.checkpoints import Run
-from pyro_aevb.cli.options import Every, parser
-from pyro_aevb.cli.parser import Parser, read_config
-from pyro_aevb.cli.runs import (
+from pyro_aevb.cli.stopping import Stopped
+from pyro_aevb.data import DataSet
+from pyro_aevb.distributions.supports import innermost
+from pyro_aevb.errors import InputError
+from pyro_aevb.files import refuse_existing
+from pyro_aevb.hardware import find_device
+from pyro_aevb.process import Deferred
+from pyro_aevb.runs.build import (
     Pair,
     check_config_of,
     check_data_of,
@@ -29,16 +33,12 @@ from pyro_aevb.cli.runs import (
     make_trainer,
     origin,
 )
-from pyro_aevb.cli.stopping import Stopped
-from pyro_aevb.cli.trust import modules_of
-from pyro_aevb.data import DataSet
-from pyro_aevb.distributions.supports import innermost
-from pyro_aevb.errors import InputError
-from pyro_aevb.files import refuse_existing
-from pyro_aevb.hardware import find_device
-from pyro_aevb.process import Deferred
-from pyro_aevb.progress import Progress
-from pyro_aevb.training import AUTO_CAPTURE_STEPS, Trainer
+from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.options import Every, parser
+from pyro_aevb.runs.parser import Parser, read_config
+from pyro_aevb.runs.trust import modules_of
+from pyro_aevb.training.progress import Progress
+from pyro_aevb.training.trainer import AUTO_CAPTURE_STEPS, Trainer
 
 __all__ = ["train"]
 

@@ -8,9 +8,10 @@ data, in their order, and the seed; modules are put in ``eval()`` and back.
 """
 
 from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
-from pyro_aevb.diagnostics.diagnosis import Diagnostics, Mean, decoder_use, diagnose, mean_of
+from pyro_aevb.diagnostics.diagnosis import Diagnostics, decoder_use, diagnose
 from pyro_aevb.diagnostics.gaps import Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl
+from pyro_aevb.evaluation import Mean, mean_of
 
 __all__ = [
     "AggregatePosterior",

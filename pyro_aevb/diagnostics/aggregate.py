@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.diagnostics.latents import latent_kl, latent_of
 from pyro_aevb.errors import InputError, whole
-from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
 
 __all__ = ["AggregatePosterior", "aggregate_posterior"]

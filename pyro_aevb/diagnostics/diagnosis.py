@@ -11,12 +11,12 @@ from pyro_aevb import traces
 from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
-from pyro_aevb.errors import InputError, function, instance, whole
-from pyro_aevb.evidence.blocks import DATA_BLOCK, Data, map_blocks, not_nan
+from pyro_aevb.errors import InputError, function, whole
+from pyro_aevb.evaluation import DATA_BLOCK, Data, map_blocks, mean_of, not_nan
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.seeds import generator
 
-__all__ = ["Diagnostics", "Mean", "decoder_use", "diagnose", "mean_of"]
+__all__ = ["Diagnostics", "decoder_use", "diagnose"]
 
 NO_NATS = 0.1
 """Nats per datum, below which a latent or a decoder does nothing."""
@@ -29,13 +29,6 @@ LARGE_MARGINAL_KL = 1.0
 
 LARGE_GAP = (2.0, 0.2)
 """A gap is large above so many nats, and above such a share of KL(q(z|x) || p(z))."""
-
-
-class Mean(NamedTuple):
-    """A mean over data in nats per datum, and its standard error."""
-
-    mean: float
-    se: float
 
 
 class Diagnostics(NamedTuple):
@@ -51,18 +44,6 @@ class Diagnostics(NamedTuple):
     """What a reader must know about the numbers."""
     warnings: list[str]
     """What is wrong with the pair."""
-
-
-def mean_of(values: Tensor) -> Mean:
-    """Mean and standard error of numbers per datum, ``(B,)``.
-
-    Raises:
-        InputError: If there are fewer than 2.
-    """
-    if instance("values", values, Tensor).dim() != 1 or len(values) < 2:
-        raise InputError(f"values must be at least 2 numbers, one a datum, not of shape {tuple(values.shape)}")
-    values = values.double()
-    return Mean(values.mean().item(), values.std().item() / len(values) ** 0.5)
 
 
 @torch.no_grad()

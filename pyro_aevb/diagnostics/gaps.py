@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_aevb import evidence, traces
 from pyro_aevb.diagnostics.latents import latent_of
 from pyro_aevb.errors import InputError, function, positive, whole
-from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.traces.sites import describe

@@ -19,7 +19,7 @@ from pyro_aevb import evidence, traces
 from pyro_aevb.data import as_tensors
 from pyro_aevb.distributions import NormalMixture
 from pyro_aevb.errors import InputError, whole
-from pyro_aevb.evidence.blocks import Data, map_blocks
+from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
 
 __all__ = ["ACTIVE", "Latent", "LatentKL", "latent_kl", "latent_of", "marginals"]

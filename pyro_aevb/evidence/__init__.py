@@ -5,8 +5,8 @@ each block with a seed of its own, and ``chunk_size`` only says for how many of 
 are put in ``eval()`` and back; the caller's random state and parameter store are left as they were.
 """
 
+from pyro_aevb.evaluation import DATA_BLOCK
 from pyro_aevb.evidence.annealed import AnnealedWeights, Bracket, annealed_importance_sampling, bidirectional
-from pyro_aevb.evidence.blocks import DATA_BLOCK
 from pyro_aevb.evidence.bounds import BoundParts, active_units, activity, bound, posterior_means
 from pyro_aevb.evidence.exact import linear_gaussian
 from pyro_aevb.evidence.importance import FEWEST_FOR_A_TAIL, WeightSums, importance_sampling, importance_weights

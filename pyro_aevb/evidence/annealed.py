@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_aevb import hmc, traces
 from pyro_aevb.errors import InputError, choice, whole
-from pyro_aevb.evidence.blocks import Data, Progress, map_blocks, not_nan
+from pyro_aevb.evaluation import Data, Progress, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces import LatentSpace
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, function, real, whole
-from pyro_aevb.evidence.blocks import Data, map_blocks, not_nan
+from pyro_aevb.evaluation import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["BoundParts", "active_units", "activity", "bound", "posterior_means"]

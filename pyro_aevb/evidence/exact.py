@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.evidence.blocks import Data, map_blocks, not_nan
+from pyro_aevb.evaluation import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["linear_gaussian"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, whole
-from pyro_aevb.evidence.blocks import SAMPLE_BLOCK, Data, Progress, map_blocks, not_nan
+from pyro_aevb.evaluation import SAMPLE_BLOCK, Data, Progress, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["WeightSums", "importance_sampling", "importance_weights"]

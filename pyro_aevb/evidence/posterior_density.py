@@ -19,7 +19,8 @@ from torch.distributions import MultivariateNormal
 
 from pyro_aevb import hmc, traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.evidence.blocks import Data, Progress, map_blocks
+from pyro_aevb.evaluation import Data, Progress, map_blocks
+from pyro_aevb.hmc.posterior import check_counts
 from pyro_aevb.pairs import Pair
 
 __all__ = ["PosteriorDensity", "appendix_d"]
@@ -83,7 +84,7 @@ def appendix_d(
         | Auto-Encoding Variational Bayes, appendix D (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
-    hmc.check_counts(num_samples, chains, burn_in, leapfrog_steps)
+    check_counts(num_samples, chains, burn_in, leapfrog_steps)
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The estimate for each datum of a block."""

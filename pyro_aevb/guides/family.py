@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import InputError
-from pyro_aevb.families import DistributionFamily
 from pyro_aevb.guides.base import Guide
 from pyro_aevb.nn import Activation, Network, make_network
 

@@ -4,7 +4,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
 
-from pyro_aevb.families import DistributionFamily
+from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.priors.base import Prior
 
 __all__ = ["Family"]

@@ -1,0 +1,316 @@
+r"""Estimators side by side: bias, variance and signal-to-noise of their gradients, and what a step costs.
+
+For one minibatch, gradients of the same quantity are drawn many times. All numbers are of the gradient of the bound per
+datum, for the model's parameters :math:`\theta` and the guide's :math:`\phi` separately.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_aevb import estimators, evidence, traces
+from pyro_aevb.data import as_tensors
+from pyro_aevb.errors import InputError, function, instance, positive, real, told, whole
+from pyro_aevb.estimators import Estimator
+from pyro_aevb.pairs import Pair, modules_named_by
+from pyro_aevb.seeds import derive, seeded, unchanged_random_state
+from pyro_aevb.training.trainer import Trainer
+
+__all__ = [
+    "GradientStatistics",
+    "Moments",
+    "TrainingStatistics",
+    "bound_of",
+    "compare",
+    "compare_training",
+    "gradient_moments",
+    "label",
+]
+
+# The estimators of one bound have one expected gradient; the first named is the reference for all.
+SAME_BOUND = {"DoublyReparameterized": "IWAE", "VIMCO": "IWAE", "IWAE": "IWAE", "Renyi": "Renyi"}
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a gradient's coordinates over so many draws, one vector for a part's parameters."""
+
+    mean: Tensor
+    variance: Tensor
+    draws: int
+    milliseconds: float
+    """Of one loss and its gradient, median."""
+
+
+class GradientStatistics(NamedTuple):
+    """One row of the comparison."""
+
+    estimator: str
+    num_particles: int
+    part: str
+    """``model`` for theta, ``guide`` for phi"""
+    bias: float
+    """Length of the bias over the length of the reference gradient, less what noise alone would show."""
+    bias_error: float
+    """Its standard error: what noise alone shows."""
+    variance: float
+    """Sum over coordinates of the variance of one gradient."""
+    snr: float
+    """Mean over coordinates of abs(mean) / standard deviation."""
+    milliseconds: float
+    """Of one loss and its gradient."""
+
+
+class TrainingStatistics(NamedTuple):
+    """What an estimator trains to, from the same start: estimator A's bound on test data, whatever trained."""
+
+    estimator: str
+    num_particles: int
+    bound_at_samples: float
+    """After equally many training data"""
+    bound_at_seconds: float
+    """After equally many seconds of training, at the first report past them"""
+
+
+def bound_of(estimator: ELBO) -> str:
+    """Name of the bound that an estimator estimates: its reference estimator."""
+    return SAME_BOUND.get(type(estimator).__name__, "SGVB")
+
+
+def gradient_moments(
+    model: Pair, guide: Pair, estimator: ELBO, x: Tensor, draws: int, seed: int = 0
+) -> dict[str, Moments]:
+    """Moments of the gradients by the model's and by the guide's parameters, at fixed data.
+
+    Arguments:
+        model: The model, an ``nn.Module``.
+        guide: Its guide, an ``nn.Module``.
+        estimator: Whose gradient.
+        x: The minibatch, ``(M, ...)``.
+        draws: How many gradients.
+        seed: Seed of the noise; the caller's random state is left alone.
+
+    Raises:
+        InputError: If ``draws`` is below 2, a part is no module, or the data do not fit the pair.
+    """
+    whole("draws", draws, least=2)  # of which a variance can be taken
+    _estimator("estimator", estimator)
+    parameters = _parameters(model, guide)
+    x = _checked(model, guide, x)
+    everything = [p for group in parameters.values() for p in group]
+    sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
+    with torch.no_grad(), unchanged_random_state(x.device):
+        per_datum = len(x) * float(traces.log_densities(model, guide, (x,)).scale)  # undoes (N/M) sum
+    seconds, firsts = [], dict[str, Tensor]()
+    with seeded(derive(seed, "noise"), x.device):
+        for _ in range(draws):
+            start = time.perf_counter()
+            loss = estimator.differentiable_loss(model, guide, x)  # type: ignore[attr-defined]  # every ELBO has it
+            gradients = torch.autograd.grad(loss, everything, allow_unused=True)
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            seconds.append(time.perf_counter() - start)
+            by_parameter = {id(p): g for p, g in zip(everything, gradients, strict=True)}
+            for part, group in parameters.items():
+                flat = _flat(group, by_parameter).double().cpu() / -per_datum
+                # Less the first draw: equal draws then have a variance of exactly zero.
+                flat = flat - firsts.setdefault(part, flat)
+                sums[part] += torch.stack([flat, flat**2])
+    milliseconds = 1e3 * sorted(seconds)[len(seconds) // 2]
+    return {part: _moments(total, firsts[part], draws, milliseconds) for part, total in sums.items()}
+
+
+def compare(
+    model: nn.Module,
+    guide: nn.Module,
+    x: Tensor,
+    chosen: Iterable[Estimator],
+    *,
+    draws: int = 100,
+    reference_draws: int = 1000,
+    seed: int = 0,
+    progress: Callable[[str], Any] | None = None,
+) -> list[GradientStatistics]:
+    """Statistics of each estimator's gradient, against a long run of its bound's reference with other noise.
+
+    Arguments:
+        model: The model.
+        guide: Its guide.
+        x: One minibatch, ``(M, ...)``.
+        chosen: The estimators.
+        draws: Gradients of each.
+        reference_draws: Gradients of each reference.
+        seed: Seed of the noise.
+        progress: Called with the name of what is being drawn.
+
+    Raises:
+        InputError: As for :func:`gradient_moments`; if something else than estimators is chosen.
+    """
+    whole("draws", draws, least=2)
+    whole("reference_draws", reference_draws, least=2)
+    whole("seed", seed, least=0)
+    chosen = _estimators(chosen)
+    if progress is not None:
+        function("progress", progress)
+    rows: list[GradientStatistics] = []
+    references: dict[tuple[Any, ...], dict[str, Moments]] = {}
+    for estimator in chosen:
+        name, particles = type(estimator).__name__, int(estimator.num_particles)
+        key = _reference_key(estimator)
+        if key not in references:
+            if progress:
+                progress(f"reference {' '.join(map(str, key))}")
+            reference = _reference(estimator)
+            references[key] = gradient_moments(model, guide, reference, x, reference_draws, seed + 1)
+        if progress:
+            progress(f"{name} {particles}")
+        found = gradient_moments(model, guide, estimator, x, draws, seed)
+        rows += [_row(label(estimator), particles, part, found[part], references[key][part]) for part in found]
+    return rows
+
+
+def compare_training(
+    make_trainer: Callable[[Estimator], Trainer],
+    chosen: Iterable[Estimator],
+    test: Tensor,
+    *,
+    samples: int,
+    seconds: float,
+    progress: Callable[[str], Any] | None = None,
+) -> list[TrainingStatistics]:
+    """Train with each estimator, for equally many data and equally many seconds.
+
+    Arguments:
+        make_trainer: Makes a trainer, always of the same start.
+        chosen: The estimators.
+        test: Data that the bound is told on, ``(B, ...)``.
+        samples: Training data.
+        seconds: Seconds of training, the evaluation's not counted.
+        progress: Called with the name of what is being trained.
+
+    Raises:
+        InputError: If an argument is not what is said above.
+    """
+    function("make_trainer", make_trainer)
+    positive("samples", samples)
+    real("seconds", seconds, least=0)
+    as_tensors(test, evaluated=True)
+    chosen = _estimators(chosen)
+    if progress is not None:
+        function("progress", progress)
+    rows = []
+    for estimator in chosen:
+        if progress:
+            progress(f"training with {label(estimator)} {int(estimator.num_particles)}")
+        bounds = _bounds(make_trainer(estimator), test, samples, seconds)
+        rows.append(TrainingStatistics(label(estimator), int(estimator.num_particles), *bounds))
+    return rows
+
+
+def _bounds(trainer: Trainer, test: Tensor, samples: int, seconds: float) -> tuple[float, float]:
+    spent, at_samples, at_seconds = 0.0, None, None
+    stream = trainer.run(10**12)
+    while at_samples is None or at_seconds is None:
+        start = time.perf_counter()
+        seen = next(stream).samples_seen
+        spent += time.perf_counter() - start
+        with trainer.param_store():
+            bound = evidence.bound(trainer.model, trainer.guide, test).bound.mean().item()
+        at_seconds = bound if at_seconds is None and spent >= seconds else at_seconds
+        at_samples = bound if at_samples is None and seen >= samples else at_samples
+    return at_samples, at_seconds
+
+
+def label(estimator: Estimator) -> str:
+    """An estimator's name, with its baseline where it has one."""
+    baseline = getattr(_estimator("estimator", estimator), "baseline", "none")
+    return type(estimator).__name__ + ("" if baseline == "none" else f" ({baseline})")
+
+
+def _estimator(name: str, estimator: ELBO) -> ELBO:
+    return instance(name, estimator, ELBO, "give one of pyro_aevb.estimators, SGVB() for one")
+
+
+def _estimators(chosen: Iterable[Estimator]) -> list[Estimator]:
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        raise InputError(f"chosen must be estimators in a list, not {told(chosen)}: give [SGVB()], for one")
+    chosen = list(chosen)
+    for estimator in chosen:
+        _estimator("each of chosen", estimator)
+    return chosen
+
+
+@torch.no_grad()
+def _checked(model: Pair, guide: Pair, x: Tensor) -> Tensor:
+    """The minibatch, if the pair has a density for it."""
+    args: Any = as_tensors((x,), evaluated=True)
+    if len(args[0]) == 0:
+        raise InputError("there are no data: the minibatch is empty")
+    with traces.refused_in_one_line("model and guide cannot be run on these data", args, model, guide):
+        traces.check_observed(model, guide, args, torch.arange(len(args[0])))
+    return args[0]
+
+
+def _reference_key(estimator: Estimator) -> tuple[Any, ...]:
+    bound = bound_of(estimator)
+    if bound == "SGVB":
+        return (bound,)
+    return bound, int(estimator.num_particles), *([estimator.alpha] if isinstance(estimator, estimators.Renyi) else [])
+
+
+def _reference(estimator: Estimator) -> Estimator:
+    if isinstance(estimator, estimators.Renyi):
+        return estimators.Renyi(int(estimator.num_particles), alpha=estimator.alpha)
+    if bound_of(estimator) == "IWAE":
+        return estimators.IWAE(int(estimator.num_particles))
+    return estimators.SGVB()
+
+
+def _row(name: str, particles: int, part: str, found: Moments, reference: Moments) -> GradientStatistics:
+    noise = (found.variance / found.draws + reference.variance / reference.draws).sum().item()
+    squared = (found.mean - reference.mean).square().sum().item() - noise
+    length = reference.mean.norm().item()
+    moving = found.variance > 0
+    # Where one gradient has no noise at all, signal-to-noise is not defined: such coordinates are left out.
+    snr = (found.mean[moving].abs() / found.variance[moving].sqrt()).mean().item() if moving.any() else math.inf
+    return GradientStatistics(
+        estimator=name,
+        num_particles=particles,
+        part=part,
+        bias=math.sqrt(max(0.0, squared)) / length,
+        bias_error=math.sqrt(noise) / length,
+        variance=found.variance.sum().item(),
+        snr=snr,
+        milliseconds=found.milliseconds,
+    )
+
+
+def _parameters(model: Pair, guide: Pair) -> dict[str, list[Tensor]]:
+    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+        raise InputError("model and guide must be nn.Modules, so that their gradients can be told apart")
+    of_guide = list(guide.parameters())
+    known = {id(p) for p in of_guide}
+    others = [p for m in modules_named_by(model, guide).values() for p in m.parameters() if id(p) not in known]
+    trained: dict[str, list[Tensor]] = {
+        part: [p for p in group if p.requires_grad] for part, group in (("model", others), ("guide", of_guide))
+    }
+    return {part: group for part, group in trained.items() if group}  # a part held fixed has no gradient
+
+
+def _count(parameters: list[Tensor]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _flat(parameters: list[Tensor], gradients: Mapping[int, Tensor | None]) -> Tensor:
+    parts = [torch.zeros_like(p) if gradients[id(p)] is None else gradients[id(p)] for p in parameters]
+    return torch.cat([part.flatten() for part in parts if part is not None])
+
+
+def _moments(sums: Tensor, first: Tensor, draws: int, milliseconds: float) -> Moments:
+    mean = sums[0] / draws
+    variance = (sums[1] / draws - mean**2).clamp(min=0) * draws / (draws - 1)
+    return Moments(first + mean, variance, draws, milliseconds)

@@ -1,0 +1,237 @@
+"""Loss and gradients of a Pyro pair as a graph of tensor operations: recorded once, then replayed without Pyro.
+
+``make_fx`` runs the Pyro handlers once and records only tensor operations; inductor compiles them, and on a GPU a CUDA
+graph replays what it made. The minibatch's rows, the data, parameters, buffers and the estimator's own tensors are
+inputs of the graph, so what changes in them takes effect.
+
+This file holds all of the package's use of torch's compiler.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from pyro_aevb.data.batches import Visit
+from pyro_aevb.engines.cuda_graphs import GraphReplay, unchanged
+from pyro_aevb.seeds import unchanged_random_state
+from pyro_aevb.traces import without_looking
+
+__all__ = ["Recording", "TensorFunction", "record", "record_function"]
+
+logger = logging.getLogger(__name__)
+
+TensorFunction = Callable[..., tuple[Tensor, ...]]
+
+# oneDNN takes 13 us for a product however tiny, MKL 2 to 6; written as a sum and fused with its neighbours by
+# inductor it costs less than either. 784-100-3, M=100, whose products are all below or far above this: 0.49 to 0.40 ms.
+TINY_PRODUCT = 150_000
+
+
+class Recording:
+    """A recorded loss and its gradients.
+
+    Arguments:
+        graph: The recording, called with the visit, the parameters and the other tensors; returns the loss and the
+            gradients of those parameters that the loss depends on.
+        inputs: Parameters and other tensors, in that order.
+        used: For each parameter, whether the loss depends on it.
+    """
+
+    def __init__(self, graph: GraphModule, inputs: list[Tensor], used: list[bool]) -> None:
+        self.graph = graph
+        # Its forward, not itself: hooks of modules are for those of the pair.
+        self.function: TensorFunction = graph.forward
+        self.inlined: TensorFunction | None = graph.forward
+        self.inputs, self.used = [t.detach() for t in inputs], used
+        self.sources = [(id(tensor), tensor.requires_grad) for tensor in inputs]
+
+    def compile(self, visit: Visit) -> None:
+        """Replay from here on with inductor's code, on a GPU as one CUDA graph, rather than operation by operation."""
+        self.function, self.inlined = _compile(self.graph, [*visit, *self.inputs], len(visit))
+
+    def __call__(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss and each parameter's gradient, ``None`` where the loss does not depend on it."""
+        return self._run(self.function, visit)
+
+    def inside(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
+        """The same, for use inside a larger CUDA graph, where there is ``inlined``."""
+        return self._run(self.inlined or self.graph.forward, visit)
+
+    def _run(self, function: TensorFunction, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
+        with torch.no_grad():
+            loss, *gradients = function(*visit, *self.inputs)
+        each = iter(gradients)
+        return loss, [next(each) if used else None for used in self.used]
+
+
+def record(
+    loss: Callable[..., Tensor],
+    visit: Visit,
+    parameters: list[Tensor],
+    constants: tuple[Tensor, ...],
+    others: list[Tensor],
+    compiled: bool = True,
+) -> Recording:
+    """Record a loss and its gradients for one size of minibatch.
+
+    Arguments:
+        loss: Called with the visit; uses ``parameters``, ``constants`` and ``others`` as they are in memory.
+        visit: An example.
+        parameters: What to differentiate by.
+        constants: Further tensors that it reads, and does not change: the data.
+        others: Further tensors that may change between calls.
+        compiled: Compile with inductor, and into a CUDA graph, rather than replay operation by operation.
+
+    Raises:
+        Exception: Whatever tracing or compiling raises, such as control flow that depends on data.
+    """
+    used: list[bool] = []
+
+    def loss_and_gradients(*_: Tensor) -> tuple[Tensor, ...]:
+        """What is recorded: its inputs are the tensors that ``loss`` finds in its closure."""
+        with torch.enable_grad():
+            value = loss(*visit)
+            moving = [p for p in parameters if p.requires_grad]
+            found = iter(torch.autograd.grad(value, moving, allow_unused=True))
+        gradients = [next(found) if p.requires_grad else None for p in parameters]
+        used[:] = [gradient is not None for gradient in gradients]
+        return (value.detach(), *(gradient for gradient in gradients if gradient is not None))
+
+    inputs = [*parameters, *constants, *others]
+    with unchanged_random_state(parameters[0].device), unchanged(others):
+        graph = _trace(loss_and_gradients, (*visit, *inputs), compiled and parameters[0].device.type == "cpu")
+        recording = Recording(graph, inputs, used)
+        if compiled:
+            recording.compile(visit)
+        recording(visit)  # the first call compiles what is compiled lazily
+    return recording
+
+
+def record_function(
+    function: TensorFunction, arguments: tuple[Tensor, ...], fixed: list[Tensor], compiled: bool = True
+) -> TensorFunction:
+    """Record any function of tensors for one size of its arguments.
+
+    Its products stay products: a sum over many terms with few results, a gradient by few latents, costs more than a
+    product (784-100-3, M=100, ten leapfrog steps: 4.5 against 3.9 ms).
+
+    Arguments:
+        function: What to record; on a GPU all results but the first hold until the next call.
+        arguments: An example of its arguments.
+        fixed: All else that it reads or changes, parameters among them; read where they are at each call.
+        compiled: As for :func:`record`.
+
+    Raises:
+        Exception: As there.
+    """
+    held = [tensor.detach() for tensor in fixed]
+    with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
+        graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
+        replay = _compile(graph, [*arguments, *held], len(arguments))[0] if compiled else graph.forward
+        replay(*arguments, *held)  # the first call compiles what is compiled lazily
+
+    def recorded(*now: Tensor) -> tuple[Tensor, ...]:
+        """The function, replayed."""
+        with torch.no_grad():
+            return tuple(replay(*now, *held))
+
+    return recorded
+
+
+def _trace(function: TensorFunction, inputs: tuple[Tensor, ...], fuse_tiny: bool) -> GraphModule:
+    """Tensors are known to the tracer by identity, so those that ``function`` finds in its closure are its inputs."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    aten = torch.ops.aten
+    products: dict[Any, Callable[..., Any]] = {aten.mm.default: _tiny_mm, aten.addmm.default: _tiny_addmm}
+    # One mode of fake tensors for the whole recording: make_fx makes a new one, with a Python traceback, at each node
+    # else, which is two thirds of its time for an autoregressive flow.
+    with without_looking(), tracing(TracingContext(FakeTensorMode())):
+        graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
+    _refuse_shapes_that_depend_on_data(graph)
+    return graph
+
+
+def _refuse_shapes_that_depend_on_data(graph: GraphModule) -> None:
+    """``x[x > 0]`` has another length each time; the recording would have this time's, in a spline flow for one."""
+    for node in graph.graph.nodes:
+        if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+            continue
+        masked = any(index.meta["val"].dtype in (torch.bool, torch.uint8) for index in node.all_input_nodes[1:])
+        if masked or node.target is not torch.ops.aten.index.Tensor:
+            raise NotImplementedError(f"the shape of {node.target}'s result depends on the data")
+
+
+def _tiny_mm(a: Tensor, b: Tensor) -> Any:
+    """A tiny float32 product as a sum; all others stay products."""
+    if a.dtype != torch.float32 or a.shape[0] * b.numel() > TINY_PRODUCT:
+        return NotImplemented
+    return (a.unsqueeze(2) * b).sum(1)
+
+
+def _tiny_addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    product = _tiny_mm(a, b) if beta == alpha == 1 else NotImplemented
+    return product if product is NotImplemented else bias + product
+
+
+def _compile(graph: GraphModule, inputs: list[Tensor], moving: int) -> tuple[TensorFunction, TensorFunction | None]:
+    """By inductor; and on a GPU as one CUDA graph, where the first ``moving`` inputs are copied each time.
+
+    Returns:
+        What to call, and what may be part of a larger CUDA graph, if anything.
+    """
+    device = inputs[moving].device
+    if device.type == "cpu":
+        return _compile_with_inductor(graph, inputs), None
+    if device.type != "cuda":
+        raise NotImplementedError(f"no graphs on {device.type}")
+    made = _compiled_alike(graph, inputs, device)
+    try:
+        with torch.no_grad():
+            return GraphReplay(made, inputs, moving), made
+    except Exception as error:  # such as a copy from the CPU's memory, which a graph cannot hold
+        logger.info("the step runs without a CUDA graph: %s", error)
+        return made, None
+
+
+def _compiled_alike(graph: GraphModule, inputs: list[Tensor], device: torch.device) -> TensorFunction:
+    """Inductor's code if there is a compiler and its first result is the recording's, else the recording.
+
+    Inductor may lay a tensor out otherwise, and a GPU's random bits follow the layout: a wake-sleep step that draws
+    dreamt pixels drew others. Of a Markov chain's transition one element in ten may differ, where an acceptance turns.
+    """
+
+    def first(function: TensorFunction) -> Tensor:
+        with torch.no_grad(), unchanged_random_state(device), unchanged(inputs):
+            return function(*inputs)[0].clone()
+
+    try:
+        compiled = _compile_with_inductor(graph, inputs, deterministic=True)
+        alike = torch.isclose(first(compiled), first(graph.forward), rtol=1e-4, atol=1e-6, equal_nan=True)
+    except Exception as error:  # whatever the compiler raises: the recording gives the same numbers
+        logger.info("inductor cannot compile the step, which is replayed operation by operation: %s", error)
+        return graph.forward
+    if alike.double().mean() < 0.9:
+        logger.info("inductor's code draws other noise, so the step is replayed operation by operation")
+        return graph.forward
+    return compiled
+
+
+def _compile_with_inductor(graph: GraphModule, inputs: list[Tensor], deterministic: bool = False) -> TensorFunction:
+    import torch._inductor
+    import torch._inductor.config
+
+    # fallback_random: the noise of torch's own generator, as in the eager step, not inductor's. deterministic: on a GPU
+    # inductor else chooses by a stopwatch how sums are taken, and a resumed run would round otherwise than a whole one.
+    config = torch._inductor.config
+    options = {"fallback_random": True}
+    if deterministic and hasattr(config, "deterministic"):
+        options["deterministic"] = True
+    with config.patch(options), torch.no_grad():
+        return torch._inductor.compile(graph, list(inputs))

@@ -1,0 +1,225 @@
+"""Blocks of data, each with noise of its own: a result is a function of the data, in their order, and the seed."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pyro
+import torch
+from pyro.params import module_from_param_with_module_name
+from torch import Tensor, nn
+
+from pyro_aevb import traces
+from pyro_aevb.data.given import as_tensors, in_precision
+from pyro_aevb.errors import InputError, function, instance, path
+from pyro_aevb.files import load_tensors, save_tensors
+from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
+from pyro_aevb.process import alone
+from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.states import check_digest, check_plain, sealed
+
+__all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Mean", "Progress", "map_blocks", "mean_of", "not_nan"]
+
+DATA_BLOCK = 100
+SAMPLE_BLOCK = 1000
+KEPT_FORMAT = "pyro_aevb kept blocks 1"
+
+FAILED = "model and guide cannot be run on these data"
+
+Data = Tensor | tuple[Tensor, ...]
+Progress = Callable[[int], Any]
+Result = TypeVar("Result", bound=tuple[Tensor, ...])
+
+
+@alone()
+def map_blocks(
+    of_block: Callable[..., Result],
+    model: Pair,
+    guide: Pair,
+    x: Data,
+    seed: int,
+    progress: Progress | None = None,
+    keep: str | Path | None = None,
+    settings: str = "",
+    beside: tuple[Tensor, ...] = (),
+) -> list[Tensor]:
+    """Apply a function to blocks of data on the pair's device, each with noise of its own, in evaluation mode.
+
+    Each block is first looked at: are its data where the model has a density for them?
+
+    Arguments:
+        of_block: From a block's arguments to tensors, ``(B,)`` each, or whose first dimension is the block's.
+        model: The model.
+        guide: Its guide, or the model again.
+        x: Data, ``(B, ...)``, or a tuple; tensors or NumPy arrays.
+        seed: Seed of the noise.
+        progress: Called with the number of data finished after each block.
+        keep: File that finished blocks are kept in, and taken from when they are there.
+        settings: What else the result depends on: kept blocks of other settings, weights or data are refused.
+        beside: Further tensors, ``(B, ...)`` each, whose block ``of_block`` is called with after the pair's arguments.
+
+    Returns:
+        The function's tensors, the blocks' one after another.
+
+    Raises:
+        InputError: If there are no data, the pair cannot be run on them, or they lie outside the likelihood's support;
+            if the file is of another computation.
+    """
+    if progress is not None:
+        function("progress", progress)
+    data, device = _given(model, guide, x)
+    rows = torch.arange(len(data[0])).split(DATA_BLOCK)
+    first = tuple(d[:DATA_BLOCK].to(device) for d in data)
+    with traces.refused_in_one_line(FAILED, first, model, guide), seeded(derive(seed, "evaluation"), device):
+        modules = traces.modules_of(model, guide, first)
+        own_guide = None if guide is model else guide
+        every_block = not _checked_at_once(model, own_guide, data, first, modules)
+    results: list[tuple[Tensor, ...]] = []
+    with _params_as_they_are(modules), evaluating(modules.values()):
+        with seeded(derive(seed, "evaluation"), device):
+            of = (*data, *beside), first, f"{settings} seed={seed}"
+            kept = None if keep is None else _Kept(path("keep", keep), _identity(model, guide, modules, *of))
+        for i, chosen in enumerate(rows):
+            if kept is not None and i < len(kept.blocks):
+                results.append(tuple(part.to(device) for part in kept.blocks[i]))
+            else:
+                block = [d[chosen[0] : chosen[-1] + 1].to(device) for d in (*data, *beside)]
+                refused = traces.refused_in_one_line(FAILED, first, model, guide)
+                with refused, seeded(derive(seed, "evaluation", i), device):
+                    if every_block:
+                        traces.check_observed(model, own_guide, tuple(block[: len(data)]), chosen)
+                    results.append(tuple(of_block(tuple(block))))
+                if kept is not None:
+                    kept.add(results[-1])
+            if progress:
+                progress(len(chosen))
+    return [torch.cat(parts) for parts in zip(*results, strict=True)]
+
+
+def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.device]:
+    """The data as tensors in the precision of the pair's weights, and where those lie."""
+    function("model", model)
+    function("guide", guide)
+    given = x if isinstance(x, tuple) else (x,)
+    parts: Any = as_tensors(x, evaluated=True)
+    if len(parts[0]) == 0:
+        raise InputError("there are no data to evaluate: the data set is empty")
+    named = modules_named_by(model, guide).values()
+    device = next((p.device for module in named for p in module.parameters()), parts[0].device)
+    dtype = precision_of(model, guide)
+    return tuple(in_precision(part, one, dtype) for part, one in zip(parts, given, strict=True)), device
+
+
+def _checked_at_once(
+    model: Pair, guide: Pair | None, data: tuple[Tensor, ...], first: tuple[Tensor, ...], modules: dict[str, nn.Module]
+) -> bool:
+    """Look at all data where the first block's supports are those of all; else nothing has been looked at."""
+    with evaluating(modules.values()):
+        sites = traces.observed(model, guide, first)
+    places = [next((i for i, arg in enumerate(first) if site.value is arg), None) for site in sites]
+    if None in places or not all(site.is_universal for site in sites):
+        return False
+    for site, place in zip(sites, places, strict=True):
+        traces.check_values(data[place or 0], site)
+    return True
+
+
+def not_nan(values: Tensor, what: str) -> Tensor:
+    """Numbers for each datum, ``(..., B)``, if all are numbers.
+
+    Raises:
+        InputError: Names the first datum of the block for which one is NaN.
+    """
+    broken = values.isnan().reshape(-1, values.shape[-1]).any(0)
+    if broken.any():
+        row = int(broken.nonzero()[0, 0])
+        raise InputError(f"{what} is NaN for a datum, number {row} of its {len(broken)}: look at data and parameters")
+    return values
+
+
+class Mean(NamedTuple):
+    """A mean over data in nats per datum, and its standard error."""
+
+    mean: float
+    se: float
+
+
+def mean_of(values: Tensor) -> Mean:
+    """Mean and standard error of numbers per datum, ``(B,)``.
+
+    Raises:
+        InputError: If there are fewer than 2.
+    """
+    if instance("values", values, Tensor).dim() != 1 or len(values) < 2:
+        raise InputError(f"values must be at least 2 numbers, one a datum, not of shape {tuple(values.shape)}")
+    values = values.double()
+    return Mean(values.mean().item(), values.std().item() / len(values) ** 0.5)
+
+
+class _Kept:
+    """Finished blocks in a file, tensors and text only."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self.identity = path, identity
+        self.blocks: list[tuple[Tensor, ...]] = []
+        if path.exists():
+            state = load_tensors(path)
+            if not isinstance(state, dict) or not isinstance(state.get("blocks"), list) or "identity" not in state:
+                raise InputError(f"{path} is no file of kept results: remove it")
+            check_plain(state, "its result")
+            if "digest" in state:  # a flipped bit in an archive's index leaves all checksums right
+                check_digest(state, str(path), required=True)
+            same = state["identity"] == identity
+            if not same:
+                raise InputError(
+                    f"{path} keeps results of other data, weights or settings: remove it, or keep them elsewhere"
+                )
+            self.blocks = [tuple(block) for block in state["blocks"]]
+
+    def add(self, block: tuple[Tensor, ...]) -> None:
+        """Keep one more."""
+        self.blocks.append(tuple(part.cpu() for part in block))
+        save_tensors(sealed({"identity": self.identity, "blocks": self.blocks}), self.path)
+
+
+def _identity(
+    model: Pair,
+    guide: Pair,
+    modules: dict[str, nn.Module],
+    data: tuple[Tensor, ...],
+    first: tuple[Tensor, ...],
+    settings: str,
+) -> str:
+    """Of data, settings, modules as they print themselves, weights, and what ``pyro.param`` gives.
+
+    A Python number that a model keeps to itself is not seen.
+    """
+    digest = hashlib.sha256(f"{KEPT_FORMAT} {DATA_BLOCK} {SAMPLE_BLOCK} {settings} {list(modules.values())}".encode())
+    weights = [t for module in modules.values() for t in (*module.parameters(), *module.buffers())]
+    met = traces.met_parameters((model, guide), first)
+    for tensor in (*data, *weights, *(met[name] for name in sorted(met))):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _params_as_they_are(modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Use the current parameter store, add nothing to it, and warn where a ``pyro.param`` had no value there."""
+    store = pyro.get_param_store()
+    state: Any = store.get_state()
+    before = set(state["params"])
+    with store.scope(state):
+        yield
+    own = {id(p) for module in modules.values() for p in module.parameters()}
+    new = [name for name, p in state["params"].items() if name not in before and id(p) not in own]
+    # What pyro.module registers is read from its module, whatever the store has.
+    if new := [name for name in new if module_from_param_with_module_name(name) == name]:
+        warnings.warn(
+            f"evaluated at initial values: the parameter store does not have {new[0]!r}, nor {len(new) - 1} more that "
+            "pyro.param made; evaluate a trained pair inside 'with trainer.param_store()'",
+            stacklevel=4,
+        )

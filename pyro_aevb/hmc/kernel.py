@@ -1,0 +1,151 @@
+r"""Hamiltonian Monte Carlo, batched: chains for each datum, all data in one tensor, each accepting by itself.
+
+.. math:: H(u, r) = -\log p(u) + \tfrac12 \lVert r \rVert^2, \qquad
+          \dot u = r, \quad \dot r = \nabla_u \log p(u)
+
+A transition draws a momentum r ~ N(0, I), follows the dynamics for some leapfrog steps, and accepts the end with
+probability :math:`\min(1, e^{H - H'})`. Latents move in unconstrained space. Shapes: ``C`` chains, ``B`` data, ``K``
+latents.
+
+References:
+    | MCMC using Hamiltonian dynamics (Neal, 2011)
+    | https://arxiv.org/abs/1206.1901
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_aevb.errors import InputError, function, instance, whole
+
+__all__ = ["Info", "LogDensity", "State", "adapted", "init", "jittered", "leapfrog", "step", "with_gradient"]
+
+LogDensity = Callable[[Tensor], Tensor]
+
+LARGEST_FACTOR = 1.25  # by which one transition may change the step size, as the paper's author had it
+JITTER = 0.2  # step sizes vary by this part, so that no orbit closes upon itself
+
+
+class State(NamedTuple):
+    """Where all chains are."""
+
+    position: Tensor
+    """u, ``(C, B, K)``"""
+    log_density: Tensor
+    """log p(u), up to a constant for each datum, ``(C, B)``"""
+    gradient: Tensor
+    """Its gradient by u, ``(C, B, K)``"""
+
+
+class Info(NamedTuple):
+    """What a transition did."""
+
+    acceptance: Tensor
+    """Probability with which each end was to be accepted, ``(C, B)``"""
+    accepted: Tensor
+    """Whether it was, ``(C, B)``"""
+
+
+def init(log_density: LogDensity, position: Tensor) -> State:
+    """The state of chains at given positions, ``(C, B, K)``.
+
+    Raises:
+        InputError: If the log density is not finite somewhere: names the first datum.
+    """
+    function("log_density", log_density)
+    if instance("position", position, Tensor).dim() != 3 or not position.is_floating_point():
+        found = f"{tuple(position.shape)} of {position.dtype}"
+        raise InputError(f"position must be floating-point numbers of shape (C, B, K), not {found}")
+    state = State(position.detach(), *with_gradient(log_density, position))
+    if broken := (~torch.isfinite(state.log_density)).any(0).nonzero().flatten().tolist():
+        raise InputError(
+            f"the log density is not finite where the chains begin, for {len(broken)} data, number {broken[0]} first: "
+            "look at the model's parameters and the data"
+        )
+    return state
+
+
+def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_steps: int = 10) -> tuple[State, Info]:
+    """One transition of every chain.
+
+    Arguments:
+        log_density: log p(u), ``(C, B, K)`` to ``(C, B)``.
+        state: Where the chains are.
+        step_size: Of the leapfrog steps: ``()``, ``(B,)`` or ``(C, B)``.
+        leapfrog_steps: How many of them.
+
+    Returns:
+        The next state, and what happened.
+    """
+    function("log_density", log_density)
+    instance("state", state, State, "give what init returned")
+    instance("step_size", step_size, Tensor, "give torch.tensor(0.1), say")
+    whole("leapfrog_steps", leapfrog_steps)
+    momentum = torch.randn_like(state.position)
+    proposed, end = leapfrog(log_density, state, momentum, step_size, leapfrog_steps)
+    gain = proposed.log_density - _kinetic(end) - state.log_density + _kinetic(momentum)  # (C, B)
+    gain = torch.where(proposed.log_density.isfinite(), gain.nan_to_num(nan=-math.inf), -math.inf)
+    acceptance = gain.clamp(max=0).exp()  # an end that is not finite is never accepted
+    accepted = torch.rand_like(acceptance) < acceptance
+    chosen = [
+        torch.where(accepted if new.dim() == accepted.dim() else accepted.unsqueeze(-1), new, old)
+        for new, old in zip(proposed, state, strict=True)
+    ]
+    return State(*chosen), Info(acceptance, accepted)
+
+
+def leapfrog(
+    log_density: LogDensity, state: State, momentum: Tensor, step_size: Tensor, steps: int
+) -> tuple[State, Tensor]:
+    r"""Follow the dynamics: reversible, and keeping volumes.
+
+    .. math:: r \leftarrow r + \tfrac\epsilon2 \nabla \log p(u), \quad u \leftarrow u + \epsilon r, \quad
+              r \leftarrow r + \tfrac\epsilon2 \nabla \log p(u)
+
+    Returns:
+        The state at the end, and the momentum there.
+    """
+    size = step_size.unsqueeze(-1)
+    momentum = momentum + size / 2 * state.gradient
+    for i in range(steps):
+        position = state.position + size * momentum
+        state = State(position, *with_gradient(log_density, position))
+        momentum = momentum + (size if i < steps - 1 else size / 2) * state.gradient
+    return state, momentum
+
+
+def adapted(step_size: Tensor, acceptance: Tensor, target: float = 0.9, rate: float = 1.0) -> Tensor:
+    r"""A step size nearer to the target acceptance.
+
+    .. math:: \log \epsilon \leftarrow \log \epsilon + \gamma\, (\alpha - \alpha^\ast)
+
+    Arguments:
+        step_size: ``()`` to adapt to the mean over all chains, ``(B,)`` for each datum by itself.
+        acceptance: Of the last transition, ``(C, B)``.
+        target: Wanted acceptance.
+        rate: How far to go.
+    """
+    mean = acceptance.mean() if step_size.dim() == 0 else acceptance.mean(0)
+    change = (rate * (mean - target)).clamp(-math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR))
+    return step_size * change.exp()
+
+
+def with_gradient(log_density: LogDensity, position: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(u), ``(C, B)``, and its gradient by u, ``(C, B, K)``."""
+    with torch.enable_grad():
+        leaf = position.detach().requires_grad_()
+        value = log_density(leaf)  # (C, B)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), gradient
+
+
+def jittered(size: Tensor) -> Tensor:
+    """A step size a little longer or shorter, so that no orbit closes upon itself."""
+    return size * (1 + JITTER * (2 * torch.rand_like(size) - 1))
+
+
+def _kinetic(momentum: Tensor) -> Tensor:
+    return momentum.square().sum(-1) / 2

@@ -1,0 +1,267 @@
+"""Figures from tensors; no display needed, no global state of matplotlib touched."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_aevb.errors import InputError, instance, told, whole, wholes
+from pyro_aevb.errors import path as as_path
+from pyro_aevb.files import replaced
+
+__all__ = [
+    "draw_comparison",
+    "image_grid",
+    "latent_grid",
+    "latent_space",
+    "learning_curve",
+    "manifold",
+    "plain",
+    "reconstructions",
+    "save",
+]
+
+Shape = Sequence[int]
+
+
+def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
+    """Variance and signal-to-noise of gradients against the number of particles, log axes, a line an estimator.
+
+    Arguments:
+        rows: Of :func:`pyro_aevb.diagnostics.gradients.compare`.
+        title: Printed above.
+
+    Raises:
+        InputError: If they are not such rows, or there are none.
+    """
+    if not _all(rows, lambda row: hasattr(row, "estimator")) or not rows:
+        raise InputError(f"rows must be what compare returned, one row at least, not {told(rows)}")
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    names = list(dict.fromkeys(row.estimator for row in rows))
+    for column, (part, symbol) in enumerate((("model", "θ"), ("guide", "φ"))):
+        for line, (quantity, words) in enumerate((("variance", "variance"), ("snr", "signal-to-noise"))):
+            axes = panels[line][column]
+            for i, name in enumerate(names):
+                points = [
+                    (r.num_particles, getattr(r, quantity)) for r in rows if (r.estimator, r.part) == (name, part)
+                ]
+                axes.loglog(*zip(*points, strict=True), "o-", color=f"C{i}", ms=4, label=name)
+            axes.set(ylabel=f"{words}, {symbol}", xlabel="particles" if line else "")
+            axes.grid(alpha=0.3)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.suptitle(plain(title), fontsize="small")
+    return figure
+
+
+def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure:
+    """Bound against training data seen, log axis, as in the paper's Figure 2.
+
+    Arguments:
+        metrics: Records of a run: ``samples_seen`` and ``bound`` (training), or ``test_bound`` with its ``test_se``.
+        title: Printed above.
+
+    Raises:
+        InputError: If they are no records.
+    """
+    if not _all(metrics, lambda record: isinstance(record, Mapping)):
+        raise InputError(f"metrics must be a list of records, a dictionary each, not {told(metrics)}")
+    figure, axes = _figure(5.2, 3.4)
+    train = [(m["samples_seen"], m["bound"]) for m in metrics if "bound" in m]
+    test = [(m["samples_seen"], m["test_bound"], m["test_se"]) for m in metrics if "test_bound" in m]
+    if train:
+        x, y = zip(*train, strict=True)
+        axes.plot(x, y, color="C0", lw=1, label="train (running)")
+    if test:
+        x, y, error = zip(*test, strict=True)
+        axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
+    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum")
+    axes.set_title(plain(title), fontsize="small")
+    _cut_beginning(axes, [point[:2] for point in (*train, *test)])
+    axes.grid(alpha=0.3)
+    if train or test:
+        axes.legend()
+    return figure
+
+
+def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: str = "") -> Figure:
+    """Rows ``(N, D)`` as pictures of ``shape``, side by side, black at 0 and white at 1 (or at the extremes beyond).
+
+    Raises:
+        InputError: If they are no rows of as many numbers as ``shape`` holds.
+    """
+    _check_rows("images", images)
+    pixels = math.prod(wholes("shape", shape))
+    if images.shape[1] != pixels:
+        raise InputError(f"shape {told(shape)} holds {pixels} pixels, the rows {images.shape[1]}: give their own shape")
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else whole("columns", columns)
+    tiles = _tiles(images, shape)
+    figure, axes = _figure(*_size(tiles, columns))
+    _show(axes, _mosaic(tiles, columns))
+    axes.set_title(plain(title), fontsize="small")
+    return figure
+
+
+def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str = "") -> Figure:
+    """Originals above, mean of p(x|z) with z from q(z|x) below, ``(N, D)`` each; two lines per eight data.
+
+    Raises:
+        InputError: If the two are not rows of one shape, as many numbers each as ``shape`` holds.
+    """
+    _check_rows("originals", originals)
+    if _check_rows("means", means).shape != originals.shape:
+        shapes = f"{tuple(means.shape)} and {tuple(originals.shape)}"
+        raise InputError(f"means and originals must have one shape, they have {shapes}")
+    figure_rows = []
+    for x, y in zip(originals.split(8), means.split(8), strict=True):
+        filler = x.new_zeros(8 - len(x), x.shape[1])
+        figure_rows += [x, filler, y, filler]
+    return image_grid(
+        torch.cat(figure_rows),
+        shape,
+        columns=8,
+        title=f"{title}\nlines 1, 3, ...: data; 2, 4, ...: their reconstructions",
+    )
+
+
+def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
+    r"""Figure 4's latents, ``(side * side, 2)``: :math:`z = \Phi^{-1}(u)` on a linear grid of the unit square.
+
+    The first latent grows to the right, the second upwards.
+
+    Arguments:
+        side: Latents on a side.
+        draws: For another prior than N(0, I): many of its samples, ``(S, 2)``, whose quantiles stand for its inverse
+            CDFs, each latent by itself.
+
+    Raises:
+        InputError: If ``side`` is no whole number of at least 1, or ``draws`` are not of two latents.
+
+    >>> latent_grid(1)
+    tensor([[0., 0.]])
+    """
+    u = (torch.arange(whole("side", side)) + 0.5) / side
+    down, right = torch.meshgrid(u.flip(0), u, indexing="ij")
+    if draws is None:
+        return torch.special.ndtri(torch.stack([right, down], dim=-1)).view(-1, 2)  # (side * side, 2)
+    _check_rows("draws", draws, least=2)
+    quantiles = [torch.quantile(draws[:, k], grid.flatten().to(draws)) for k, grid in enumerate((right, down))]
+    return torch.stack(quantiles, dim=-1).cpu()  # (side * side, 2)
+
+
+def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:
+    """Mean of p(x|z) over :func:`latent_grid`, the paper's Figure 4; means ``(side * side, D)``."""
+    _check_rows("means", means)
+    return image_grid(means, shape, columns=math.isqrt(len(means)), title=title)
+
+
+def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_name: str = "latent") -> Figure:
+    """Data in two latent dimensions, ``(N, 2)``, coloured by label where there are any, ``(N,)``.
+
+    Raises:
+        InputError: If there are fewer than two latents, or not one label for each datum.
+    """
+    _check_rows("z", z, least=2)
+    if labels is not None and instance("labels", labels, Tensor).shape != z.shape[:1]:
+        raise InputError(f"labels must be one for each of the {len(z)} data, not of shape {tuple(labels.shape)}")
+    figure, axes = _figure(4.8, 4.2)
+    if labels is None:
+        axes.scatter(z[:, 0], z[:, 1], s=3, lw=0)
+    else:
+        classes = labels.unique().tolist()
+        for i, label in enumerate(classes):
+            rows = z[labels == label]
+            axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=f"{label}", color=f"C{i % 10}")
+        axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2")
+    axes.set_title(plain(title), fontsize="small")
+    return figure
+
+
+def plain(title: str) -> str:
+    """A title as it is: a dollar sign in a folder's name begins no formula."""
+    return title.replace("$", r"\$")
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure, whole or not at all, in the format that the path's ending names, else PNG; returns the path."""
+    target = as_path("path", path)
+    with replaced(target) as file:
+        instance("figure", figure, Figure).savefig(
+            file, dpi=110, bbox_inches="tight", format=target.suffix.removeprefix(".") or "png"
+        )
+    return target
+
+
+def _all(things: Any, holds: Callable[[Any], bool]) -> bool:
+    """Are they several things in a row, each one such?"""
+    return isinstance(things, Sequence) and not isinstance(things, str) and all(map(holds, things))
+
+
+def _check_rows(name: str, rows: Tensor, least: int = 1) -> Tensor:
+    """Rows of numbers, ``(N, D)`` with D of at least ``least``, if they are."""
+    if instance(name, rows, Tensor).dim() != 2 or len(rows) == 0 or rows.shape[1] < least or rows.is_meta:
+        found = f"of shape {tuple(rows.shape)}{' on the device meta' if rows.is_meta else ''}"
+        raise InputError(f"{name} must be rows, (N, D) with D at least {least}, not {found}")
+    return rows
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _cut_beginning(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Show the last two decades of samples: the steep beginning would flatten all the rest."""
+    if points:
+        end = max(x for x, _ in points)
+        shown = [y for x, y in points if x >= end / 100]
+        margin = 0.05 * (max(shown) - min(shown)) or 1.0
+        axes.set(xlim=(end / 110, end * 1.1), ylim=(min(shown) - margin, max(shown) + margin))
+
+
+def _tiles(images: Tensor, shape: Shape) -> np.ndarray[Any, Any]:
+    """``(N, D)`` as ``(N, height, width)`` or ``(N, height, width, 3)``; a row of one dimension is one line."""
+    values = _grey(images.detach().cpu().float()).view(len(images), *_picture_shape(shape))
+    return values.movedim(1, -1).numpy() if values.dim() == 4 and values.shape[1] == 3 else values.numpy()
+
+
+def _grey(values: Tensor) -> Tensor:
+    """[0, 1] as it is; values beyond it stretch the scale instead of being cut."""
+    low, high = min(0.0, values.min().item()), max(1.0, values.max().item())
+    return (values - low) / (high - low)
+
+
+def _picture_shape(shape: Shape) -> tuple[int, ...]:
+    sizes = tuple(size for size in shape if size != 1) or (1,)
+    if len(sizes) == 1:
+        return (1, *sizes)
+    return (
+        sizes
+        if len(sizes) == 2 or (len(sizes) == 3 and 3 in (sizes[0], sizes[2]))
+        else (sizes[0], math.prod(sizes[1:]))
+    )
+
+
+def _mosaic(tiles: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
+    missing = -len(tiles) % columns
+    padded = np.pad(tiles, [(0, missing)] + [(1, 0), (1, 0)] + [(0, 0)] * (tiles.ndim - 3), constant_values=1.0)
+    rows = padded.reshape(-1, columns, *padded.shape[1:])  # (rows, columns, height, width, ...)
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def _size(tiles: np.ndarray[Any, Any], columns: int) -> tuple[float, float]:
+    rows = math.ceil(len(tiles) / columns)
+    width = min(8.0, max(2.0, columns * 0.45))
+    return width, min(12.0, max(0.8, width * rows * tiles.shape[1] / (columns * tiles.shape[2])) + 0.3)
+
+
+def _show(axes: Axes, picture: np.ndarray[Any, Any]) -> None:
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()

@@ -1,0 +1,137 @@
+"""The command line's grammar: jsonargparse over type hints and docstrings, with errors of one line."""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.files import regular_file
+from pyro_aevb.runs.trust import check_config
+
+__all__ = ["Parser", "read_config"]
+
+EXIT_INPUT = 2
+LARGEST_FILE = 64_000  # bytes of a configuration; a run's has one or two thousand
+LONGEST = 500
+
+# What each part is when nothing is said. Not in the functions' signatures: jsonargparse would carry the default part's
+# settings over to another part of the same names (Adagrad's eps to Adam, measured), which silently changes numbers.
+PARTS: dict[str, Any] = {
+    "prior": {"class_path": "pyro_aevb.priors.StandardNormal"},
+    "likelihood": {"class_path": "pyro_aevb.likelihoods.Bernoulli"},
+    "guide": {"class_path": "pyro_aevb.guides.DiagonalNormal"},
+    "estimator": {"class_path": "pyro_aevb.estimators.SGVB"},
+    "optimizer": {
+        "class_path": "pyro_aevb.optimizers.Adagrad",
+        "init_args": {"lr": 0.02, "weight_decay": 1.0, "warm_up": 0},
+    },
+}
+
+
+class Parser(ArgumentParser):
+    """A jsonargparse parser of one function whose errors are one line on standard error, exit code 2."""
+
+    parts: dict[str, Any]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], prog: str) -> "Parser":
+        """The parser of a function's arguments; parts named in ``PARTS`` get their defaults here."""
+        parser = cls(prog=prog, allow_abbrev=False, description=(function.__doc__ or "").split("\n")[0])
+        positional = next(iter(inspect.signature(function).parameters)) == "run"
+        parser.add_function_arguments(function, fail_untyped=False, as_positional=positional)
+        parser.parts = {k: v for k, v in PARTS.items() if parser._has(k)}
+        return parser
+
+    def parse(self, arguments: Sequence[str], config: dict[str, Any] | None = None) -> Namespace:
+        """Parse arguments over a configuration; a part named anew keeps nothing of the configuration's part.
+
+        Raises:
+            InputError: If the configuration does not fit.
+        """
+        given = {**self.parts, **{key: value for key, value in (config or {}).items() if value is not None}}
+        named = {word.split("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
+        self.exit_on_error = False
+        try:
+            if config is not None:
+                self.parse_object(given)  # set_defaults would take any value
+            self.set_defaults({k: v for k, v in given.items() if k not in named})
+            if not arguments:  # nobody typed anything: what does not fit is the configuration's
+                return self.parse_args([])
+        except Exception as error:  # jsonargparse raises whatever a value that it did not foresee leads to
+            raise InputError(f"the configuration does not fit: {_one_line(str(error))[:LONGEST]}") from error
+        finally:
+            self.exit_on_error = True
+        return self.parse_args(list(arguments))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with 2."""
+        if not self.exit_on_error:  # a parser inside jsonargparse, which words the error itself
+            super().error(message, ex)
+        print(f"{self.prog}: {_one_line(message)}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+
+    def _has(self, key: str) -> bool:
+        return any(action.dest == key for action in self._actions)
+
+
+def read_config(path: Path, trust: Sequence[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
+    """A YAML configuration that can be parsed and built without running anything of a stranger's.
+
+    Arguments:
+        path: The file.
+        trust: Modules whose classes and functions it may name, see :func:`~pyro_aevb.runs.trust.check_config`.
+        without: Parts that will not be built, so that it does not matter what it says of them.
+
+    Raises:
+        InputError: If it cannot be read, is no mapping, or names what may not be followed.
+    """
+    regular_file(path)
+    if path.stat().st_size > LARGEST_FILE:
+        raise InputError(f"{path} is no configuration: it has more than {LARGEST_FILE} bytes")
+    try:
+        text = path.read_text()
+        if "<<" in text:
+            raise ValueError("it has merge keys, <<, which no run writes")
+        config = yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises whatever a value of an odd form leads to
+        raise InputError(f"{path} cannot be read as a configuration: {in_one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no configuration: it needs lines 'option: value', as in a run's config.yaml")
+    check_config(config, path, trust, without)
+    if typed := config.keys() & {"out", "trust", "resume", "config"}:
+        raise InputError(f"{path} has {min(typed)}, which is not read from a file: type --{min(typed)}")
+    return config
+
+
+def _one_line(message: str) -> str:
+    text = re.sub(r"<class '(\w+)'>|typing\.Literal", r"\1", " ".join(message.split()))
+    for pattern, replacement in _TRANSLATIONS:
+        if match := re.search(pattern, text):
+            return match.expand(replacement)
+    return text
+
+
+_TRANSLATIONS = [
+    (
+        r'Parser key "(\w+)": .*Expected a dot import path string: (\S+)',
+        r"unknown \1 '\2': see 'pyro-aevb list', or give an import path such as my_module.MyClass",
+    ),
+    (
+        r'Parser key "(\w+)": .*[Oo]ption \'([\w.]+)\' is not accepted.*class_path=\'([\w.]+)\'',
+        r"\3 has no option '\2': see 'pyro-aevb train --\1.help \3'",
+    ),
+    (r'Parser key "(\w+)": .*Parser key "([\w.]+)": (.*?)\.? Got value: ([^.]*)\. Got', r"--\1.\2: \3, not \4"),
+    (
+        r"""Parser key "([\w.]+)": .*\[int, \['log'\]\].*Given value: (\S+)""",
+        r"--\1: expected an integer or log, not \2",
+    ),
+    (r'Parser key "([\w.]+)": (.*?)\.? Got value: (.*)', r"--\1: \2, not \3"),
+    (r'Parser key "([\w.]+)": (.*)', r"--\1: \2"),
+    (r"[Uu]nrecognized arguments: (.*)", r"unknown option \1: see --help"),
+]

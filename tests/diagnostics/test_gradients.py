@@ -1,0 +1,93 @@
+"""Estimators side by side: the statistics against what is known, and the command."""
+
+import csv
+
+import pytest
+import torch
+
+from pyro_aevb import InputError
+from pyro_aevb.diagnostics import gradients as comparison
+from pyro_aevb.estimators import IWAE, SGVB, DoublyReparameterized, ScoreFunction, SGVBAnalyticKL, StickingTheLanding
+from tests.estimators.test_exact import exact_elbo
+from tests.pairs import LinearGaussian
+
+
+def rows_of(pair, *chosen, draws=200, reference_draws=2):
+    """As few draws of the reference as there can be, where no bias is looked at."""
+    options = {"draws": draws, "reference_draws": reference_draws}
+    rows = comparison.compare(pair.model, pair.guide, pair.x, chosen, **options)
+    return {(row.estimator, row.num_particles, row.part): row for row in rows}
+
+
+def test_moments_are_those_of_the_exact_gradient():
+    pair = LinearGaussian(shift=0.3, widen=1.5, size=370)
+    found = comparison.gradient_moments(pair.model, pair.guide, SGVB(20, vectorize_particles=True), pair.x, 400)
+    exact = torch.autograd.grad(exact_elbo(pair) / len(pair.x), list(pair.guide.parameters()))
+    z = (found["guide"].mean - torch.cat([g.flatten() for g in exact])) / (found["guide"].variance / 400).sqrt()
+    assert z.abs().max() < 4.5  # 23 z-scores: fails by chance with p < 2e-4, and the seed is fixed
+
+
+def test_what_is_known_of_the_estimators_shows():
+    pair = LinearGaussian(shift=0.3, widen=1.5)
+    rows = rows_of(pair, SGVB(), SGVBAnalyticKL(), StickingTheLanding(), ScoreFunction(), reference_draws=1000)
+    for key, row in rows.items():
+        assert row.bias < 4 * row.bias_error, key
+        assert row.milliseconds > 0
+    score, path = rows["ScoreFunction", 1, "guide"], rows["SGVB", 1, "guide"]
+    assert score.variance > 10 * path.variance
+    assert score.snr < path.snr
+    at_posterior = rows_of(LinearGaussian(), SGVB(), StickingTheLanding(), draws=20)
+    assert at_posterior["StickingTheLanding", 1, "guide"].variance < 1e-20
+    assert at_posterior["SGVB", 1, "guide"].variance > 1e-3
+
+
+def test_iwaes_signal_to_noise_falls_and_dregs_rises():
+    pair = LinearGaussian(shift=0.3, widen=1.5)
+    rows = rows_of(pair, *(make(k) for make in (IWAE, DoublyReparameterized) for k in (4, 64)), draws=400)
+    snr = {(name, k): rows[name, k, "guide"].snr for name in ("IWAE", "DoublyReparameterized") for k in (4, 64)}
+    assert snr["IWAE", 64] < 0.7 * snr["IWAE", 4]
+    assert snr["DoublyReparameterized", 64] > 1.5 * snr["DoublyReparameterized", 4]
+
+
+def test_it_leaves_everything_as_it_was():
+    pair = LinearGaussian(shift=0.3)
+    state = torch.get_rng_state()
+    first = rows_of(pair, SGVB(), draws=5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in pair.guide.parameters())
+    again = rows_of(pair, SGVB(), draws=5)
+    assert [r[:-1] for r in first.values()] == [r[:-1] for r in again.values()]
+
+
+def test_bad_input_is_said():
+    pair = LinearGaussian()
+    with pytest.raises(InputError, match="draws must be at least 2"):
+        rows_of(pair, SGVB(), draws=1)
+    with pytest.raises(InputError, match=r"nn\.Modules"):
+        comparison.gradient_moments(lambda x: None, pair.guide, SGVB(), pair.x, 2)
+
+
+def test_the_command_prints_a_table_and_writes_csv_and_figure(cli, tmp_path):
+    run = tmp_path / "run"
+    assert cli("train", "--latent_dim", "2", "--hidden", "5", "--samples", "200", "--out", str(run))[0] == 0
+    options = ("--draws", "3", "--reference_draws", "4", "--batch_size", "10")
+    code, printed, _ = cli("compare", str(run), "--estimators", "SGVB,VIMCO", "--particles", "1,3", *options)
+    assert code == 0
+    assert printed.count("VIMCO") == 2  # theta and phi; one particle is too few for it
+    with (run / "comparison" / "gradients.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert (run / "comparison" / "gradients.png").stat().st_size > 10_000
+    more = ["--train_samples=600", "--train_seconds=0", *options]
+    code, printed, _ = cli("compare", str(run), "--estimators=SGVB,ScoreFunction", "--particles=1", *more)
+    assert code == 0
+    assert "equal seconds" in printed
+    with (run / "comparison" / "training.csv").open() as file:
+        trained = list(csv.DictReader(file))
+    bounds = [float(row["bound_at_samples"]) for row in trained]
+    assert [row["estimator"] for row in trained] == ["SGVB", "ScoreFunction"]
+    assert bounds[0] > bounds[1] > -64
+    assert float(trained[0]["bound_at_seconds"]) < bounds[0]  # at the first report
+    assert cli("compare", str(run), "--train_samples=-1")[0] == 2
+    assert "unknown estimator 'Nope'" in cli("compare", str(run), "--estimators", "Nope")[2]
+    assert "whole numbers" in cli("compare", str(run), "--particles", "1,x")[2]
+    assert cli("compare", str(run), "--draws", "1")[0] == 2
