@@ -8,23 +8,30 @@ No stopwatch has a say: sums are split by threads, so that settings chosen by ti
 whenever the machine was busy.
 """
 
+import logging
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.states import check_kinds
 
-__all__ = ["Precision", "Settings", "find_device", "find_settings", "largest_product"]
+__all__ = ["Precision", "Settings", "find_device", "find_settings", "largest_product", "settings_of_state"]
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
 WORK = 500_000  # multiplications that each thread must have: in two threads 0.5 million gain nothing, 1 million 25 %
+MATMULS = ("highest", "high", "medium")
+MOST_THREADS = 4096
+EXAMPLE = (64, 256, 64)  # rows, inner, columns of a product that tells whether a processor computes it in bfloat16
 LOSSLESS = 2e-6  # relative error of a float32 product of these sizes is 3e-7; of a bfloat16 one 3e-3
 
 
@@ -95,6 +102,30 @@ def find_settings(product: tuple[int, int, int] | None, device: torch.device, pr
     lossy = _relative_error("medium", product) >= LOSSLESS
     wanted = _is_amd() if not lossy else precision != "float32"
     return Settings("medium" if wanted else own.matmul, _threads(product, own.threads), wanted and lossy)
+
+
+def settings_of_state(saved: Mapping[str, Any], own: Settings, device: torch.device) -> Settings:
+    """Settings that a state was trained with, to go on with; this machine's where another kind of one saved it.
+
+    Arguments:
+        saved: ``matmul``, ``threads`` and ``lossy`` of the settings, and the kind of ``device``.
+        own: The settings that were found here.
+        device: The device here.
+
+    Raises:
+        InputError: If they are none.
+    """
+    check_kinds(saved, {"matmul": str, "threads": int, "lossy": bool, "device": str})
+    if saved["matmul"] not in MATMULS or not 1 <= saved["threads"] <= MOST_THREADS:
+        raise InputError("the state's settings of the processor are none: it is damaged")
+    found = Settings(saved["matmul"], saved["threads"], saved["lossy"])
+    if saved["device"] != device.type:
+        return own
+    rounds_alike = device.type != "cpu" or (_relative_error(found.matmul, EXAMPLE) >= LOSSLESS) == found.lossy
+    if found.lossy != own.lossy or not rounds_alike:
+        logger.warning("the state comes from another precision or kind of processor: what follows rounds otherwise")
+        return own
+    return found
 
 
 def largest_product(parameters: Iterable[Tensor], rows: int) -> tuple[int, int, int] | None:

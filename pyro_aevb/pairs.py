@@ -26,6 +26,7 @@ __all__ = [
     "Pair",
     "copies_of_each",
     "evaluating",
+    "globals_read",
     "modules_named_by",
     "noticing",
     "own_module",
@@ -35,6 +36,7 @@ __all__ = [
     "tensors_of",
     "trained_parameters",
     "without_a_trace",
+    "wrapped_by",
 ]
 
 Pair = Callable[..., Any]
@@ -72,12 +74,12 @@ def precision_of(model: Pair, guide: Pair) -> torch.dtype | None:
 def own_module(function: Pair) -> nn.Module | None:
     """The module that a function is or is a method of, behind Pyro's handlers and ``partial`` s; ``None`` if none."""
     while isinstance(function, partial):
-        function = _inside(function)
+        function = wrapped_by(function)
     owner = getattr(function, "__self__", function)
     return owner if isinstance(owner, nn.Module) else None
 
 
-def _inside(function: Any) -> Any:
+def wrapped_by(function: Any) -> Any:
     """What a ``partial`` calls; of one of Pyro's handlers around a function, that function."""
     handled = len(function.args) >= 2 and getattr(function.func, "__name__", "") == "_context_wrap"
     return function.args[1] if handled else function.func
@@ -105,7 +107,7 @@ class _Walk:
 def _named_parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """What lies one step behind an object, and what the step is called."""
     if isinstance(thing, partial):
-        yield "", _inside(thing)
+        yield "", wrapped_by(thing)
         yield from ((f".{i}", value) for i, value in enumerate(thing.args))
         yield from ((f".{name}", value) for name, value in thing.keywords.items())
     elif isinstance(thing, MethodType):
@@ -133,7 +135,7 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """A function's variables from outside: globals that it reads, what it closes over, its defaults, what it wraps."""
     if function.__module__ and function.__module__.partition(".")[0] in ("torch", "pyro"):
         return
-    for name in sorted(_globals_read(function.__code__)):
+    for name in sorted(globals_read(function.__code__)):
         if name in function.__globals__:
             yield f".{name}", function.__globals__[name]
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -146,11 +148,11 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
     yield "", getattr(function, "__wrapped__", None)
 
 
-def _globals_read(code: CodeType) -> set[str]:
+def globals_read(code: CodeType) -> set[str]:
     """Globals that code reads, that of functions inside it too; an attribute of the same name is none."""
     names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return names.union(*map(_globals_read, inner))
+    return names.union(*map(globals_read, inner))
 
 
 def _free_name(name: str, taken: Iterable[str]) -> str:
@@ -377,5 +379,5 @@ def is_copy(name: str, parameter: Tensor, modules: Iterable[nn.Module]) -> bool:
 def _as_module(function: Pair) -> nn.Module | None:
     """The module that a function is, not one that it is a method of."""
     while isinstance(function, partial):
-        function = _inside(function)
+        function = wrapped_by(function)
     return function if isinstance(function, nn.Module) else None

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 DIGEST = "digest"
 LARGEST = 2**63
+LARGEST_WHOLE = 2**53  # that a float holds exactly
 MOST_VALUES = 1_000_000  # of a state; a run's has some hundreds
 DEEPEST = 50  # levels of containers in a state; a run's has eight
 
@@ -192,8 +193,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """A finite one; a whole number may be too large for a float, and is none then."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    """A finite one; a whole number is none that a float cannot hold to the last digit, which torch may not take."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= (LARGEST_WHOLE if isinstance(value, int) else sys.float_info.max)
 
 
 def check_gathered(saved: Any) -> None:

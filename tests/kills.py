@@ -72,7 +72,7 @@ class Watch:
     def install(self):
         checkpoints.open = files.open = self.open
         os.fsync, os.replace, os.rename = self.fsync(os.fsync), self.replace(os.replace), self.rename(os.rename)
-        engines.EagerEngine.loss_and_gradients = self.step(engines.EagerEngine.loss_and_gradients)
+        engines.EagerGradients.__call__ = self.step(engines.EagerGradients.__call__)
         if self.place == ["run", "line of code"]:
             sys.settrace(self.trace)
 

@@ -8,7 +8,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from pyro_aevb import InputError
-from pyro_aevb.engines.eager import load_optimizer_state
+from pyro_aevb.engines.optimizer import load_optimizer_state
 from pyro_aevb.optimizers import Adagrad, CosineAdam
 from pyro_aevb.states import sealed
 from tests.trainings import assert_equal, make, weights
@@ -59,7 +59,7 @@ FALLING = partial(CosineAdam, lr=0.01, total_steps=25)
 def trained(engine, samples=500, optimizer=PAUSED):
     trainer = make(engine=engine, batch_size=20, optimizer=optimizer)
     if engine == "captured":
-        trainer.engine.compiled = False
+        trainer.engine.gradients.compiled = False
     list(trainer.run(samples))
     return trainer
 

@@ -198,26 +198,25 @@ def test_what_follows_an_interrupted_step_is_as_without(engine, act, error, step
 def test_ctrl_c_in_a_captured_training():
     def training():
         net, trainer = noisy_training("captured")
-        trainer.engine.compiled = False
+        trainer.engine.gradients.compiled = False
         return net, trainer
 
     net, whole = training()
     list(whole.run(600))
     other, again = training()
     list(again.run(20))
-    original = again.engine.loss_and_gradients
+    original = again.engine.optimizer.step
 
-    def then_interrupt(visit):
-        loss = original(visit)
+    def then_step():
         if again.step == 9:
             interrupt()
-        return loss
+        return original()
 
-    again.engine.loss_and_gradients = then_interrupt
+    again.engine.optimizer.step = then_step
     with pytest.raises(KeyboardInterrupt):
         list(again.run(580))
     assert again.step == 10  # the step was made whole first
-    again.engine.loss_and_gradients = original
+    again.engine.optimizer.step = original
     list(again.run(400))
     assert_equal(net.state_dict(), other.state_dict())
 
@@ -258,13 +257,13 @@ def test_ctrl_c_waits_for_the_other_trainings_steps(kind, monkeypatch):
     list(whole.run(400))
     expected = member.state_dict()["modules"]
     other, again = training()
-    original, calls = type(again)._take_step, []
+    original, calls = type(again).take_steps, []
 
     def then_interrupt(self, *arguments):
         calls.append(interrupt() if len(calls) == 7 else None)
         original(self, *arguments)
 
-    monkeypatch.setattr(type(again), "_take_step", then_interrupt)
+    monkeypatch.setattr(type(again), "take_steps", then_interrupt)
     with pytest.raises(KeyboardInterrupt):
         list(again.run(400))
     assert 0 < other.samples_seen < 400
@@ -297,7 +296,7 @@ def test_handlers_are_put_back():
 def test_a_signal_to_end_saves_and_says_so(number, code, word, step, cli, monkeypatch):
     words = [*SMALL, "--samples=2000", "--engine=eager"]
     train(cli, *words, out="whole")
-    original, taken = engines.EagerEngine.loss_and_gradients, []
+    original, taken = engines.EagerGradients.__call__, []
 
     def then_stop(self, visit):
         if len(taken) == step:
@@ -305,7 +304,7 @@ def test_a_signal_to_end_saves_and_says_so(number, code, word, step, cli, monkey
         taken.append(visit)
         return original(self, visit)
 
-    monkeypatch.setattr(engines.EagerEngine, "loss_and_gradients", then_stop)
+    monkeypatch.setattr(engines.EagerGradients, "__call__", then_stop)
     found, _, errors = cli("train", *words, "--out=cut")
     assert (found, errors.count("\n")) == (code, 1), errors
     assert word in errors
@@ -400,7 +399,7 @@ def test_a_step_is_recorded_where_ctrl_c_does_not_reach_the_compiler(monkeypatch
 
     monkeypatch.setattr(capture, "record", record)
     _, trainer = noisy_training("captured")
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     list(trainer.run(20))
     assert len(masks) == 1
     assert set(SIGNALS) <= masks[0]

@@ -164,7 +164,7 @@ def engine_alone(shape: Shape, batch_size: int, particles: int = 1) -> Step:
     visit = training.batches.visit(0)
 
     def steps(count: int) -> None:
-        with training._running():
+        with training.running():
             for _ in range(count):
                 list(training.engine.steps([visit]))
 

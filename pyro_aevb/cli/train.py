@@ -37,8 +37,9 @@ from pyro_aevb.runs.folder import Run
 from pyro_aevb.runs.options import Every, parser
 from pyro_aevb.runs.parser import Parser, read_config
 from pyro_aevb.runs.trust import modules_of
+from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS
 from pyro_aevb.training.progress import Progress
-from pyro_aevb.training.trainer import AUTO_CAPTURE_STEPS, Trainer
+from pyro_aevb.training.trainer import Trainer
 
 __all__ = ["train"]
 

@@ -18,12 +18,12 @@ from pyro_aevb.data.batches import Visit
 from pyro_aevb.optimizers import Paced
 from pyro_aevb.seeds import unchanged_random_state
 
-__all__ = ["GraphReplay", "WholeSteps", "captured", "unchanged", "updates_in_place"]
+__all__ = ["GraphReplay", "WholeSteps", "graph_of", "unchanged", "updates_in_place"]
 
 MakeReplay = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def captured(body: Callable[[], None]) -> Callable[[], None]:
+def graph_of(body: Callable[[], None]) -> Callable[[], None]:
     """A replay of ``body``, which works on tensors of fixed address; warm-up runs it: the caller restores them."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -52,7 +52,7 @@ class GraphReplay:
         function: Callable[..., tuple[Tensor, ...]],
         inputs: list[Tensor],
         moving: int,
-        make_replay: MakeReplay = captured,
+        make_replay: MakeReplay = graph_of,
     ) -> None:
         self.moving = [tensor.clone() for tensor in inputs[:moving]]
         self.inputs = [*self.moving, *inputs[moving:]]
@@ -94,7 +94,7 @@ class WholeSteps:
         parameters: list[Tensor],
         others: list[Tensor],
         visits: list[Visit],
-        make_replay: MakeReplay = captured,
+        make_replay: MakeReplay = graph_of,
     ) -> None:
         self.loss_and_gradients, self.optimizer, self.parameters = loss_and_gradients, optimizer, parameters
         self.rows, self.keys = (torch.stack(parts) for parts in zip(*visits, strict=True))  # (steps, M), (steps,)

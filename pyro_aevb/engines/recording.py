@@ -8,7 +8,7 @@ This file holds all of the package's use of torch's compiler.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,8 +46,10 @@ class Recording:
         # Its forward, not itself: hooks of modules are for those of the pair.
         self.function: TensorFunction = graph.forward
         self.inlined: TensorFunction | None = graph.forward
-        self.inputs, self.used = [t.detach() for t in inputs], used
-        self.sources = [(id(tensor), tensor.requires_grad) for tensor in inputs]
+        self.inputs = [tensor.detach() for tensor in inputs]
+        self.used = used
+        self.unregistered: list[Tensor] = []
+        """Those of the inputs that a pair keeps in plain attributes."""
 
     def compile(self, visit: Visit) -> None:
         """Replay from here on with inductor's code, on a GPU as one CUDA graph, rather than operation by operation."""
@@ -75,6 +77,7 @@ def record(
     constants: tuple[Tensor, ...],
     others: list[Tensor],
     compiled: bool = True,
+    unregistered: Mapping[int, Tensor] | None = None,
 ) -> Recording:
     """Record a loss and its gradients for one size of minibatch.
 
@@ -85,6 +88,8 @@ def record(
         constants: Further tensors that it reads, and does not change: the data.
         others: Further tensors that may change between calls.
         compiled: Compile with inductor, and into a CUDA graph, rather than replay operation by operation.
+        unregistered: Tensors that the pair keeps in plain attributes, by identity; those that the loss reads become
+            inputs, since a compiler takes a constant's numbers into its code.
 
     Raises:
         Exception: Whatever tracing or compiling raises, such as control flow that depends on data.
@@ -103,8 +108,13 @@ def record(
 
     inputs = [*parameters, *constants, *others]
     with unchanged_random_state(parameters[0].device), unchanged(others):
-        graph = _trace(loss_and_gradients, (*visit, *inputs), compiled and parameters[0].device.type == "cpu")
+        fuse_tiny = compiled and parameters[0].device.type == "cpu"
+        graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
+        if read := [constant for constant in _constants(graph) if id(constant) in (unregistered or {})]:
+            inputs += read
+            graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
         recording = Recording(graph, inputs, used)
+        recording.unregistered = read
         if compiled:
             recording.compile(visit)
         recording(visit)  # the first call compiles what is compiled lazily
@@ -156,6 +166,12 @@ def _trace(function: TensorFunction, inputs: tuple[Tensor, ...], fuse_tiny: bool
         graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
     _refuse_shapes_that_depend_on_data(graph)
     return graph
+
+
+def _constants(graph: GraphModule) -> list[Tensor]:
+    """Tensors that a recording reads though they are none of its inputs."""
+    names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr")
+    return [getattr(graph, name) for name in names]
 
 
 def _refuse_shapes_that_depend_on_data(graph: GraphModule) -> None:

@@ -3,32 +3,32 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Generator, Tensor
 
 from pyro_aevb.data.batches import Visit
 from pyro_aevb.engines.batched import BatchedStep
-from pyro_aevb.engines.captured import CapturedEngine
+from pyro_aevb.engines.captured import loss_and_gradients_alone
 from pyro_aevb.engines.cuda_graphs import unchanged
-from pyro_aevb.engines.eager import EagerEngine
+from pyro_aevb.engines.frozen import Frozen
+from pyro_aevb.engines.kept import TOLERANCE, Kept, agree
 from pyro_aevb.engines.recording import record
-from pyro_aevb.engines.stacking import ELEMENTWISE, JoinedOptimizer, Stacked, joined_optimizers
+from pyro_aevb.engines.stacking import ELEMENTWISE, Stacked, joined_optimizers
 from pyro_aevb.errors import InputError, NonFiniteLossError, flag, instance, told
 from pyro_aevb.estimators import Estimator
-from pyro_aevb.process import Deferred, alone
+from pyro_aevb.hardware import Settings
+from pyro_aevb.process import alone
 from pyro_aevb.seeds import unchanged_random_state
+from pyro_aevb.training.loop import Loop
 from pyro_aevb.training.progress import Progress
-from pyro_aevb.training.trainer import Trainer, count_of_samples
+from pyro_aevb.training.trainer import LOSSY, Trainer
 
 __all__ = ["Ensemble"]
 
-CHECK_EVERY = 500  # steps: as many as the captured engine takes between two looks at the pair
-TOLERANCE = 1e-3  # relative, of a member's gradient to its eager one: above float32 rounding, below any real change
 
-
-class Ensemble:
+class Ensemble(Loop[list[Progress]]):
     """Several trainings at once: the step of one is recorded, and batched over all with ``torch.func.vmap``.
 
     Each member trains as it would alone, up to rounding: with its own weights, step size, order of minibatches and
@@ -40,6 +40,8 @@ class Ensemble:
         trainers: The members, at the same step of the same data. Those whose optimizers have the same settings should
             be neighbours: they are stepped as one.
         compiled: Compile the batched step; without, it is replayed operation by operation, which begins sooner.
+        settings: Of the processor, :class:`~pyro_aevb.hardware.Settings`; by default the first member's, with as many
+            threads as the process has.
 
     Raises:
         InputError: If there are fewer than two members; if they differ in more than is said above; if they share
@@ -48,66 +50,73 @@ class Ensemble:
             parameters.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = True) -> None:
-        self.trainers, self.compiled, self._torn = _listed(trainers), flag("compiled", compiled), False
+    def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = True, settings: Settings | None = None) -> None:
+        self.trainers = _listed(trainers)
+        self.compiled = flag("compiled", compiled)
         _check_alike(self.trainers)
-        self._engines = [_eager(trainer) for trainer in trainers]
-        self.settings = replace(trainers[0].settings, threads=torch.get_num_threads())
+        self.report_every = self.trainers[0].report_every
+        found = replace(self.trainers[0].settings, threads=torch.get_num_threads())
+        self.settings = found if settings is None else instance("settings", settings, Settings)
         self._stack()
 
-    def run(self, samples: float) -> Iterator[list[Progress]]:
-        """Train each member on this many more data, at least.
+    @property
+    def samples_seen(self) -> int:
+        """Training data that each member has visited so far."""
+        return self.trainers[0].samples_seen
 
-        Yields:
-            Each member's :class:`~pyro_aevb.Progress`, as often as it would itself.
+    # ------------------------------------------------------------ the loop
 
-        Raises:
-            NonFiniteLossError: If a loss was NaN or infinite: names the member. The others may go on without it.
-            InputError: If members have been changed so that they are no longer alike.
-        """
+    def begin(self, samples: float) -> None:
+        """Are the members still alike, and the same tensors? The caller may have changed anything."""
         self._check()
-        self._steps_until_check = 0  # the caller may have changed anything since the last run
-        first = self.trainers[0]
-        target = first.samples_seen + count_of_samples(samples)
-        if self._torn:
-            raise InputError("the last step broke off: go on with members made anew and their saved states")
-        signals = Deferred()
-        while first.samples_seen < target:
-            report = (first.samples_seen // first.report_every + 1) * first.report_every
-            with signals, alone(), self._joined() as (optimizers, generators):
-                while first.samples_seen < min(report, target):
-                    signals.deliver()
-                    self._torn = True
-                    self._take_step(optimizers, generators)
-                    self._torn = False
-            try:
-                yield [self._progress(member, first.samples_seen >= report) for member in range(len(self.trainers))]
-            finally:
-                signals.deliver()  # of the last step: its report comes first
-            self._check()
+        self._kept.check_next()
 
-    def _take_step(self, optimizers: list[JoinedOptimizer], generators: list[Generator]) -> None:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """All members' state joined for a block of steps, and given back to them afterwards."""
+        with alone():
+            self._check()
+            self._kept.look()
+            self._parameters.join()
+            self._others.join()
+            self._optimizers = joined_optimizers([each.engine.optimizer for each in self.trainers], self._parameters)
+            self._generators = [Generator().set_state(each.noise.states["cpu"]) for each in self.trainers]
+            try:
+                with self.settings.applied():
+                    yield
+            finally:
+                self._part()
+                for optimizer in self._optimizers:
+                    optimizer.part()
+
+    def take_steps(self, target: int) -> None:
+        """One step of all members."""
+        self.torn = True
         visits = [trainer.batches.visit(trainer.step) for trainer in self.trainers]
-        losses, gradients = self._step(visits, generators)(_stack_visits(visits), generators)
-        for optimizer in optimizers:
+        step = self._kept.of(len(visits[0][0]), visits)
+        if step is None:
+            self._refuse("its recording is no longer its members' step")
+        losses, gradients = step(_stack_visits(visits), self._generators)
+        for optimizer in self._optimizers:
             optimizer.step(gradients)
         for trainer, (rows, _), loss in zip(self.trainers, visits, losses.unbind(), strict=True):
-            trainer._gathered.add(loss, trainer.divisors[len(rows)], len(rows))
+            trainer.gathered.add(loss, trainer.divisors[len(rows)], len(rows))
             trainer.step += 1
-        self._steps_until_check -= 1
+        self.torn = False
 
-    def _progress(self, member: int, reported: bool) -> Progress:
-        trainer = self.trainers[member]
+    def report(self, whole: bool) -> list[Progress]:
+        """Each member's report."""
+        return [self._report_of(member, trainer, whole) for member, trainer in enumerate(self.trainers)]
+
+    def _report_of(self, member: int, trainer: Trainer, whole: bool) -> Progress:
         try:
-            trainer._stop_if_not_finite()
+            return trainer.report(whole)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"member {member}: {error}") from error
-        return trainer._progress(reported)
 
     # ------------------------------------------------------------ members together and apart
 
     def _check(self) -> None:
-        """Are the members still alike, and the same tensors?"""
         _check_alike(self.trainers)
         if self._sources != self._find_sources():
             self._stack()
@@ -115,129 +124,77 @@ class Ensemble:
     def _stack(self) -> None:
         """Memory for the members' tensors, and no step recorded yet."""
         self._sources = self._find_sources()
-        others = [_others(engine) for engine in self._engines]
+        others = [trainer.objective.further_tensors() for trainer in self.trainers]
         if any([(t.shape, t.dtype) for t in own] != [(t.shape, t.dtype) for t in others[0]] for own in others):
             raise InputError("members have buffers or frozen weights of different shapes: give all the same parts")
         if len(set(self._sources)) < len(self._sources):
             raise InputError("members share a tensor: make a model, a guide and an estimator for each")
-        self._parameters, self._others = Stacked([engine.parameters for engine in self._engines]), Stacked(others)
-        self._steps: dict[int, BatchedStep] = {}
-        self._checked: set[int] = set()
-        self._steps_until_check = 0
+        self._parameters = Stacked([trainer.objective.trained() for trainer in self.trainers])
+        self._others = Stacked(others)
+        self._kept: Kept[BatchedStep] = self._nothing_kept()
 
-    def _find_sources(self) -> list[tuple[int, bool]]:
-        tensors = [t for engine in self._engines for t in (*engine.parameters, *_others(engine))]
-        return [(id(tensor), tensor.requires_grad) for tensor in tensors]
+    def _nothing_kept(self) -> Kept[BatchedStep]:
+        roots = [part for each in self.trainers for part in (each.model, each.guide, each.estimator)]
+        frozen = Frozen(self._tensors, lambda: [m for each in self.trainers for m in each.modules.values()], roots)
+        sizes = frozenset(self.trainers[0].divisors)
+        return Kept(self._record, self._agrees, frozen, sizes, refuse=self._refuse)
 
-    @contextmanager
-    def _joined(self) -> Iterator[tuple[list[JoinedOptimizer], list[Generator]]]:
-        """All members' state joined for a block of steps, and given back to them afterwards."""
-        self._parameters.join()
-        self._others.join()
-        optimizers = joined_optimizers([trainer.engine.optimizer for trainer in self.trainers], self._parameters)
-        generators = self._generators()
-        try:
-            with self.settings.applied():
-                yield optimizers, generators
-        finally:
-            self._part(generators)
-            for optimizer in optimizers:
-                optimizer.part()
+    def _refuse(self, reason: str) -> NoReturn:
+        raise InputError(f"the step cannot be batched, so train one after another: {reason}")
 
-    def _part(self, generators: list[Generator]) -> None:
+    def _tensors(self) -> list[Tensor]:
+        """Those of all members."""
+        objectives = [trainer.objective for trainer in self.trainers]
+        return [tensor for each in objectives for tensor in (*each.trained(), *each.further_tensors())]
+
+    def _find_sources(self) -> list[tuple[int, int, bool]]:
+        return [(id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in self._tensors()]
+
+    def _part(self) -> None:
         self._parameters.part()
         self._others.part()
-        for trainer, generator in zip(self.trainers, generators, strict=True):
-            trainer._noise.states["cpu"] = generator.get_state()
-
-    def _generators(self) -> list[Generator]:
-        return [Generator().set_state(trainer._noise.states["cpu"]) for trainer in self.trainers]
+        for trainer, generator in zip(self.trainers, self._generators, strict=True):
+            trainer.noise.states["cpu"] = generator.get_state()
 
     # ------------------------------------------------------------ the batched step
 
-    def _step(self, visits: list[Visit], generators: list[Generator]) -> BatchedStep:
-        """The step for this size of minibatch, recorded where there is none or where the members have changed."""
-        size = len(visits[0][0])
-        if self._steps_until_check <= 0:
-            self._checked.clear()
-            self._steps_until_check = CHECK_EVERY
-        if size in self._checked:
-            return self._steps[size]
-        self._part(generators)  # what the members are compared with must be as far as they are
-        known = size in self._steps
-        if not known or self._differing(visits) is not None:
-            self._steps[size] = self._record(visits)
-        if (member := self._differing(visits)) is not None:
-            raise InputError(
-                f"member {member} differs from the first in more than its tensors, or its step changes by itself: give "
-                "all the same model, guide and estimator"
-            )
-        self._checked.add(size)
-        return self._steps[size]
-
     def _record(self, visits: list[Visit]) -> BatchedStep:
-        first, engine = self.trainers[0], self._engines[0]
-        compiled = self.compiled and len(visits[0][0]) in first.batches.frequent_sizes()
-        data, others = first.batches.parts, _others(engine)
-        try:
-            with first._running(), unchanged_random_state(), self.settings.applied():
-                recording = record(engine.loss, visits[0], engine.parameters, data, others, compiled=False)
-                stacked = self._parameters.tensors, data, self._others.tensors
-                return BatchedStep(recording, _stack_visits(visits), *stacked, compiled)
-        except Exception as error:  # whatever tracing raises
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"the step cannot be batched, so train one after another: {reason}") from error
+        self._part()  # what is recorded must be as far as the members are
+        objective = self.trainers[0].objective
+        compiled = self.compiled and len(visits[0][0]) in objective.batches.frequent_sizes()
+        data = objective.batches.parts
+        with self.trainers[0].running(), unchanged_random_state(), self.settings.applied():
+            parts = objective.trained(), data, objective.further_tensors()
+            recording = record(objective.loss, visits[0], *parts, compiled=False)
+            stacked = self._parameters.tensors, data, self._others.tensors
+            return BatchedStep(recording, _stack_visits(visits), *stacked, compiled)
 
-    def _differing(self, visits: list[Visit]) -> int | None:
-        """The first member whose loss or gradients are not those of its own pair and estimator."""
+    def _agrees(self, step: BatchedStep, visits: list[Visit]) -> bool:
+        """Are each member's loss and gradients those of its own pair and estimator?"""
+        self._part()
+        generators = [Generator().set_state(each.noise.states["cpu"]) for each in self.trainers]
         with unchanged(self._others.tensors):
-            losses, gradients = self._steps[len(visits[0][0])](_stack_visits(visits), self._generators())
-        tolerance = TOLERANCE * (50 if self.settings.lossy else 1)
-        for member, visit in enumerate(visits):
-            own = [losses[member], *(None if gradient is None else gradient[member] for gradient in gradients)]
-            if not _agree(own, self._alone(member, visit), tolerance):
-                return member
-        return None
+            losses, gradients = step(_stack_visits(visits), generators)
+        for member, (trainer, visit) in enumerate(zip(self.trainers, visits, strict=True)):
+            ours = [losses[member], *(None if gradient is None else gradient[member] for gradient in gradients)]
+            if not self._agrees_alone(trainer, visit, ours):
+                self._refuse(
+                    f"member {member} differs from the first in more than its tensors, or its step changes by itself: "
+                    "give all the same model, guide and estimator"
+                )
+        return True
 
-    def _alone(self, member: int, visit: Visit) -> list[Tensor | None]:
-        """Loss and gradients by the member's own eager step; nothing is drawn, nothing changes."""
-        trainer, engine = self.trainers[member], self._engines[member]
-        with trainer._running(), unchanged_random_state(), unchanged(_others(engine)):
-            loss = engine.loss_and_gradients(visit)
-        gradients = [p.grad for p in engine.parameters]
-        trainer.engine.optimizer.zero_grad(set_to_none=True)
-        return [loss, *gradients]
-
-
-def _agree(ours: list[Tensor | None], theirs: list[Tensor | None], tolerance: float) -> bool:
-    """Is the distance of loss and gradients small against their length, where that is finite? No gradient is zero."""
-    present = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None or b is not None]
-    distance = _length([a if b is None else b if a is None else a - b for a, b in present])
-    length = _length([b for _, b in present if b is not None])
-    return not length.isfinite() or bool(distance <= tolerance * length)
-
-
-def _length(tensors: list[Any]) -> Tensor:
-    return torch.stack([tensor.norm().double() for tensor in tensors]).norm()
+    def _agrees_alone(self, trainer: Trainer, visit: Visit, ours: list[Tensor | None]) -> bool:
+        tolerance = TOLERANCE * (LOSSY if self.settings.lossy else 1)
+        with trainer.running():
+            expected = loss_and_gradients_alone(trainer.objective, visit)
+        return agree(ours, expected, trainer.divisors[len(visit[0])], tolerance)
 
 
 def _stack_visits(visits: list[Visit]) -> Visit:
     """Rows, ``(members, M)``, and keys, ``(members,)``."""
     rows, keys = zip(*visits, strict=True)
     return torch.stack(rows), torch.stack(keys)
-
-
-def _eager(trainer: Trainer) -> CapturedEngine:
-    """A member's own step, eager for every size of minibatch."""
-    parts = trainer.model, trainer.guide, trainer.estimator, trainer.engine.optimizer
-    further = trainer.parameters, trainer.batches, trainer.modules
-    return CapturedEngine(*parts, *further, batch_sizes=frozenset())
-
-
-def _others(engine: CapturedEngine) -> list[Tensor]:
-    """Buffers, weights frozen before training began, and tensors of the estimator."""
-    trained = {id(parameter) for parameter in engine.parameters}
-    return [tensor for tensor in engine._other_tensors() if id(tensor) not in trained]
 
 
 # ---------------------------------------------------------------- what members must have in common
@@ -277,12 +234,12 @@ def _check_alike(trainers: list[Trainer]) -> None:
 
 def _check_member(member: int, trainer: Trainer) -> None:
     optimizer = getattr(trainer.engine, "optimizer", None)
-    if not isinstance(trainer.engine, EagerEngine):
+    if trainer.engine.name == "svi":
         raise InputError(f"member {member} has engine='svi': give it eager, captured or auto")
     if trainer.device.type != "cpu":
         raise InputError(f"member {member} is on {trainer.device}: only trainings on the CPU are batched")
-    if trainer._global_latents:
-        raise InputError(f"member {member} has global latents, {trainer._global_latents[0]!r}: train it by itself")
+    if trainer.global_latents:
+        raise InputError(f"member {member} has global latents, {trainer.global_latents[0]!r}: train it by itself")
     if type(optimizer) not in ELEMENTWISE:
         raise InputError(
             f"member {member}: {type(optimizer).__name__} is not known to work element by element: "

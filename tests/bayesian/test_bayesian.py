@@ -149,7 +149,7 @@ def test_training_finds_the_exact_posterior():
     trainer = aevb.Trainer(
         model, guide, regression.data, SGVB(), optimizer, 20, engine="captured", device="cpu", report_every=100
     )
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     list(trainer.run(30_000))
     trainer.engine.optimizer.param_groups[0]["lr"] = 0.003
     list(trainer.run(30_000))

@@ -11,7 +11,6 @@ from pyro.nn import PyroModule, PyroParam
 
 import pyro_aevb as aevb
 from pyro_aevb import estimators
-from pyro_aevb.engines.captured import CapturedEngine
 from pyro_aevb.estimators import SGVB
 from tests.pairs import hand_written_pair, paper_pair
 from tests.trainings import assert_equal, make, weights
@@ -29,11 +28,11 @@ def trained(
         model, guide, data, estimator, optimizer or partial(torch.optim.Adam, lr=1e-3, weight_decay=1.0), batch_size,
         engine=engine, device="cpu", report_every=200, **options,
     )  # fmt: skip
-    if isinstance(trainer.engine, CapturedEngine):
-        trainer.engine.compiled = compiled
+    if trainer.captured:
+        trainer.engine.gradients.compiled = compiled
     reports = list(trainer.run(steps * batch_size))
-    if isinstance(trainer.engine, CapturedEngine):
-        assert all(r is not None for r in trainer.engine.recordings.values()), "fell back to eager"
+    if trainer.captured:
+        assert all(r is not None for r in trainer.engine.gradients.kept.recordings.values()), "fell back to eager"
     return trainer, {name: p.detach().clone() for name, p in trainer.parameters.items()}, reports
 
 
@@ -186,7 +185,7 @@ def test_every_optimizer_and_its_state_in_both_engines(optimizer):
         for engine in engines:
             trainer = make(engine=engine, optimizer=make_optimizer)
             if engine == "captured":
-                trainer.engine.compiled = False
+                trainer.engine.gradients.compiled = False
             if state:
                 trainer.load_state_dict(state)
             list(trainer.run(300))
@@ -197,18 +196,18 @@ def test_every_optimizer_and_its_state_in_both_engines(optimizer):
 def test_a_short_last_batch_never_changes_the_answer():
     """60 data in batches of 25, 25, 10: both sizes are recorded; with batches of 2 and 1 of 59 only the full one is."""
     trainer = make(engine="captured")
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     list(trainer.run(600))
-    assert sorted(trainer.engine.recordings) == [10, 25]
+    assert sorted(trainer.engine.gradients.kept.recordings) == [10, 25]
     eager = make(engine="eager")
     list(eager.run(600))
     assert_equal(weights(eager), weights(trainer))
 
     trainer, eager = (make(engine=e, batch_size=2, data=values("Bernoulli", 59)) for e in ("captured", "eager"))
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     for each in (trainer, eager):
         list(each.run(200))
-    assert list(trainer.engine.recordings) == [2]
+    assert list(trainer.engine.gradients.kept.recordings) == [2]
     assert_equal(weights(eager), weights(trainer))
 
 

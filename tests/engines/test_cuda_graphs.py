@@ -8,6 +8,7 @@ import torch
 from pyro_aevb import estimators
 from pyro_aevb.engines import captured as capture
 from pyro_aevb.engines import cuda_graphs
+from pyro_aevb.engines.captured import Launches
 from pyro_aevb.engines.cuda_graphs import GraphReplay, WholeSteps
 from pyro_aevb.optimizers import Adagrad, CosineAdam
 from tests.trainings import make, weights
@@ -36,8 +37,8 @@ def imitated(monkeypatch):
     monkeypatch.setattr(capture, "WholeSteps", partial(WholeSteps, make_replay=warmed_up))
 
     def engine_of(trainer):
-        trainer.engine.compiled = False
-        trainer.engine.steps_at_once = 2
+        trainer.engine.gradients.compiled = False
+        trainer.engine.launches = Launches(trainer.objective, trainer.engine.gradients, trainer.engine.optimizer, 2)
         return trainer
 
     return engine_of
@@ -57,7 +58,7 @@ def compare(captured, eager, rtol, whole=True):
         assert one.bound == pytest.approx(other.bound, rel=rtol)
     for name, weight in weights(eager).items():
         torch.testing.assert_close(weights(captured)[name], weight, rtol=rtol, atol=rtol)
-    assert captured.engine._whole or not whole, "no launch took several steps"
+    assert captured.engine.launches.kept or not whole, "no launch took several steps"
     for a, b in zip(
         cuda_graphs.state_tensors(captured.engine.optimizer),
         cuda_graphs.state_tensors(eager.engine.optimizer),
@@ -98,7 +99,7 @@ def test_an_optimizer_that_acts_in_python_steps_outside(imitated):
     runs = [make(engine=engine, **parts) for engine in ("captured", "eager")]
     for run in (imitated(runs[0]), runs[1]):
         list(run.run(1000))
-    assert runs[0].engine._whole is None
+    assert runs[0].engine.launches.kept is None
     for name, weight in weights(runs[1]).items():
         assert torch.equal(weights(runs[0])[name], weight), name
 
@@ -106,10 +107,10 @@ def test_an_optimizer_that_acts_in_python_steps_outside(imitated):
 def test_a_changed_setting_is_captured_anew(imitated):
     trainer = imitated(make(engine="captured", batch_size=20, optimizer=OPTIMIZERS["Adam"], report_every=300))
     list(trainer.run(1000))
-    before = trainer.engine._whole[1]
+    before = trainer.engine.launches.kept[1]
     trainer.engine.optimizer.param_groups[0]["weight_decay"] = 5.0
     list(trainer.run(1000))
-    assert trainer.engine._whole[1] is not before
+    assert trainer.engine.launches.kept[1] is not before
 
 
 def test_what_moves_is_copied_and_the_loss_is_the_callers():
@@ -139,7 +140,7 @@ def test_a_cuda_graph_equals_eager(estimator):
         for e in ("captured", "eager")
     ]
     compare(*runs, 1e-9)
-    assert all(isinstance(r.function, GraphReplay) for r in runs[0].engine.recordings.values())
+    assert all(isinstance(r.function, GraphReplay) for r in runs[0].engine.gradients.kept.recordings.values())
 
 
 @gpu

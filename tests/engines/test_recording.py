@@ -10,8 +10,8 @@ from pyro.infer import Trace_ELBO
 
 import pyro_aevb as aevb
 from pyro_aevb.engines import recording
-from pyro_aevb.engines.captured import CapturedEngine
 from pyro_aevb.estimators import SGVB
+from pyro_aevb.training import trainer as trainer_module
 from tests.pairs import binary
 from tests.trainings import assert_equal, make, weights
 
@@ -47,7 +47,7 @@ def test_an_annealed_tensor_takes_effect_without_a_new_recording(compiled, caplo
         estimator = Annealed(torch.ones((), dtype=torch.float64))
         trainer = make(engine=engine, estimator=estimator, optimizer=partial(torch.optim.SGD, lr=1e-6))
         if engine == "captured":
-            trainer.engine.compiled = compiled
+            trainer.engine.gradients.compiled = compiled
         bounds[engine] = []
         for beta in (1.0, 100.0, 0.5):
             estimator.weight.fill_(beta)
@@ -65,7 +65,7 @@ def test_a_changed_python_number_is_noticed_and_recorded_anew(caplog):
         estimator = Annealed(1.0)
         trainer = make(engine=engine, estimator=estimator, optimizer=partial(torch.optim.SGD, lr=1e-6))
         if engine == "captured":
-            trainer.engine.compiled = False
+            trainer.engine.gradients.compiled = False
         bounds[engine] = [p.bound for p in trainer.run(100)]
         estimator.weight = 100.0
         bounds[engine] += [p.bound for p in trainer.run(100)]
@@ -84,7 +84,7 @@ def falls_back(caplog, message, data=None, **options):
     for trainer in (captured, eager):
         list(trainer.run(300))
     assert_equal(weights(eager), weights(captured))
-    lines = [r.message for r in caplog.records if r.name == "pyro_aevb.engines.captured"]
+    lines = [r.message for r in caplog.records if r.name == "pyro_aevb.engines.kept"]
     assert len(lines) == 1, lines
     assert message in lines[0]
 
@@ -113,7 +113,7 @@ def test_without_a_compiler_training_is_eager_after_one_log_line(caplog):
 def test_weights_frozen_between_runs_stay_as_they_are():
     """The loss does not show it: a recording would go on filling their gradients."""
     trainer = make(engine="captured", batch_size=20)
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     list(trainer.run(100))
     trainer.guide.requires_grad_(False).train(False)
     before, decoder = weights(trainer), trainer.model.likelihood.network[0].weight.clone()
@@ -133,35 +133,35 @@ def test_a_pair_that_changes_by_itself_is_not_trained_on_a_frozen_copy(caplog):
             return next(counter) * super().differentiable_loss(*args)
 
     trainer = make(engine="captured", estimator=Drifting(), optimizer=partial(torch.optim.SGD, lr=0.0))
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     list(trainer.run(300))
     assert "changes by itself" in caplog.text
-    assert all(recording is None for recording in trainer.engine.recordings.values())
+    assert all(recording is None for recording in trainer.engine.gradients.kept.recordings.values())
 
 
 # ---------------------------------------------------------------- auto
 
 
 def test_auto_captures_only_runs_that_win_back_the_compilers_time(monkeypatch):
-    monkeypatch.setattr(aevb.training, "AUTO_CAPTURE_STEPS", 10)
+    monkeypatch.setattr(trainer_module, "AUTO_CAPTURE_STEPS", 10)
     trainer = make(batch_size=20)
     list(trainer.run(100))
-    assert not isinstance(trainer.engine, CapturedEngine)
+    assert not trainer.captured
     list(trainer.run(200))
-    assert isinstance(trainer.engine, CapturedEngine)
+    assert trainer.captured
     resumed = make(batch_size=20)
     resumed.load_state_dict(trainer.state_dict())
-    assert isinstance(resumed.engine, CapturedEngine)  # a resumed run goes on with the same engine
+    assert resumed.captured  # a resumed run goes on with the same engine
 
 
 def test_recording_draws_no_noise_and_moves_no_weight():
     trainer = make(engine="captured", batch_size=20)
     before = weights(trainer)
-    noise = trainer._noise.states["cpu"].clone()
-    with trainer._running():
-        trainer.engine._record(trainer.batches.visit(0))
+    noise = trainer.noise.states["cpu"].clone()
+    with trainer.running():
+        trainer.engine.gradients._record(trainer.batches.visit(0))
     assert_equal(before, weights(trainer))
-    assert torch.equal(noise, trainer._noise.states["cpu"])
+    assert torch.equal(noise, trainer.noise.states["cpu"])
 
 
 def test_private_parts_of_torch_are_where_they_were():

@@ -149,7 +149,7 @@ def test_warm_up_follows_the_data_seen_and_is_reported():
     for engine in ("eager", "captured"):
         trainer = make(engine=engine, batch_size=20, estimator=SGVB(beta=2.0, warm_up=400), report_every=100)
         if engine == "captured":
-            trainer.engine.compiled = False
+            trainer.engine.gradients.compiled = False
         reports = list(trainer.run(600))
         assert [r.beta for r in reports] == pytest.approx([0.4, 0.9, 1.4, 1.9, 2.0, 2.0])
         if engine == "eager":

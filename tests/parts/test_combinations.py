@@ -124,7 +124,7 @@ def train(prior, likelihood, guide, estimator, engine, samples=10 * M):
         partial(torch.optim.Adam, lr=1e-3), M, engine=engine, device="cpu", report_every=5 * M,
     )  # fmt: skip
     if engine == "captured":
-        trainer.engine.compiled = False
+        trainer.engine.gradients.compiled = False
     return trainer, list(trainer.run(samples))
 
 

@@ -375,7 +375,7 @@ def test_captured_and_eager_move_buffers_alike():
             poutine.scale(partial(std, f=net), 1.0), guide, x, SGVB(), ADAM, 20, engine=engine, device="cpu"
         )
         if engine == "captured":
-            trainer.engine.compiled = False
+            trainer.engine.gradients.compiled = False
         list(trainer.run(300))
         ends.append({**net.state_dict(), "count": net.count})
     assert_equal(*ends)

@@ -272,7 +272,7 @@ def test_a_pair_with_batch_normalisation_trains_captured_as_eager(name):
             device="cpu",
         )
         if engine == "captured":
-            trainer.engine.compiled = False
+            trainer.engine.gradients.compiled = False
         list(trainer.run(300))
         ends.append(decoder.state_dict())
     assert ends[0]["net.1.num_batches_tracked"] == 15
@@ -455,13 +455,13 @@ def test_a_captured_trainings_recording_is_no_part_of_the_pair():
     trainer = aevb.Trainer(
         partial(registered, net=decoder), q, torch.randn(60, 1), SGVB(), batch_size=20, engine="captured", device="cpu"
     )
-    trainer.engine.compiled = False
+    trainer.engine.gradients.compiled = False
     before, state = dict(trainer.modules), trainer.state_dict()
     list(trainer.run(60))
-    recording = trainer.engine.recordings[20]
+    recording = trainer.engine.gradients.kept.recordings[20]
     list(trainer.run(60))
     assert trainer.modules == before
-    assert trainer.engine.recordings[20] is recording
+    assert trainer.engine.gradients.kept.recordings[20] is recording
     trainer.load_state_dict(state)
 
 

@@ -57,7 +57,7 @@ def test_methods_and_closures_keep_their_modules_state(engine, closure, tmp_path
             device="cpu",
         )
         if engine == "captured":
-            trainer.engine.compiled = False
+            trainer.engine.gradients.compiled = False
         return vae, trainer
 
     whole, trainer = trained()

@@ -12,7 +12,7 @@ from torch import nn
 
 import pyro_aevb as aevb
 from pyro_aevb import MonteCarloEM
-from pyro_aevb.training import em_steps
+from pyro_aevb.engines import kept
 from tests.pairs import binary, paper_pair
 from tests.training.test_monte_carlo_em import all_of, state
 from tests.trainings import assert_equal
@@ -75,12 +75,12 @@ def trained(engine, name="paper", samples=240, compiled=False, batch_size=25, **
         model = make_model()
     options = {"report_every": 100, "leapfrog_steps": 2, "updates": 2, "device": "cpu", **options}
     trainer = MonteCarloEM(model, data, batch_size=batch_size, engine=engine, **options)
-    if trainer.captured:
-        trainer.captured.compiled = compiled
+    if trainer.recorded:
+        trainer.recorded.compiled = compiled
     reports = [r.log_joint for r in trainer.run(samples)]
     if trainer.captured and samples >= 60:
-        assert set(trainer.captured.recordings) == trainer.batches.frequent_sizes()
-        assert all(trainer.captured.recordings.values()), "fell back to eager"
+        assert set(trainer.recorded.kept.recordings) == trainer.batches.frequent_sizes()
+        assert all(trainer.recorded.kept.recordings.values()), "fell back to eager"
     return trainer, reports
 
 
@@ -101,7 +101,7 @@ def test_recorded_equals_eager_bit_for_bit(name, updates):
     recorded, reports = trained("captured", name, updates=updates)
     assert reports == expected
     assert_equal(state(eager), state(recorded))
-    assert_equal({"": eager.acceptance, **eager._noise.states}, {"": recorded.acceptance, **recorded._noise.states})
+    assert_equal({"": eager.acceptance, **eager.noise.states}, {"": recorded.acceptance, **recorded.noise.states})
     gradients = [[p.grad for p in trainer.parameters] for trainer in (eager, recorded)]
     assert all_of(gradients[0]) == all_of(gradients[1])  # None where the loss does not depend on a weight
 
@@ -151,8 +151,8 @@ def weighted(weight, engine, **options):
     trainer = MonteCarloEM(
         model, binary(60), batch_size=20, engine=engine, leapfrog_steps=2, updates=2, device="cpu", **options
     )
-    if trainer.captured:
-        trainer.captured.compiled = False
+    if trainer.recorded:
+        trainer.recorded.compiled = False
     return trainer
 
 
@@ -184,29 +184,29 @@ def test_what_a_recording_froze_is_noticed_and_recorded_anew(change, caplog):
         list(trainer.run(120))
         runs[engine] = state(trainer)
     assert_equal(runs["eager"], runs["captured"])
-    assert caplog.text.count("recording them anew") == 1
+    assert caplog.text.count("recording it anew") == 1
 
 
 def test_a_changed_number_is_noticed_within_a_run(monkeypatch):
-    monkeypatch.setattr(em_steps, "CHECK_EVERY", 4)
+    monkeypatch.setattr(kept, "CHECK_EVERY", 4)
     trainer = weighted(1.0, "captured", report_every=20)
     reports = trainer.run(200)
     next(reports)
-    first = trainer.captured.recordings[20]
+    first = trainer.recorded.kept.recordings[20]
     next(reports)
     trainer.model.weight = 2.0
-    assert trainer.captured.recordings[20] is first
+    assert trainer.recorded.kept.recordings[20] is first
     list(reports)
-    assert trainer.captured.recordings[20] is not first
+    assert trainer.recorded.kept.recordings[20] is not first
 
 
 def test_the_transition_is_checked_too():
     """The loss agrees where only the dynamics differ, as by another order of the noise."""
     trainer = weighted(1.0, "captured")
     list(trainer.run(20))
-    recorded, u = trainer.captured.recordings[20], trainer.chains[:20]
+    recorded, u = trainer.recorded.kept.recordings[20], trainer.chains[:20]
     given = u, trainer.step_size, binary(60)[:20]
-    assert trainer.captured._agree(recorded, *given)
+    assert trainer.recorded._agree(recorded, *given)
     kept = tuple(value.clone() for value in given)
     result = recorded._replace(move=lambda *_: kept).transition(*given)
     assert all(a is not b for a, b in zip(result, kept, strict=True))  # as a GPU would overwrite
@@ -215,8 +215,8 @@ def test_the_transition_is_checked_too():
         torch.rand(1)
         return trainer.eager.transition(*given)
 
-    assert not trainer.captured._agree(recorded._replace(move=other_noise), *given)
-    assert not trainer.captured._agree(
+    assert not trainer.recorded._agree(recorded._replace(move=other_noise), *given)
+    assert not trainer.recorded._agree(
         recorded._replace(loss_and_gradients=lambda *_: (torch.ones(()).double(),)), *given
     )
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_recorded_runs_eagerly_after_one_log_line(caplog, monkeyp
         list(trainer.run(120))
         list(trainer.run(120))
     assert_equal(*[state(trainer) for trainer in runs])
-    (line,) = [r.message for r in caplog.records if r.name == "pyro_aevb.training.em_steps"]
+    (line,) = [r.message for r in caplog.records if r.name == "pyro_aevb.engines.kept"]
     assert "cannot be recorded" in line
 
 
@@ -245,7 +245,7 @@ def test_a_model_that_changes_by_itself_is_not_trained_on_a_frozen_copy(caplog):
     trainer = weighted(itertools.count(1), "captured")
     list(trainer.run(60))
     assert "changes by itself" in caplog.text
-    assert trainer.captured.recordings == {20: None}
+    assert trainer.recorded.kept.recordings == {20: None}
 
 
 def test_a_rare_short_batch_runs_eagerly():
@@ -256,10 +256,10 @@ def test_a_rare_short_batch_runs_eagerly():
             model = Weighted(1.0)
         options = {"engine": engine, "leapfrog_steps": 2, "updates": 1, "device": "cpu"}
         trainers.append(MonteCarloEM(model, binary(59), batch_size=2, **options))
-    trainers[1].captured.compiled = False
+    trainers[1].recorded.compiled = False
     for trainer in trainers:
         list(trainer.run(65))
-    assert set(trainers[1].captured.recordings) == {2}
+    assert set(trainers[1].recorded.kept.recordings) == {2}
     assert_equal(state(trainers[0]), state(trainers[1]))
 
 
@@ -277,6 +277,6 @@ def test_recording_draws_no_noise_and_moves_nothing():
     trainer, _ = trained("captured", "remembering", samples=0)
     before = all_of(trainer.state_dict())
     with trainer._running():
-        trainer.captured.steps_for(trainer.chains[:25], trainer.step_size, binary(60)[:25])
-    assert trainer.captured.recordings[25]
+        trainer.recorded.steps_for(trainer.chains[:25], trainer.step_size, binary(60)[:25])
+    assert trainer.recorded.kept.recordings[25]
     assert all_of(trainer.state_dict()) == before

@@ -69,7 +69,7 @@ def test_members_train_as_alone():
     """20 steps, with a short last batch in each epoch."""
     trainers = trains_as_alone(lambda seed: member(seed, batch_size=25, optimizer=adam_of(seed)))
     assert trainers[0].step == 20
-    assert not torch.equal(*(trainer._noise.states["cpu"] for trainer in trainers[:2]))
+    assert not torch.equal(*(trainer.noise.states["cpu"] for trainer in trainers[:2]))
 
 
 def test_wake_sleep_whose_dreams_are_drawn_from_the_model():

@@ -66,7 +66,7 @@ def make_model():
 
 def with_falling_steps(trainer, n, rates):
     for rate, epochs in rates:
-        trainer_optimizer = trainer.optimizer if isinstance(trainer, MonteCarloEM) else trainer.engine.optimizer
+        trainer_optimizer = trainer.engine.optimizer
         trainer_optimizer.param_groups[0]["lr"] = rate
         list(trainer.run(epochs * n))
 
@@ -222,17 +222,17 @@ def test_auto_captures_long_runs_and_a_saved_run_goes_on_with_its_engine(monkeyp
     monkeypatch.setattr(em_steps.CapturedSteps, "steps_for", lambda self, *_: self.eager)
     trainer = make()
     list(trainer.run(100))
-    assert trainer.captured is None
+    assert trainer.recorded is None
     list(trainer.run(125))
-    captured = trainer.captured
+    captured = trainer.recorded
     assert captured is not None
     list(trainer.run(25))
-    assert trainer.captured is captured
+    assert trainer.recorded is captured
     resumed, eager = make(), make(engine="eager")
     for other in (resumed, eager):
         other.load_state_dict(trainer.state_dict())
-    assert resumed.captured is not None
-    assert eager.captured is None
+    assert resumed.recorded is not None
+    assert eager.recorded is None
     before = trainer.state_dict()
     before = {k: v for k, v in before.items() if k not in ("captured", "digest")}  # a state of an earlier version
     before["format"] = "pyro_aevb Monte Carlo EM state 2"

@@ -50,7 +50,7 @@ def reported(model, guide, x=X, batch_size=40, engine="eager", **options):
         model, guide, x, SGVB(), STILL, batch_size, engine=engine, device="cpu", report_every=10**9, **options
     )
     if engine == "captured":
-        trainer.engine.compiled = False
+        trainer.engine.gradients.compiled = False
     (report,) = trainer.run(120 * len(x))
     return report.bound
 
