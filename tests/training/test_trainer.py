@@ -14,6 +14,7 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence
 from pyro_aevb.estimators import SGVB, SGVBAnalyticKL
 from pyro_aevb.hardware import find_device
+from pyro_aevb.seeds import GlobalNoise, derive
 from tests.pairs import binary, paper_pair
 from tests.trainings import assert_equal, make, weights
 
@@ -43,7 +44,7 @@ def test_svi_engine_equals_pyro_by_hand():
     list(trainer.run(120))
 
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
-    noise = aevb.training.GlobalNoise(aevb.training.derive(0, "noise"))
+    noise = GlobalNoise(derive(0, "noise"))
     with noise.swapped_in():
         for batch in batches:
             svi.step(*batch)
