@@ -31,8 +31,8 @@ def check_prior(make: Callable[..., Prior], *, latent_dim: int = 3, shares: Sequ
     Arguments:
         make: The class, or what else makes the prior when it is called with ``latent_dim``.
         latent_dim: Number of latent dimensions K to build it with.
-        shares: Modules that the prior reads and does not own, as a ``VampPrior`` reads its guide: they are moved to
-            another dtype or device together with it, and back.
+        shares: Modules in float32 on the CPU that the prior reads and does not own, as a ``VampPrior`` reads its guide:
+            they are moved to another dtype or device together with it, and back.
 
     Raises:
         AssertionError: Names the first rule that is broken, what was found and what to do.
@@ -298,20 +298,6 @@ def _require_moved(case: Case, dtype: torch.dtype, device: str) -> None:
         )
 
 
-_RULES = (
-    _rule_touches_nothing_global,
-    _rule_shapes,
-    _rule_leaves_its_argument_alone,
-    _rule_constants_are_buffers,
-    _rule_moves,
-    _rule_gradient_reaches_every_parameter,
-    _rule_same_seed_same_draws,
-    _rule_state_can_be_saved,
-    _rule_can_be_copied,
-    rule_repr,
-)
-
-
 # ---------------------------------------------------------------- of likelihoods, and of guides
 
 
@@ -350,3 +336,17 @@ def _rule_has_the_priors_support(case: Case, prior: Callable[[int], Prior]) -> N
             f"{case.name} does not go with the prior {type(model.prior).__name__}: {error}; or check it "
             "with the prior that it is meant for, check_guide(..., prior=...)"
         ) from error
+
+
+_RULES = (
+    _rule_touches_nothing_global,
+    _rule_shapes,
+    _rule_leaves_its_argument_alone,
+    _rule_constants_are_buffers,
+    _rule_moves,
+    _rule_gradient_reaches_every_parameter,
+    _rule_same_seed_same_draws,
+    _rule_state_can_be_saved,
+    _rule_can_be_copied,
+    rule_repr,
+)
