@@ -18,7 +18,7 @@ from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.pairs import Pair, copies_of_each, own_module
 from pyro_aevb.priors import Prior
 
-__all__ = ["GenerativeModel", "RecognitionModel", "check_sizes"]
+__all__ = ["GenerativeModel", "RecognitionModel", "call_part", "check_sizes"]
 
 _counter = itertools.count()
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -35,7 +35,7 @@ def _register(module: nn.Module) -> None:
     pyro.module(_names[module], module)
 
 
-def _call(part: nn.Module, *arguments: Tensor, batch: torch.Size, event: int) -> Any:
+def call_part(part: nn.Module, *arguments: Tensor, batch: torch.Size, event: int) -> Any:
     """What a part returns, checked against its contract.
 
     Raises:
@@ -132,8 +132,8 @@ class GenerativeModel(nn.Module):
             )
         _register(self)
         with _plate(x, self.size, self.training):
-            z = pyro.sample("z", _call(self.prior, batch=torch.Size(), event=self.prior.latent_dim))
-            pyro.sample("x", _call(self.likelihood, z, batch=z.shape[:-1], event=self.likelihood.data_dim), obs=x)
+            z = pyro.sample("z", call_part(self.prior, batch=torch.Size(), event=self.prior.latent_dim))
+            pyro.sample("x", call_part(self.likelihood, z, batch=z.shape[:-1], event=self.likelihood.data_dim), obs=x)
         return z
 
 
@@ -164,4 +164,4 @@ class RecognitionModel(nn.Module):
             )
         _register(self)
         with _plate(x, self.size, self.training):
-            return pyro.sample("z", _call(self.guide, x, batch=x.shape[:-1], event=self.guide.latent_dim))
+            return pyro.sample("z", call_part(self.guide, x, batch=x.shape[:-1], event=self.guide.latent_dim))

@@ -198,7 +198,7 @@ def test_a_run_that_exists_is_not_written_over(cli, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(cli):
-    """Pitfall 13."""
+    """Exit code 1 and one line."""
     code, _, errors = cli(
         "train", *SMALL, "--samples=100000", "--out=run", "--optimizer=SGD", "--optimizer.lr=1e6", "--report_every=500",
         "--likelihood=Gaussian", "--likelihood.min_scale=1e-30",

@@ -1,9 +1,11 @@
-"""The counter-based uniform numbers that binarise."""
+"""One seed, separate streams, and the counter-based uniform numbers that binarise."""
 
 import torch
 from scipy import stats
 
+from pyro_aevb.estimators import SGVB
 from pyro_aevb.seeds import derive, hashed_uniform
+from tests.trainings import make
 
 
 def draws(epochs, rows, width):
@@ -38,3 +40,12 @@ def test_hashed_numbers_are_what_they_were():
     """Binarised test sets, and so published numbers, depend on them."""
     values = hashed_uniform(12345, torch.tensor([0, 1]), 2) * 2**24
     assert values.tolist() == [[635775.0, 12504099.0], [3438835.0, 1138027.0]]
+
+
+def test_the_order_of_data_does_not_depend_on_how_much_noise_is_drawn():
+    """The streams of one seed are separate: three particles take more noise than one, and see the same minibatches."""
+    one, two = make(estimator=SGVB()), make(estimator=SGVB(num_particles=3))
+    for trainer in (one, two):
+        list(trainer.run(100))
+    assert torch.equal(one.batches[one.step][0], two.batches[two.step][0])
+    assert not torch.equal(make().batches[0][0], make(seed=1).batches[0][0])

@@ -135,3 +135,8 @@ def test_a_pair_without_local_latents_is_evaluated():
     exact = dist.Normal(net(torch.ones(1, 1).double()), 1.0).to_event(1).log_prob(x)
     torch.testing.assert_close(aevb.evidence.importance_sampling(model, lambda x: None, x, 5), exact)
     torch.testing.assert_close(aevb.evidence.bound(model, lambda x: None, x).bound, exact)
+
+
+def test_a_scale_below_the_floor_would_never_train():
+    with pytest.raises(aevb.InputError, match="e\\^-10"):
+        bayesian(*paper_pair(size=60), initial_scale=1e-5)

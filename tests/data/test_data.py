@@ -11,6 +11,7 @@ import torch
 
 from pyro_aevb import InputError, data
 from pyro_aevb.data import DynamicBinarization, loaders
+from pyro_aevb.seeds import derive
 
 
 def test_mnist_as_published(mnist_root):
@@ -95,6 +96,16 @@ def test_binarisation_is_fixed_on_test_and_for_static_and_anew_for_dynamic():
     assert torch.equal(dynamic.train.draw(rows.flip(0)[:3], 1), draws[1].flip(0)[:3])  # whatever else is in the batch
     assert torch.equal(dynamic.train.probabilities, none.train)
     assert torch.equal(dynamic.evaluation("train"), dynamic.evaluation("train"))
+
+
+def test_the_mean_of_many_dynamic_draws_is_the_grey_image():
+    grey = torch.rand(5, 50)
+    rows = torch.arange(5)
+    draws = torch.stack([DynamicBinarization(grey).draw(rows, derive(0, "binarize", i)) for i in range(4000)])
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    error = (draws.mean(0) - grey) / (grey * (1 - grey) / 4000).sqrt()
+    assert error.abs().max() < 4.5  # 250 z-scores: fails by chance with p < 2e-3, and the seed is fixed
+    assert 0.85 < error.std() < 1.15
 
 
 # ---------------------------------------------------------------- bad input

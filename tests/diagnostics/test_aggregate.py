@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
@@ -100,6 +102,23 @@ def test_the_prior_itself_is_the_aggregate_posterior_of_exact_guides():
     assert found.aggregate.distances.max() < 0.07  # 1000 data: 1.95 sqrt(1.1 / n), p = 1e-3 each, and the seed is fixed
     assert found.kl.active.all()
     assert all("ceiling" in warning for warning in found.warnings)
+
+
+def test_a_prior_that_differs_only_between_blocks_has_no_aggregate():
+    """The first hundred data have one prior, the others another."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x = torch.cat([torch.zeros(100, 2), torch.full((100, 2), 5.0)])
+    with pytest.raises(aevb.InputError, match="prior differs between data"):
+        diagnostics.aggregate_posterior(model, guide, x)
 
 
 # ---------------------------------------------------------------- the decoder's use of z

@@ -41,7 +41,7 @@ class Annealed(SGVB):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_annealed_tensor_takes_effect_without_a_new_recording(compiled, caplog):
-    """Pitfall 9, on a short last batch as well."""
+    """What varies is a tensor, which a recording reads where it lies; on a short last batch as well."""
     bounds = {}
     for engine in ("eager", "captured"):
         estimator = Annealed(torch.ones((), dtype=torch.float64))
@@ -58,7 +58,7 @@ def test_an_annealed_tensor_takes_effect_without_a_new_recording(compiled, caplo
 
 
 def test_a_changed_python_number_is_noticed_and_recorded_anew(caplog):
-    """Pitfall 9 for what is frozen in a recording: it does not train on silently."""
+    """A Python number is frozen in a recording, which does not train on silently with the old one."""
     caplog.set_level(logging.INFO)
     bounds = {}
     for engine in ("eager", "captured"):

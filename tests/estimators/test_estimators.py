@@ -1,13 +1,17 @@
 """Same noise, same answer: our estimators, Pyro's, and the second derivation in ``sgvb.py``, in float64 to 1e-10."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 
+import pyro_aevb as aevb
 from pyro_aevb import InputError, sgvb
 from pyro_aevb.estimators import SGVB, SGVBAnalyticKL
+from pyro_aevb.guides import Guide
 from tests.pairs import LinearGaussian, binary, gradients, hand_written_pair, paper_pair
 
 TWINS = [(SGVB, Trace_ELBO), (SGVBAnalyticKL, TraceMeanField_ELBO)]
@@ -184,3 +188,31 @@ def test_pyros_own_interface_to_modules():
     loss = module(binary())
     loss.backward()
     assert all(p.grad is not None for p in module.parameters())
+
+
+def test_a_size_scales_every_term_alike():
+    for estimator in (SGVB(), SGVBAnalyticKL()):
+        torch.manual_seed(0)
+        plain = estimator.loss(*paper_pair(size=None), binary())
+        torch.manual_seed(0)
+        assert estimator.loss(*paper_pair(size=110), binary()) == pytest.approx(10 * plain, rel=1e-12)
+
+
+class StudentTGuide(Guide):
+    """A guide without a registered KL to the prior."""
+
+    def __init__(self, data_dim, latent_dim):
+        super().__init__(data_dim, latent_dim)
+        self.loc = torch.nn.Parameter(torch.zeros(latent_dim, dtype=torch.float64))
+
+    def forward(self, x):
+        return dist.StudentT(5.0, self.loc, 1.0).expand((len(x), self.latent_dim)).to_event(1)
+
+
+def test_estimator_b_never_falls_back_to_a():
+    model, _ = paper_pair()
+    guide = aevb.RecognitionModel(StudentTGuide(6, 2))
+    assert math.isfinite(TraceMeanField_ELBO().loss(model, guide, binary()))  # Pyro's falls back, silently
+    with pytest.raises(aevb.InputError, match=r"no closed form.*'z'.*StudentT.*estimator A"):
+        SGVBAnalyticKL().loss(model, guide, binary())
+    SGVB().loss(model, guide, binary())

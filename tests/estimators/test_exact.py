@@ -184,7 +184,7 @@ ALL = {
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_loss_with_a_size_is_n_over_m_times_that_without(name):
-    """Pitfall 3: N/M stays outside of any logarithm, in value and gradient."""
+    """N/M stays outside of any logarithm, in value and gradient."""
     losses = []
     for size in (None, 3700):
         pair = LinearGaussian(shift=0.3, widen=1.5, size=size)

@@ -317,3 +317,8 @@ def test_nan_in_what_no_site_observes_is_refused_where_it_comes_out():
             assert value is REFUSED, name
         with pytest.raises(aevb.InputError, match="number 2 of its 5"):
             evidence.importance_sampling(model, guide, (x, c), 5)
+
+
+def test_data_of_unequal_lengths_are_refused():
+    with pytest.raises(aevb.InputError, match=r"different lengths: \[5, 4\]"):
+        evidence.importance_sampling(lambda x, y: None, lambda x, y: None, (torch.zeros(5), torch.zeros(4)), 3)

@@ -10,6 +10,7 @@ import torch
 
 import pyro_aevb as aevb
 from pyro_aevb import InputError, evidence, traces
+from pyro_aevb.evidence.importance import _khat
 from pyro_aevb.seeds import derive, seeded
 from tests.pairs import LinearGaussian, binary, hand_written_pair, paper_pair
 
@@ -201,9 +202,10 @@ def test_khat_of_equal_of_few_and_of_bounded_weights():
 
 def test_stopped_and_gone_on_equals_whole(tmp_path, monkeypatch):
     """Blocks of 10 data; the first attempt is stopped after the second block."""
-    from pyro_aevb.evidence import blocks, importance
+    from pyro_aevb import evaluation
+    from pyro_aevb.evidence import importance
 
-    monkeypatch.setattr(blocks, "DATA_BLOCK", 10)
+    monkeypatch.setattr(evaluation, "DATA_BLOCK", 10)
     pair, kept = LinearGaussian(shift=0.3), tmp_path / "evidence.pt"
     whole = evidence.importance_weights(pair.model, pair.guide, pair.x, 100)
 
@@ -269,3 +271,57 @@ def test_a_flow_that_ignores_the_data_has_no_active_units():
     pair = aevb.RecognitionModel(guide)
     assert evidence.active_units(pair, binary(200)) == 0
     assert evidence.activity(pair, binary(200)).abs().max() < 0.01
+
+
+def test_the_bound_is_per_datum_summed_over_dimensions():
+    """Not an average over pixels beside a sum over latents: each term is a sum over its dimensions, and duplicating the
+    batch changes nothing per datum."""
+    model, guide = paper_pair()
+    x = binary(10)
+    torch.manual_seed(0)
+    once = traces.log_densities(model, guide, (x,))
+    torch.manual_seed(0)
+    noise = torch.randn(10, 2, dtype=torch.float64)
+    q = guide.guide(x)
+    z = q.mean + q.stddev * noise
+    torch.testing.assert_close(once.log_likelihood[0], model.likelihood(z).base_dist.log_prob(x).sum(-1))
+    torch.testing.assert_close(once.log_prior[0], dist.Normal(0.0, 1.0).log_prob(z).sum(-1))
+    torch.testing.assert_close(once.log_guide[0], q.base_dist.log_prob(z).sum(-1))
+    single, double = (evidence.bound(model, guide, d, num_samples=4000).bound.mean() for d in (x, torch.cat([x, x])))
+    assert double.item() == pytest.approx(single.item(), abs=0.05)  # standard error of each about 0.004
+
+
+def test_importance_sampling_has_the_right_sign_whatever_the_chunks():
+    pair = LinearGaussian(shift=0.2, widen=1.1)
+    exact = pair.log_evidence
+    for chunk_size in (1000, 300):
+        estimate = evidence.importance_sampling(pair.model, pair.guide, pair.x, 1000, chunk_size=chunk_size)
+        assert (estimate - exact).abs().max() < 0.15  # s.e. at most 0.03
+
+
+def test_evaluation_ignores_training_switches_and_batches():
+    """The values of each datum, whatever the batch that it is in; without gradients, in ``eval()``."""
+    model, guide = paper_pair()
+    x = binary(250)
+    whole = evidence.bound(model, guide, x).bound
+    assert not whole.requires_grad
+    model.train()
+    assert torch.equal(whole[:100], evidence.bound(model, guide, x[:100]).bound)
+
+
+def test_a_zero_weight_is_no_part_of_the_tail():
+    weights = torch.randn(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with_zero = torch.cat([weights, torch.full((1, 4), -math.inf, dtype=torch.float64)])
+    torch.testing.assert_close(_khat(with_zero), _khat(weights), rtol=0, atol=0)
+    assert _khat(weights).isfinite().all()
+
+
+def test_masked_sites_have_no_closed_form():
+    pair = LinearGaussian()
+
+    def masked(x):
+        with pyro.poutine.mask(mask=False):
+            pair.model(x)
+
+    with pytest.raises(InputError, match="masked"):
+        evidence.linear_gaussian(masked, pair.x)

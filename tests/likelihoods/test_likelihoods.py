@@ -1,4 +1,6 @@
-"""Each part's density against SciPy."""
+"""Likelihoods: their densities against SciPy's, what data they take, and what keeps their numbers finite."""
+
+import math
 
 import numpy as np
 import pytest
@@ -6,6 +8,9 @@ import torch
 from scipy import stats
 
 import pyro_aevb as aevb
+from pyro_aevb.estimators import SGVB
+from tests.pairs import binary, paper_pair
+from tests.trainings import make
 
 
 def scipy_bernoulli(likelihood, z, x):
@@ -69,3 +74,41 @@ def test_relaxed_accepts_grey_with_validation_on_and_strict_does_not():
 def test_a_relaxed_bernoulli_keeps_its_support_when_expanded():
     made = aevb.likelihoods.Bernoulli(2, 5, relaxed=True)(torch.zeros(3, 2)).expand((4, 3))
     assert made.log_prob(torch.full((3, 5), 0.3)).shape == (4, 3)
+
+
+def test_grey_pixels_need_an_explicit_word():
+    grey = torch.full((60, 6), 0.3, dtype=torch.float64)
+    with pytest.raises(aevb.InputError, match="relaxed=True"):
+        make(data=grey)
+    with aevb.seeded(0):
+        model, guide = paper_pair(size=60, relaxed=True)
+    list(aevb.Trainer(model, guide, grey, batch_size=20, device="cpu").run(60))
+
+
+def test_a_bernoulli_is_told_by_logits_not_by_probabilities():
+    """Through probabilities a log density stops at -15.94."""
+    likelihood = aevb.likelihoods.Bernoulli(1, 1, hidden=[])
+    torch.nn.init.constant_(likelihood.network[0].weight, 200.0)
+    torch.nn.init.zeros_(likelihood.network[0].bias)
+    log_prob = likelihood(torch.tensor([[1.0]])).log_prob(torch.tensor([[0.0]]))
+    assert log_prob.item() == pytest.approx(-200)
+
+
+def test_wild_networks_give_a_finite_bound():
+    """exp(100) = inf is accepted as a scale by torch; log-scales here are bounded."""
+    model, guide = paper_pair("Gaussian")
+    for network in (model.likelihood.network, guide.guide.network):
+        network[-1].bias.data.fill_(1e4)
+    assert math.isfinite(SGVB().loss(model, guide, binary()))
+    for network in (model.likelihood.network, guide.guide.network):
+        network[-1].bias.data.fill_(-1e4)
+    assert math.isfinite(SGVB().loss(model, guide, binary()))
+
+
+def test_a_variance_cannot_fall_to_zero_and_the_floor_is_named():
+    likelihood = aevb.likelihoods.Gaussian(2, 6, hidden=4, min_scale=0.05)
+    z = torch.zeros(3, 2)
+    assert likelihood.warning(z) is None
+    likelihood.network[-1].bias.data[6:9] = -100.0
+    torch.testing.assert_close(likelihood(z).stddev[:, :3], torch.full((3, 3), 0.05))
+    assert likelihood.warning(z) == "50.0% of the pixels' scales sit on the floor of 0.05, which bounds log p(x|z)"

@@ -1,17 +1,17 @@
 """One contract for every name in every ``__all__``; a name without a recipe fails."""
 
 import inspect
+from functools import partial
 
 import pytest
-import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 
 import pyro_aevb as aevb
-from pyro_aevb import estimators, guides, likelihoods, nn, priors, traces
+from pyro_aevb import estimators, guides, likelihoods, nn, priors, testing, traces
 from tests.oracles import RECIPES as PARTS
-from tests.oracles import build as build_part
 
-K, D, B, S = 3, 6, 4, 5
+K, D, S = 3, 6, 5
+
+GAMMA = {"distribution": "Gamma"}
 
 RECIPES = {
     **PARTS,
@@ -32,20 +32,8 @@ FAMILIES = {"priors": priors, "likelihoods": likelihoods, "guides": guides, "est
 NAMES = [(family, name) for family, module in FAMILIES.items() for name in module.__all__]
 
 
-def build(family, name, options):
-    if family in ("priors", "likelihoods", "guides"):
-        return build_part(family, name, options, K, D)
-    sizes = {"estimators": (), "nn": (D, K)}[family]
-    return getattr(FAMILIES[family], name)(*sizes, **options)
-
-
 def cases(*families):
     return [(f, n, options) for f, n in NAMES if f in families for options in RECIPES.get((f, n), [])]
-
-
-def distribution(family, part, dtype=torch.float32, device="cpu"):
-    arguments = {"priors": (), "likelihoods": (torch.randn(S, B, K),), "guides": (torch.rand(B, D),)}[family]
-    return part(*(a.to(device, dtype) for a in arguments))
 
 
 @pytest.mark.parametrize(("family", "name"), NAMES)
@@ -57,81 +45,22 @@ def test_no_recipe_without_a_name():
     assert set(RECIPES) <= set(NAMES)
 
 
-@pytest.mark.parametrize(("family", "name", "options"), cases("priors", "likelihoods", "guides"))
-def test_shapes_with_extra_particle_dimensions(family, name, options):
-    made = distribution(family, build(family, name, options))
-    assert isinstance(made, TorchDistributionMixin)
-    shape, event = {"priors": ((), (K,)), "likelihoods": ((S, B), (D,)), "guides": ((B,), (K,))}[family]
-    assert made.batch_shape == shape
-    assert made.event_shape == event
-    value = made.sample((2,))
-    assert value.shape == (2, *shape, *event)
-    assert made.log_prob(value).shape == (2, *shape)
-
-
-@pytest.mark.parametrize(("family", "name", "options"), cases("likelihoods"))
-def test_a_likelihood_treats_particles_alike(family, name, options):
-    part = build(family, name, options)
-    z = torch.randn(S, B, K)
-    x = part(z[0]).sample()
-    together = part(z).log_prob(x)
-    one_by_one = torch.stack([part(z_s).log_prob(x) for z_s in z])
-    torch.testing.assert_close(together, one_by_one)
-
-
-@pytest.mark.parametrize(("family", "name", "options"), cases("priors", "likelihoods", "guides"))
-def test_gradient_reaches_every_named_parameter(family, name, options):
-    part = build(family, name, options)
-    made = distribution(family, part)
-    if parameters := list(part.parameters()):
-        if options.get("kind") == "planar":  # it tells the density of what it has just drawn, of nothing else
-            value = made.rsample()
-        else:  # a copy: the density of what was just drawn may be remembered, without a gradient
-            value = made.sample(() if made.batch_shape else (50,)).clone()
-        torch.autograd.backward(made.log_prob(value).sum(), inputs=parameters)
-    for parameter_name, parameter in part.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.abs().sum() > 0, parameter_name
-
-
-@pytest.mark.parametrize(("family", "name", "options"), cases("priors", "likelihoods", "guides"))
-def test_state_dict_round_trip(family, name, options):
-    first, second = build(family, name, options), build(family, name, options)
-    second.load_state_dict(first.state_dict())
-    if hasattr(first, "_shared"):  # the guide's weights are saved with the guide
-        second._shared[0].load_state_dict(first._shared[0].state_dict())
-    torch.manual_seed(1)
-    expected = distribution(family, first).sample()
-    torch.manual_seed(1)
-    assert torch.equal(expected, distribution(family, second).sample())
-
-
-@pytest.mark.parametrize(("family", "name", "options"), cases("priors", "likelihoods", "guides"))
-def test_to_moves_everything(family, name, options):
-    part = build(family, name, options).to(torch.float64)
-    if hasattr(part, "_shared"):
-        part._shared[0].to(torch.float64)
-    assert distribution(family, part, torch.float64).sample().dtype == torch.float64
-    if torch.cuda.is_available():
-        part = part.to("cuda")
-        if hasattr(part, "_shared"):
-            part._shared[0].to("cuda")
-        assert distribution(family, part, torch.float64, "cuda").sample().device.type == "cuda"
-
-
-@pytest.mark.parametrize(("family", "name", "options"), cases("estimators"))
-def test_an_estimator_is_an_elbo_with_a_finite_loss(family, name, options):
-    from pyro.infer import ELBO
-
-    from tests.pairs import LinearGaussian
-
-    estimator, pair = build(family, name, options), LinearGaussian(shift=0.1)
-    assert isinstance(estimator, ELBO)
-    loss = estimator.differentiable_loss(pair.model, pair.guide, pair.x)
-    assert loss.shape == ()
-    loss.backward()
-    for part in (pair.model, pair.guide):
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+@pytest.mark.parametrize(("family", "name", "options"), cases("priors", "likelihoods", "guides", "estimators"))
+def test_a_part_keeps_its_contract(family, name, options):
+    """The functions that a part from outside the package is checked by; what each refuses: see test_testing.py."""
+    make = partial(getattr(FAMILIES[family], name), **options)
+    if name == "VampPrior":
+        shared = guides.DiagonalNormal(D, K, hidden=7)
+        testing.check_prior(partial(make, guide=shared), latent_dim=K, shares=[shared])
+    elif family == "priors":
+        testing.check_prior(make, latent_dim=K)
+    elif family == "likelihoods":
+        testing.check_likelihood(make, latent_dim=K, data_dim=D)
+    elif family == "guides":
+        prior = partial(priors.Family, **GAMMA) if name == "Family" else priors.StandardNormal
+        testing.check_guide(make, data_dim=D, latent_dim=K, prior=prior)
+    else:
+        testing.check_estimator(make, bound="beta" not in options)
 
 
 @pytest.mark.parametrize(("family", "name"), NAMES)

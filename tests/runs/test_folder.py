@@ -103,7 +103,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_kill_9_at_random_places_always_leaves_a_run_that_resumes(tmp_path):
-    """Pitfall 15. Some fifty kills; the run that they interrupted ends as the one that was left alone, bit for bit."""
+    """Some fifty kills; the run that they interrupted ends as the one that was left alone, bit for bit."""
     done = subprocess.run(
         [
             sys.executable,

@@ -40,7 +40,7 @@ class Vae(torch.nn.Module):
 @pytest.mark.parametrize("engine", ["eager", "svi", "captured"])
 @pytest.mark.parametrize("closure", [False, True])
 def test_methods_and_closures_keep_their_modules_state(engine, closure, tmp_path):
-    """Pitfalls 11 and 15: such a pair is evaluated in eval(), and resumes with its running means."""
+    """Such a pair is evaluated in ``eval()``, and resumes with its running means."""
 
     def trained(seed=0):
         with aevb.seeded(seed):
@@ -105,7 +105,7 @@ def test_evaluation_leaves_the_users_store_alone_and_warns_of_initial_values():
 
 @pytest.mark.parametrize("sizes", [(60, None), (None, 60), (60, 90)])
 def test_model_and_guide_of_different_sizes_are_refused(sizes):
-    """Pitfall 1: one term alone would be rescaled."""
+    """Else one term of the bound alone would be rescaled."""
     model, guide = paper_pair(size=sizes[0])
     guide.size = sizes[1]
     with pytest.raises(aevb.InputError, match=r"'z' is scaled by .* give both the same size"):
@@ -230,3 +230,23 @@ def test_an_optimizer_instance_is_taken_as_it_is():
     trainer = aevb.Trainer(model, guide, binary(60), optimizer=optimizer, batch_size=20, device="cpu")
     assert trainer.engine.optimizer is optimizer
     list(trainer.run(100))
+
+
+def test_a_trainer_steps_shared_weights_once():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3)).double()
+    first = net[0]
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(net(z) + 0 * first.bias, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2, dtype=torch.float64)), 1.0).to_event(1))
+
+    trainer = aevb.Trainer(
+        model, guide, torch.zeros(10, 3, dtype=torch.float64), batch_size=10, engine="eager", device="cpu"
+    )
+    assert len(trainer.parameters) == len({id(p) for p in trainer.parameters.values()}) == 3

@@ -188,3 +188,34 @@ def test_cuda_trains_and_resumes(engine, tmp_path):
     list(second.run(600 - first.samples_seen))
     assert_equal(weights(whole), weights(second))
     assert evidence.bound(second.model, second.guide, binary()).bound.device.type == "cuda"
+
+
+def test_the_first_step_is_validated_whatever_the_setting():
+    """With validation off, a value of shape (20,) against a distribution of shape (20, 1) broadcasts to (20, 20)."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    def model(x):
+        pyro.param("weight", weight)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal((weight * z).unsqueeze(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pyro.validation_enabled(False), pytest.raises(aevb.InputError, match="first run of model and guide failed"):
+        aevb.Trainer(model, guide, torch.zeros(20), batch_size=20, device="cpu")
+    with pyro.validation_enabled(False):
+        make()
+        assert not pyro.infer.is_validation_enabled()
+
+
+@pytest.mark.parametrize("engine", ["eager", "svi"])
+def test_a_non_finite_loss_names_the_step(engine):
+    trainer = make(engine=engine, batch_size=20, optimizer=partial(torch.optim.SGD, lr=0.0))
+    list(trainer.run(100))
+    with torch.no_grad():
+        trainer.guide.guide.network[0].bias[0] = float("nan")
+    with pytest.raises(aevb.NonFiniteLossError, match=r"at step 6; \d parameters are no longer finite"):
+        list(trainer.run(100))
