@@ -227,9 +227,9 @@ def test_11_evaluation_ignores_training_switches_and_batches():
 
 
 def test_11_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):
+    from pyro_aevb import runs
     from pyro_aevb.cli import pictures, train
     from pyro_aevb.priors import Prior
-    from pyro_aevb.runs import build as runs
 
     class Far(Prior):
         def forward(self):
@@ -238,9 +238,9 @@ def test_11_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.train(["--samples=100", "--hidden=[]", "--latent_dim=1", "--out=run"])
     loaded = runs.load_run("run", device="cpu")
-    loaded.pair.model.prior = Far(1)
-    torch.nn.init.ones_(loaded.pair.model.likelihood.network[0].weight)
-    torch.nn.init.zeros_(loaded.pair.model.likelihood.network[0].bias)
+    loaded.model.prior = Far(1)
+    torch.nn.init.ones_(loaded.model.likelihood.network[0].weight)
+    torch.nn.init.zeros_(loaded.model.likelihood.network[0].bias)
     samples = pictures.draw_samples(loaded, 10, seed=0)
     torch.testing.assert_close(samples, torch.full_like(samples, torch.sigmoid(torch.tensor(5.0))), atol=1e-3, rtol=0)
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from pyro_aevb import estimators, guides, likelihoods, nn, priors
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from tests.commands import SMALL, change_state, train
 
 
@@ -24,13 +24,13 @@ def config_of(name):
 
 def test_bounds_as_a_logarithmic_axis_wants_them(cli):
     train(cli, "--samples=2500", "--evaluate_every=log", "--save_every=log")
-    evaluated = [m["samples_seen"] for m in Run("run").metrics() if "test_bound" in m]
+    evaluated = [m["samples_seen"] for m in Folder("run").metrics() if "test_bound" in m]
     assert evaluated == [*range(100, 1000, 100), 1000, 2000, 2500]
 
 
 def test_train_evaluate_plot_sample(cli, tmp_path):
     assert "on test" in train(cli)
-    run = Run("run")
+    run = Folder("run")
     assert {p.name for p in run.path.iterdir()} == {
         "config.yaml",
         "metrics.jsonl",
@@ -78,7 +78,7 @@ def test_evaluation_does_not_depend_on_chunks_or_on_what_ran_before(cli):
 def test_config_repeats_a_run(cli):
     train(cli, "--optimizer=Adam", "--optimizer.lr=0.003", "--seed=3")
     assert cli("train", "--config=run/config.yaml", "--out=again")[0] == 0
-    one, other = Run("run").load()["trainer"]["modules"], Run("again").load()["trainer"]["modules"]
+    one, other = Folder("run").load()["trainer"]["modules"], Folder("again").load()["trainer"]["modules"]
     for part in ("model", "guide"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
     assert config_of("run") == config_of("again")
@@ -89,7 +89,7 @@ def test_resume_goes_on_as_if_never_stopped(cli, engine):
     train(cli, f"--engine={engine}", "--samples=1600", out="whole")
     train(cli, f"--engine={engine}", "--samples=800", out="parts")
     assert cli("train", "--resume=parts", "--samples=1600")[0] == 0
-    one, other = Run("whole"), Run("parts")
+    one, other = Folder("whole"), Folder("parts")
     for part in ("model", "guide"):
         a, b = one.load()["trainer"]["modules"][part], other.load()["trainer"]["modules"][part]
         assert all(torch.equal(a[name], b[name]) for name in a)
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
         program = f"from pyro_aevb.cli import main; print([main(words) for words in {calls}])"
         subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
     for engine in ("eager", "captured"):
-        one, other = (Run(tmp_path / f"{name}-{engine}").load()["trainer"]["modules"] for name in ("a", "b"))
+        one, other = (Folder(tmp_path / f"{name}-{engine}").load()["trainer"]["modules"] for name in ("a", "b"))
         for part in ("model", "guide"):
             assert all(torch.equal(one[part][k], other[part][k]) for k in one[part])
 
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
 def test_plain_pyro_from_the_command_line(cli):
     train(cli, "--engine=svi", "--estimator=pyro.infer.Trace_ELBO", out="svi")
     train(cli, "--engine=eager", "--estimator=SGVB", out="eager")
-    svi, eager = (Run(name).metrics()[-1]["test_bound"] for name in ("svi", "eager"))
+    svi, eager = (Folder(name).metrics()[-1]["test_bound"] for name in ("svi", "eager"))
     assert svi == pytest.approx(eager, abs=1e-3)
 
 
@@ -210,20 +210,19 @@ def test_help_documents_every_option_of_every_part(cli):
 
 def test_the_numbers_of_evaluate_by_their_definition(cli):
     """Means and standard errors over data, recomputed from values per datum."""
-    from pyro_aevb import evidence
-    from pyro_aevb.runs import build as runs
+    from pyro_aevb import evidence, runs
 
     train(cli)
     numbers = json.loads(cli("evaluate", "run", "--num_samples=20", "--json")[1])
-    loaded = runs.load_run("run", device="cpu")
-    pair, x = loaded.pair, loaded.data.test
-    bound = evidence.bound(pair.model, pair.guide, x).bound.double()
-    weights = evidence.importance_weights(pair.model, pair.guide, x, 20)
+    run = runs.load_run("run", device="cpu")
+    x = run.data.test
+    bound = evidence.bound(run.model, run.guide, x).bound.double()
+    weights = evidence.importance_weights(run.model, run.guide, x, 20)
     assert numbers["bound"]["se"] == pytest.approx(bound.std().item() / 297**0.5, rel=1e-4)
     assert numbers["evidence"]["mean"] == pytest.approx(weights.log_likelihood.mean().item(), rel=1e-5)
     monte_carlo = sum(e**2 for e in weights.standard_error.tolist()) ** 0.5 / 297
     assert numbers["evidence"]["monte_carlo_se"] == pytest.approx(monte_carlo, rel=1e-4)
-    assert Run("run").metrics()[-1]["test_se"] == pytest.approx(numbers["bound"]["se"], rel=1e-4)
+    assert Folder("run").metrics()[-1]["test_se"] == pytest.approx(numbers["bound"]["se"], rel=1e-4)
 
 
 def test_evidence_by_several_methods_side_by_side(cli, tmp_path):

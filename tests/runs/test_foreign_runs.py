@@ -19,8 +19,8 @@ import torch
 import yaml
 
 import pyro_aevb as aevb
-from pyro_aevb.runs import build as runs
-from pyro_aevb.runs.folder import Run
+from pyro_aevb import runs
+from pyro_aevb.runs.folder import Folder
 from pyro_aevb.runs.trust import KINDS, check_config
 from tests.commands import change_state, train
 
@@ -370,7 +370,7 @@ def test_crafted_data_run_nothing(kind, foreign, cli):
 
 def test_nothing_outside_is_written_over_through_a_link(foreign, cli):
     Path("precious").write_text("precious")
-    folder = Run("run").path
+    folder = Folder("run").path
     for name in (".lock", f".last.pt.{os.getpid()}", f".config.yaml.{os.getpid()}"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(foreign / "precious")
@@ -390,7 +390,7 @@ def test_pictures_and_tables_replace_links(foreign, cli):
     """A picture, or a table, that is a link to something of the user's becomes a file of the run's."""
     precious = Path("precious")
     precious.write_text("precious")
-    folder = Run("run").path
+    folder = Folder("run").path
     (folder / "comparison").mkdir()
     for name in ("figures/samples.png", "figures/learning_curve.png", "comparison/gradients.csv"):
         (folder / name).unlink(missing_ok=True)
@@ -509,7 +509,7 @@ def test_a_path_that_is_none(where, foreign, cli):
 
 
 def test_hidden_files_of_the_users_stay(foreign, cli):
-    folder = Run("run").path
+    folder = Folder("run").path
     kept = [folder / name for name in (".config.yaml.swp", ".notes.md")]
     for path in kept:
         path.write_text("mine")
