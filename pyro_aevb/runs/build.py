@@ -19,16 +19,15 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.priors import Prior
-from pyro_aevb.runs.options import Config, Part
+from pyro_aevb.runs.options import PARTS, Config, Part
 from pyro_aevb.runs.parser import Parser
 from pyro_aevb.runs.trust import KINDS
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.trainer import Trainer
 
-__all__ = ["PAIR", "TRAINED", "Parts", "load_data", "make_pair", "make_parts", "make_trainer"]
+__all__ = ["PAIR", "Parts", "load_data", "make_pair", "make_parts", "make_trainer"]
 
 PAIR = ("prior", "likelihood", "guide")
-TRAINED = (*PAIR, "estimator", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Parts:
     optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None
 
 
-def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = TRAINED) -> Parts:
+def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PARTS) -> Parts:
     """The parts that options name.
 
     Arguments:
@@ -62,7 +61,7 @@ def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = TRAI
         InputError: If one cannot be made.
     """
     chosen = options.clone()
-    for name in set(KINDS) - set(wanted):
+    for name in set(PARTS) - set(wanted):
         chosen.pop(name, None)
     try:
         made = grammar.instantiate(chosen)

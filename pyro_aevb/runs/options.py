@@ -16,7 +16,7 @@ from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
 from pyro_aevb.runs.parser import Parser, made_by
 
-__all__ = ["Config", "Every", "Part", "TrainOptions", "config_of", "dumped", "parser"]
+__all__ = ["PARTS", "Config", "Every", "Part", "TrainOptions", "config_of", "dumped", "parser"]
 
 Every = int | Literal["log"]
 
@@ -98,7 +98,7 @@ class Config:
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-PARTS = [each.name for each in fields(Config) if "unsaid" in each.metadata]
+PARTS = tuple(each.name for each in fields(Config) if "unsaid" in each.metadata)
 
 
 @dataclass(frozen=True)

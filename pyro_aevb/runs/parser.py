@@ -7,8 +7,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import docstring_parser
 import yaml
+from docstring_parser import google
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_aevb.errors import InputError, in_one_line
@@ -99,7 +99,7 @@ class Parser(ArgumentParser):
 
 def _helps(options: Any) -> dict[str, str]:
     """What the docstrings of a dataclass, and of those that it extends, say of each field."""
-    docstrings = [docstring_parser.parse(each.__doc__ or "") for each in reversed(options.__mro__[:-1])]
+    docstrings = [google.parse(each.__doc__ or "") for each in reversed(options.__mro__[:-1])]
     return {said.arg_name: said.description or "" for docstring in docstrings for said in docstring.params}
 
 

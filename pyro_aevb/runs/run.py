@@ -15,16 +15,19 @@ from pyro_aevb.errors import InputError, choice
 from pyro_aevb.errors import path as path_of
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
-from pyro_aevb.runs.build import PAIR, TRAINED, Parts, load_data, make_pair, make_parts, make_trainer
+from pyro_aevb.runs.build import PAIR, Parts, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import CheckpointName, Folder
-from pyro_aevb.runs.options import Config, config_of, dumped, parser
+from pyro_aevb.runs.options import PARTS, Config, config_of, dumped, parser
 from pyro_aevb.runs.origin import VersionsWarning, check_config_of, check_data_of, difference_of_versions
 from pyro_aevb.runs.parser import read_config
-from pyro_aevb.runs.trust import KINDS, check_config, importable, modules_of
+from pyro_aevb.runs.trust import check_config, importable, modules_of
 from pyro_aevb.states import check_digest, check_tensors, digest_of
 from pyro_aevb.training.trainer import Trainer
 
 __all__ = ["Run", "load_run"]
+
+UNREAD = set(PARTS) - set(PAIR)
+"""Parts that a pair does without: what the configuration says of them is followed where it is trained further."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -102,7 +105,7 @@ class Run:
         check_config(self._source.options, self.path / "config.yaml", self._source.trust)
         grammar = parser()
         with importable(self._source.trust):
-            return make_parts(grammar, grammar.parse([], self._source.options), TRAINED)
+            return make_parts(grammar, grammar.parse([], self._source.options))
 
     def trainer(self) -> Trainer:
         """A trainer that goes on from the saved state as ``pyro-aevb train --resume`` would, bit for bit.
@@ -158,7 +161,7 @@ def load_run(
     choice("checkpoint", checkpoint, ("last", "best"))
     where = find_device(device)
     trusted = modules_of(trust)
-    source = read_config(folder.path / "config.yaml", trusted, without=set(KINDS) - set(PAIR))
+    source = read_config(folder.path / "config.yaml", trusted, without=UNREAD)
     state = folder.load(checkpoint, where)
     file = folder.path / f"{checkpoint}.pt"
     check_digest(state["trainer"], str(file), required="format" in state)
@@ -180,10 +183,9 @@ def load_run(
 def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Parts]:
     """A configuration's plain options, and what makes its pair; what it says of other parts is not followed."""
     grammar = parser()
-    unread = set(TRAINED) - set(PAIR)
-    options = grammar.parse([], {name: value for name, value in source.items() if name not in unread})
+    options = grammar.parse([], {name: value for name, value in source.items() if name not in UNREAD})
     parts = make_parts(grammar, options, PAIR)
-    plain = {**yaml.safe_load(dumped(grammar, options)), **{name: source[name] for name in unread if source.get(name)}}
+    plain = {**yaml.safe_load(dumped(grammar, options)), **{name: source[name] for name in UNREAD if source.get(name)}}
     return config_of({**plain, "data_root": data_root or plain.get("data_root")}), parts
 
 

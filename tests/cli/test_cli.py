@@ -1,8 +1,10 @@
 """The command line as its users meet it; see test_bad_input.py for wrong use."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,12 @@ import torch
 import yaml
 
 from pyro_aevb import estimators, guides, likelihoods, nn, priors
+from pyro_aevb.cli.compare import CompareOptions
+from pyro_aevb.cli.diagnose import DiagnoseOptions
+from pyro_aevb.cli.evaluate import EvaluateOptions
+from pyro_aevb.cli.pictures import PlotOptions, SampleOptions
 from pyro_aevb.runs.folder import Folder
+from pyro_aevb.runs.options import TrainOptions
 from tests.commands import SMALL, change_state, train
 
 
@@ -206,6 +213,37 @@ def test_help_documents_every_option_of_every_part(cli):
     assert "Floor of the standard deviation" in printed
     assert cli("--help")[0] == 0
     assert cli()[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", TrainOptions),
+        ("evaluate", EvaluateOptions),
+        ("compare", CompareOptions),
+        ("diagnose", DiagnoseOptions),
+        ("sample", SampleOptions),
+        ("plot", PlotOptions),
+    ],
+)
+def test_help_tells_each_field_of_the_options(command, options, cli):
+    """Its name, what a docstring says of it, and its default; ``run`` alone is typed without a name."""
+    printed = re.sub(r"\s", "", cli(command, "--help")[1])  # lines are broken within long words too
+    said = {name: text for base in options.__mro__[:-1] for name, text in arguments_of(base).items()}
+    for each in fields(options):
+        name = each.name if each.name == "run" else f"--{each.name}"
+        told = re.search(re.escape(name) + "[^.]*?" + re.escape(said[each.name]) + r"\([^)]*?\)", printed)
+        assert told, each.name
+        if each.default is not MISSING:
+            default = "null" if each.default is None else each.default
+            assert told[0].endswith(f"default:{default})"), told[0]
+
+
+def arguments_of(documented):
+    """What a docstring says of each argument, without blanks."""
+    text = (documented.__doc__ or "").partition("Arguments:\n")[2]
+    lines = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
+    return {name: re.sub(r"\s", "", words) for name, words in lines}
 
 
 def test_the_numbers_of_evaluate_by_their_definition(cli):

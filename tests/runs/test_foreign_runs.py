@@ -213,6 +213,21 @@ def test_a_crafted_text_runs_nothing(case, foreign, cli):
     refused(cli, "evaluate", "run", "--num_samples=2", "--device=cpu")
 
 
+@pytest.mark.parametrize("place", ["estimator", "optimizer"])
+def test_what_training_alone_needs_is_followed_by_nobody(place, foreign, cli):
+    """Opening builds neither; whoever trains anew, or goes on, is refused before anything is imported."""
+    change_state("run", lambda state: state["origin"]["config"].clear())
+    write(foreign, {place: called("evil.P")})
+    run = runs.load_run("run", device="cpu")
+    assert getattr(run.config, place).class_path == "evil.P"
+    with pytest.raises(aevb.InputError, match=r"add --trust evil, or trust=\['evil'\] in Python"):
+        run.trainer()
+    few = ("--estimators=SGVB", "--particles=1", "--draws=2", "--reference_draws=2")
+    assert "add --trust evil" in refused(cli, "compare", "run", *few, "--train_samples=100")
+    assert not Path("run/comparison").exists()
+    assert cli("compare", "run", *few)[0] == 0
+
+
 @pytest.mark.parametrize("command", ["plot", "sample", "diagnose", "compare"])
 def test_no_command_runs_it(command, foreign, cli):
     write(foreign, {"prior": called("evil.P")})
