@@ -19,7 +19,7 @@ import figure2
 from shared.results import beside, provenance, taken, write
 from shared.training_runs import all_of, arguments, call, minutes_of, said, train
 
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 
 SAMPLES, DATA, STEP_SIZE = 2_000_000, ("mnist", "frey_face"), 0.02  # for MNIST, as Figure 2 chooses with few latents
 
@@ -34,7 +34,7 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
         options = beyond.options_of(data, 2, beyond.MAIN, samples, seed, device)
     train(path, options, samples, max(1, samples // 10))
     call("plot", str(path))
-    metrics = Run(path).metrics()  # of what is drawn, which may have been trained for longer before
+    metrics = Folder(path).metrics()  # of what is drawn, which may have been trained for longer before
     last = [m for m in metrics if "test_bound" in m][-1]
     row = {"data": data, "seed": seed, "samples": last["samples_seen"]}
     return {**row, "test_bound": last["test_bound"], "minutes": minutes_of(metrics)}

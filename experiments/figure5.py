@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from shared.results import provenance, shorter, write
 from shared.training_runs import all_of, arguments, call, said, train
 
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 
 SAMPLES, STEP_SIZE, LATENT_DIMS, COUNT = 2_000_000, 0.02, (2, 5, 10, 20), 100
 
@@ -29,7 +29,7 @@ def run(runs: Path, latent_dim: int, seed: int, samples: int, device: str, value
         options = options_of("mnist", latent_dim, "AEVB", STEP_SIZE, seed)
         train(path, [*options, f"--device={device}"], samples, max(1, samples // 10))
     call("sample", str(path), f"--count={COUNT}", f"--out={values / f'{latent_dim}-{seed}.npy'}")
-    return {"latent_dim": latent_dim, "seed": seed, "samples": Run(path).metrics()[-1]["samples_seen"]}
+    return {"latent_dim": latent_dim, "seed": seed, "samples": Folder(path).metrics()[-1]["samples_seen"]}
 
 
 def plot(found: list[dict], values: Path) -> Figure:

@@ -35,7 +35,7 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence
 from pyro_aevb.cli import main
 from pyro_aevb.runs import options
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 
 NAME = "reliability"
 OPTIONS = [
@@ -142,7 +142,7 @@ def kept(run, before):
 def begun(engine, name):
     """A run with its first save."""
     assert ended(begin([*OPTIONS, f"--engine={engine}", "--samples=480", f"--out={name}"])) == 0, _said()
-    return Run(name)
+    return Folder(name)
 
 
 def _said():
@@ -160,10 +160,10 @@ def goes_on_to_its_end(run, engine):
     alone = f"{run.path}-alone"
     assert ended(begin([*OPTIONS, f"--engine={engine}", f"--samples={samples}", f"--out={alone}"])) == 0, _said()
     for name in ("last", "best"):
-        one, other = (each.load(name) for each in (Run(alone), run))
+        one, other = (each.load(name) for each in (Folder(alone), run))
         assert one["trainer"]["digest"] == other["trainer"]["digest"], name
         assert one["best_bound"] == other["best_bound"], name
-    assert without_clock(Run(alone)) == without_clock(run)
+    assert without_clock(Folder(alone)) == without_clock(run)
     files = [sorted(p.name for p in path.iterdir()) for path in (Path(alone), run.path)]
     assert files[0] == files[1], files
     return samples

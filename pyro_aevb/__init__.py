@@ -30,7 +30,7 @@ from pyro_aevb.training.progress import Progress
 from pyro_aevb.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from pyro_aevb.runs.build import load_run
+    from pyro_aevb.runs import load_run
 
 __all__ = [
     "Ensemble",
@@ -63,6 +63,11 @@ def __getattr__(name: str) -> Any:
     """The parser that reads a run's options takes two seconds to import: only where a run is opened."""
     if name != "load_run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pyro_aevb.runs.build import load_run
+    from pyro_aevb.runs import load_run
 
     return load_run
+
+
+def __dir__() -> list[str]:
+    """What there is, that which is imported late too."""
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """Small runs of the command line."""
 
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from pyro_aevb.states import sealed
 
 SMALL = [
@@ -21,7 +21,7 @@ def train(cli, *arguments, out="run"):
 
 def change_state(path, change, name="last"):
     """Change a saved state as somebody would who knows of its digests."""
-    run = Run(path)
+    run = Folder(path)
     state = run.load(name)
     change(state)
     state["trainer"] = sealed(state["trainer"])

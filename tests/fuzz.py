@@ -28,9 +28,8 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence
 from pyro_aevb.cli import main
 from pyro_aevb.data import load
-from pyro_aevb.runs import build as runs
-from pyro_aevb.runs import options, parser
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs import build, load_run, options, parser
+from pyro_aevb.runs.folder import Folder
 from pyro_aevb.states import sealed
 
 NASTY = [
@@ -156,7 +155,7 @@ class Fuzz:
         np.save("data.npy", rows)
         np.savez("data.npz", train=rows[:30], test=rows[30:], labels_train=np.arange(30), labels_test=np.arange(10))
         assert main(["train", *words, "--data=data.npz", "--batch_size=10", "--engine=eager", "--out=run"]) == 0
-        self.run = Run("run")
+        self.run = Folder("run")
         self.bytes = {path.name: path.read_bytes() for path in [*Path("run").glob("[!.]*.*"), *Path().glob("data.*")]}
         self.state, self.records = self.run.load(), self.run.metrics()
         self.config = yaml.safe_load(self.bytes["config.yaml"])
@@ -165,7 +164,7 @@ class Fuzz:
         self.trainers = {"adagrad": self.trainer(aevb.optimizers.Adagrad), "adam": self.trainer(torch.optim.Adam)}
         self.trainers["svi"] = self.trainer(torch.optim.Adam, engine="svi")
         self.states = {name: trainer.state_dict() for name, trainer in self.trainers.items()}
-        loaded = runs.load_run("run", device="cpu")
+        loaded = load_run("run", device="cpu")
         self.em = aevb.MonteCarloEM(loaded.model, self.rows[0], batch_size=10, device="cpu", engine="eager")
         list(self.em.run(40))
         self.em_state = self.em.state_dict()
@@ -175,7 +174,7 @@ class Fuzz:
 
     def trainer(self, optimizer, engine="eager"):
         """Of the run's parts, some steps on."""
-        loaded = runs.load_run("run", device="cpu")
+        loaded = load_run("run", device="cpu")
         made = partial(optimizer, lr=0.01)
         trainer = aevb.Trainer(
             loaded.model, loaded.guide, loaded.data.train, optimizer=made, batch_size=10, engine=engine, device="cpu"
@@ -185,7 +184,7 @@ class Fuzz:
 
     def evaluated(self):
         """The run's weights and data, as evaluation reads them."""
-        loaded = runs.load_run("run", device="cpu")
+        loaded = load_run("run", device="cpu")
         data = [loaded.data.evaluation(split) for split in ("train", "test")]
         return [loaded.model.state_dict(), loaded.guide.state_dict(), *data]
 
@@ -244,7 +243,7 @@ class Fuzz:
         Path("changed.yaml").write_text(yaml.dump(changed(self.config, rng, tensors=False)))
         grammar = options.parser()
         config = grammar.parse([], parser.read_config(Path("changed.yaml")))
-        runs.instantiated(grammar, config)
+        build.make_parts(grammar, config)
         return 0, 0
 
     def evaluation(self, rng):

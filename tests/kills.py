@@ -24,7 +24,7 @@ from pyro_aevb.cli import main, train
 from pyro_aevb.engines import eager as engines
 from pyro_aevb.runs import folder as checkpoints
 from pyro_aevb.runs import options
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from pyro_aevb.training import trainer as training
 
 EVERY = ["--batch_size=20", "--report_every=40", "--save_every=40", "--evaluate_every=80"]
@@ -200,10 +200,10 @@ def begin_and_kill():
 
 def resume_and_kill(rng):
     """Kill a run at all places, and look at what each kill leaves; returns the samples that it has seen."""
-    state = Run("killed").load()
+    state = Folder("killed").load()
     for place in places(rng):
         killed(resume(state["samples_seen"] + MORE, "killed", place), place)
-        run, before = Run("killed"), state
+        run, before = Folder("killed"), state
         state = run.load()
         assert all(state[key] >= before[key] for key in ("samples_seen", "best_bound")), place
         assert run.metrics() or not state["samples_seen"], place
@@ -229,5 +229,5 @@ if __name__ == "__main__":
     assert seen > QUIET + 400, seen
     assert resume(seen + 400, "killed") == 0
     assert begin(seen + 400, "whole") == 0
-    compare(Run("whole"), Run("killed"))
+    compare(Folder("whole"), Folder("killed"))
     print("equal bit for bit")

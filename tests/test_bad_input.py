@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from tests.commands import SMALL, change_state, train
 
 # ---------------------------------------------------------------- bad input: one line, exit code 2, nothing written
@@ -183,7 +183,7 @@ def test_weights_that_break_at_once_leave_the_first_state(cli, engine):
     )
     assert code == 1
     assert errors.count("\n") == 1
-    state = Run("run").load()
+    state = Folder("run").load()
     assert state["samples_seen"] == 0
     assert all(value.isfinite().all() for value in state["trainer"]["modules"]["guide"].values())
 
@@ -207,6 +207,6 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(cli):
     assert "at step" in errors
     assert "last good checkpoint is kept" in errors
     assert errors.count("\n") == 1
-    state = Run("run").load()
+    state = Folder("run").load()
     for part in ("model", "guide"):
         assert all(value.isfinite().all() for value in state["trainer"]["modules"][part].values())

@@ -16,7 +16,7 @@ from pyro_aevb import evidence
 from pyro_aevb.engines import captured as capture
 from pyro_aevb.engines import eager as engines
 from pyro_aevb.process import SIGNALS, Deferred, alone, shielded
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from tests.commands import SMALL, train
 from tests.pairs import binary, plate
 from tests.trainings import assert_equal, make, weights
@@ -312,16 +312,16 @@ def test_a_signal_to_end_saves_and_says_so(number, code, word, step, cli, monkey
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert cli("train", "--resume=cut")[0] == 0
     for name in ("last", "best"):
-        one, two = (Run(path).load(name)["trainer"] for path in ("whole", "cut"))
+        one, two = (Folder(path).load(name)["trainer"] for path in ("whole", "cut"))
         assert one["digest"] == two["digest"], name
-    records = [[{**r, "seconds": 0} for r in Run(path).metrics()] for path in ("whole", "cut")]
+    records = [[{**r, "seconds": 0} for r in Folder(path).metrics()] for path in ("whole", "cut")]
     assert records[0] == records[1]
 
 
 def test_one_process_writes_a_run(cli, tmp_path):
     train(cli)
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("[!.]*.*")}
-    with Run("run").locked():
+    with Folder("run").locked():
         code, _, errors = cli("train", "--resume=run", "--samples=800")
         assert (code, errors.count("\n")) == (2, 1)
         assert f"is being written by process {os.getpid()} on " in errors
@@ -376,7 +376,7 @@ def test_where_files_cannot_be_locked(cli, monkeypatch, caplog):
 
     monkeypatch.setattr(files.fcntl, "flock", flock)
     train(cli)
-    assert Run("run").load()["samples_seen"] == 400
+    assert Folder("run").load()["samples_seen"] == 400
     assert "no file can be locked" in caplog.text
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyro
 import pytest
 
+import pyro_aevb as aevb
 from pyro_aevb.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -21,7 +22,7 @@ def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
         assert float(theirs) == pytest.approx(float(ours), abs=0.3)  # other machines round otherwise
     assert len([line for line in PYTHON[0].splitlines() if line and not line.startswith("import")]) <= 12
 
-    exec(PYTHON[1], names)
+    exec(PYTHON[2], names)
     assert float(capsys.readouterr().out) == pytest.approx(float(printed[1]), abs=1)
 
     exec(PYTHON[7], names)  # full variational Bayes, from where the first example ended
@@ -29,9 +30,20 @@ def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
     assert names["images"].shape == (16, 64)
 
 
+def test_a_run_opens_as_an_object(tmp_path, monkeypatch):
+    """The command beside it, with fewer samples, keeps the run where the code looks for it."""
+    monkeypatch.chdir(tmp_path)
+    command = re.search(r"`pyro-aevb (train --latent_dim 10 .*?)`", README)[1].split()
+    assert main([*command, "--samples=200"]) == 0
+    names = {"aevb": aevb}
+    exec(PYTHON[1], names)
+    assert names["images"].shape == (16, 64)
+    assert names["trainer"].samples_seen == names["run"].samples_seen == 200
+
+
 def test_add_your_own(tmp_path, monkeypatch, capsys):
     """Exactly that text: four parts, each in a file of its own outside the package, of ten lines or so."""
-    for name, text in zip(("prior", "likelihood", "guide", "estimator"), PYTHON[2:6], strict=True):
+    for name, text in zip(("prior", "likelihood", "guide", "estimator"), PYTHON[3:7], strict=True):
         (tmp_path / f"my_{name}.py").write_text(text)
         assert len([line for line in text.splitlines() if line and "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)

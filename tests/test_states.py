@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyro_aevb as aevb
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from pyro_aevb.states import DIGEST, check_plain, digest_of, sealed
 from tests.commands import change_state, train
 from tests.pairs import binary
@@ -237,14 +237,14 @@ def test_a_digest_is_of_values_and_names():
 def test_a_flipped_bit_is_refused_or_changes_nothing(cli):
     """Of single bits of ``last.pt`` three in four gave other numbers."""
     train(cli)
-    path, whole = Run("run").path / "last.pt", (Run("run").path / "last.pt").read_bytes()
-    expected, rng = Run("run").load()["digest"], random.Random(0)
+    path, whole = Folder("run").path / "last.pt", (Folder("run").path / "last.pt").read_bytes()
+    expected, rng = Folder("run").load()["digest"], random.Random(0)
     for _ in range(300):
         damaged, where = bytearray(whole), rng.randrange(len(whole))
         damaged[where] ^= 1 << rng.randrange(8)
         path.write_bytes(damaged)
         try:
-            assert Run("run").load()["digest"] == expected, where
+            assert Folder("run").load()["digest"] == expected, where
         except aevb.InputError as error:
             said = str(error)
             assert "last.pt" in said
@@ -290,16 +290,16 @@ def test_lines_of_metrics_hold_together(cli, tmp_path):
     train(cli)
     path = tmp_path / "run" / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    records = Run("run").metrics()
+    records = Folder("run").metrics()
     assert len(lines) == len(records) == 6
     for other in (lines[1:], lines[:2] + lines[3:], lines[:1] + lines, lines[::-1]):
         path.write_text("".join(other))
         with pytest.raises(aevb.InputError, match=r"line [12345] of"):
-            Run("run").metrics()
+            Folder("run").metrics()
     path.write_text("".join(lines[:3]))  # as a kill may leave it
-    assert Run("run").metrics() == records[:3]
+    assert Folder("run").metrics() == records[:3]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert Run("run").metrics() == records
+    assert Folder("run").metrics() == records
     assert cli("train", "--resume=run", "--samples=800")[0] == 0
     assert "crc32" in path.read_text().splitlines()[0]
 

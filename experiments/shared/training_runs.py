@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.results import HERE
 
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 
 
 class RunFailedError(Exception):
@@ -72,11 +72,12 @@ def train(path: Path, options: list[str], samples: int, every: int | str) -> lis
     """
     check_options(path, options)
     known = path.exists()
-    if not known or Run(path).load()["samples_seen"] < samples:  # a kill can leave metrics without their checkpoint
+    # A kill can leave metrics without their checkpoint.
+    if not known or Folder(path).load()["samples_seen"] < samples:
         device = [option for option in options if option.startswith("--device=")]
         begin = [f"--resume={path}", *device] if known else [f"--out={path}", *options]
         call("train", *begin, f"--samples={samples}", f"--evaluate_every={every}", f"--save_every={every}")
-    return [m for m in Run(path).metrics() if m["samples_seen"] <= samples]
+    return [m for m in Folder(path).metrics() if m["samples_seen"] <= samples]
 
 
 def check_options(path: Path, options: list[str]) -> None:

@@ -9,7 +9,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import torch
@@ -17,6 +20,7 @@ import torch
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
 from pyro_aevb.errors import InputError, NonFiniteLossError
+from pyro_aevb.runs.origin import VersionsWarning
 from pyro_aevb.runs.trust import importable, modules_typed
 
 __all__ = ["main"]
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     logging.basicConfig(format="pyro-aevb: %(message)s")
     logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
-    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES):
+    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES), _one_line_of_versions():
         return _run(words[0], words[1:])
 
 
@@ -88,6 +92,23 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     except Stopped as stop:
         print(f"pyro-aevb: {stop}", file=sys.stderr)
         return 128 + stop.number
+
+
+@contextmanager
+def _one_line_of_versions() -> Iterator[None]:
+    """Print the warning of other versions as one line on standard error, without the place in our code."""
+    show: Callable[..., None] = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, VersionsWarning):
+            print(f"pyro-aevb: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", VersionsWarning)
+        warnings.showwarning = shown
+        yield
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,35 +15,21 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.files import replaced
 from pyro_aevb.plots.pictures import draw_comparison
-from pyro_aevb.runs.build import PAIR, TRAINED, Loaded, instantiated, load_run, make_pair, make_trainer
-from pyro_aevb.runs.options import parser as parser_of_training
-from pyro_aevb.runs.parser import Parser
+from pyro_aevb.runs.build import make_pair, make_trainer
+from pyro_aevb.runs.parser import read_options
+from pyro_aevb.runs.run import Run, load_run
 from pyro_aevb.training.trainer import Trainer
 
-__all__ = ["compare", "make_estimators", "options", "parser", "table", "train_each", "training_table", "write"]
+__all__ = ["CompareOptions", "compare", "make_estimators", "table", "train_each", "training_table", "write"]
 
 TEST_DATA = 1000
 
 
-def options(
-    run: str,
-    estimators: str = "SGVB,SGVBAnalyticKL,StickingTheLanding,ScoreFunction,IWAE,DoublyReparameterized",
-    particles: str = "1,5",
-    draws: int = 100,
-    reference_draws: int = 1000,
-    batch_size: int = 100,
-    train_samples: float = 0,
-    train_seconds: float = 5.0,
-    checkpoint: Literal["last", "best"] = "last",
-    seed: int = 0,
-    out: str | None = None,
-    device: str = "auto",
-    data_root: str | None = None,
-    trust: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class CompareOptions:
     """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
 
-    Args:
+    Arguments:
         run: A folder that train made.
         estimators: Names, separated by commas; ``all`` for all that suit the pair.
         particles: Numbers of particles, separated by commas.
@@ -60,10 +47,20 @@ def options(
         trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
-
-def parser() -> Parser:
-    """The parser of ``pyro-aevb compare``."""
-    return Parser.of(options, "pyro-aevb compare")
+    run: str
+    estimators: str = "SGVB,SGVBAnalyticKL,StickingTheLanding,ScoreFunction,IWAE,DoublyReparameterized"
+    particles: str = "1,5"
+    draws: int = 100
+    reference_draws: int = 1000
+    batch_size: int = 100
+    train_samples: float = 0
+    train_seconds: float = 5.0
+    checkpoint: Literal["last", "best"] = "last"
+    seed: int = 0
+    out: str | None = None
+    device: str = "auto"
+    data_root: str | None = None
+    trust: str | None = None
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -72,19 +69,20 @@ def compare(arguments: Sequence[str]) -> None:
     Raises:
         InputError: If an option does not fit.
     """
-    config = parser().parse(arguments)
+    config = read_options(CompareOptions, "compare", arguments)
     if config.reference_draws < 2 or config.batch_size < 1:
         raise InputError("--reference_draws must be at least 2 and --batch_size at least 1")
     if config.train_samples < 0 or config.train_seconds < 0:
         raise InputError("--train_samples and --train_seconds must be at least 0")
     chosen = make_estimators(config.estimators, config.particles)
-    needed = TRAINED if config.train_samples else PAIR
-    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust, needed)
-    x = loaded.data.evaluation("train")[: config.batch_size].to(loaded.device)
+    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    if config.train_samples:
+        run.parts()  # to hear now, and not after the gradients, of one that may not be followed
+    x = run.data.evaluation("train")[: config.batch_size].to(run.device)
     show = (lambda name: print(f"\r{name:<40}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
     rows = gradients.compare(
-        loaded.pair.model,
-        loaded.pair.guide,
+        run.model,
+        run.guide,
         x,
         chosen,
         draws=config.draws,
@@ -92,32 +90,30 @@ def compare(arguments: Sequence[str]) -> None:
         seed=config.seed,
         progress=show,
     )
-    print(f"{loaded.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
+    print(f"{run.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
     print(table(rows))
-    folder = Path(config.out) if config.out else loaded.run.folder("comparison")
-    paths = write(rows, folder, loaded.title)
+    folder = Path(config.out) if config.out else run.folder.subfolder("comparison")
+    paths = write(rows, folder, run.title)
     if config.train_samples:
-        trained = train_each(loaded, chosen, int(config.train_samples), config.train_seconds, show)
+        trained = train_each(run, chosen, int(config.train_samples), config.train_seconds, show)
         print(f"\ntrained anew with each; bound on test, nats per datum\n{training_table(trained)}")
         paths.append(_write_rows(trained, folder / "training.csv"))
     print(*paths, sep="\n")
 
 
 def train_each(
-    loaded: Loaded, chosen: Sequence[Estimator], samples: int, seconds: float, show: Callable[[str], None] | None
+    run: Run, chosen: Sequence[Estimator], samples: int, seconds: float, show: Callable[[str], None] | None
 ) -> list[TrainingStatistics]:
     """Train the run's pair with each estimator, from the start that the run had."""
 
     def make(estimator: Estimator) -> Trainer:
         """The run's training from its start, with another estimator."""
-        parts = instantiated(parser_of_training(), loaded.config)
-        parts.estimator = estimator
-        pair = make_pair(loaded.config, parts, loaded.data)
-        config = loaded.config.clone()
-        config.engine, config.report_every = "eager", max(1, min(config.report_every, samples // 10))
-        return make_trainer(config, parts, loaded.data, pair)
+        parts = replace(run.parts(), estimator=estimator)
+        every = max(1, min(run.config.report_every, samples // 10))
+        config = replace(run.config, engine="eager", report_every=every)
+        return make_trainer(config, parts, run.data, make_pair(config, parts, run.data))
 
-    test = loaded.data.test[:TEST_DATA]
+    test = run.data.test[:TEST_DATA]
     return gradients.compare_training(make, chosen, test, samples=samples, seconds=seconds, progress=show)
 
 

@@ -3,6 +3,7 @@
 import json as json_format
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,28 +15,17 @@ from pyro_aevb.diagnostics import Diagnostics, Mean, mean_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
 from pyro_aevb.plots.diagnostics import draw_diagnostics
-from pyro_aevb.runs.build import Loaded, load_run
-from pyro_aevb.runs.parser import Parser
+from pyro_aevb.runs.parser import FLAG, read_options
+from pyro_aevb.runs.run import Run, load_run
 
-__all__ = ["diagnose", "numbers", "options", "parser", "table", "write"]
+__all__ = ["DiagnoseOptions", "diagnose", "numbers", "table", "write"]
 
 
-def options(
-    run: str,
-    count: int = 1000,
-    gap_count: int = 100,
-    ais_steps: int = 200,
-    split: Literal["test", "train"] = "test",
-    checkpoint: Literal["last", "best"] = "last",
-    seed: int = 0,
-    device: str = "auto",
-    data_root: str | None = None,
-    out: str | None = None,
-    trust: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class DiagnoseOptions:
     """Diagnose a saved run: KL by latent dimension, the aggregate posterior, gaps of the bound, signs of collapse.
 
-    Args:
+    Arguments:
         run: A folder that train made.
         count: The first so many data.
         gap_count: The gaps are of the first so many of them; 0 leaves the gaps out.
@@ -47,14 +37,21 @@ def options(
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: Folder of diagnostics.json and diagnostics.png; by default the run's folder and its figures.
         trust: Modules, separated by commas, whose parts the run's configuration may name.
+        json: Print JSON instead of a table.
     """
 
-
-def parser() -> Parser:
-    """The parser of ``pyro-aevb diagnose``."""
-    made = Parser.of(options, "pyro-aevb diagnose")
-    made.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
-    return made
+    run: str
+    count: int = 1000
+    gap_count: int = 100
+    ais_steps: int = 200
+    split: Literal["test", "train"] = "test"
+    checkpoint: Literal["last", "best"] = "last"
+    seed: int = 0
+    device: str = "auto"
+    data_root: str | None = None
+    out: str | None = None
+    trust: str | None = None
+    json: bool = field(default=False, metadata=FLAG)
 
 
 def diagnose(arguments: Sequence[str]) -> None:
@@ -63,44 +60,44 @@ def diagnose(arguments: Sequence[str]) -> None:
     Raises:
         InputError: If an option does not fit.
     """
-    config = parser().parse(arguments)
+    config = read_options(DiagnoseOptions, "diagnose", arguments)
     if config.count < 2 or config.ais_steps < 1:
         raise InputError("--count must be at least 2 and --ais_steps at least 1")
     if config.gap_count < 0 or config.gap_count == 1:
         raise InputError("--gap_count must be 0, or at least 2 for a standard error")
-    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
-    x = loaded.data.evaluation(config.split)[: config.count]
+    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    x = run.data.evaluation(config.split)[: config.count]
     gap_count = min(config.gap_count, len(x))
     with tqdm(total=2 * gap_count, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
         annealed = partial(
             evidence.annealed_importance_sampling, steps=config.ais_steps, seed=config.seed, progress=bar.update
         )
         found = diagnostics.diagnose(
-            loaded.pair.model,
-            loaded.pair.guide,
+            run.model,
+            run.guide,
             x,
             gap_count=gap_count,
             log_evidence=annealed,
             seed=config.seed,
             progress=bar.update,
         )
-    told = {**_header(loaded, config, len(x)), **numbers(found)}
-    print(json_format.dumps(told, indent=2) if config.json else table(told, loaded.title))
-    written = write(told, found, loaded, config.out)
+    told = {**_header(run, config, len(x)), **numbers(found)}
+    print(json_format.dumps(told, indent=2) if config.json else table(told, run.title))
+    written = write(told, found, run, config.out)
     if not config.json:
         print("\n".join(map(str, written)))
 
 
-def write(told: dict[str, Any], found: Diagnostics, loaded: Loaded, out: str | None) -> list[Path]:
+def write(told: dict[str, Any], found: Diagnostics, run: Run, out: str | None) -> list[Path]:
     """``diagnostics.json`` and ``diagnostics.png``, which replace those of an earlier call; returns their paths."""
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
-    folder = Path(out) if out else loaded.run.path
-    picture = folder / "diagnostics.png" if out else loaded.run.figure("diagnostics")
+    folder = Path(out) if out else run.path
+    picture = folder / "diagnostics.png" if out else run.folder.figure("diagnostics")
     with replaced(folder / "diagnostics.json") as file:
         file.write((json_format.dumps(told, indent=2) + "\n").encode())
     with replaced(picture) as file:
-        draw_diagnostics(found, loaded.title).savefig(file, dpi=110, format="png")
+        draw_diagnostics(found, run.title).savefig(file, dpi=110, format="png")
     return [folder / "diagnostics.json", picture]
 
 
@@ -160,16 +157,16 @@ def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
     }
 
 
-def _header(loaded: Loaded, config: Any, count: int) -> dict[str, Any]:
+def _header(run: Run, config: DiagnoseOptions, count: int) -> dict[str, Any]:
     return {
-        "run": str(loaded.run.path),
+        "run": str(run.path),
         "checkpoint": config.checkpoint,
-        "samples_seen": loaded.samples_seen,
-        "data": loaded.data.name,
+        "samples_seen": run.samples_seen,
+        "data": run.data.name,
         "split": config.split,
         "count": count,
-        "binarize": loaded.data.binarize,
-        "latent_dim": loaded.config.latent_dim,
+        "binarize": run.data.binarize,
+        "latent_dim": run.config.latent_dim,
         "seed": config.seed,
         "unit": "nats per datum",
     }

@@ -4,6 +4,7 @@ import json as json_format
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,33 +13,17 @@ from tqdm import tqdm
 
 from pyro_aevb import evidence
 from pyro_aevb.errors import InputError
-from pyro_aevb.runs.build import Loaded, load_run
-from pyro_aevb.runs.parser import Parser
+from pyro_aevb.runs.parser import FLAG, read_options
+from pyro_aevb.runs.run import Run, load_run
 
-__all__ = ["evaluate", "options", "parser"]
+__all__ = ["EvaluateOptions", "evaluate"]
 
 
-def options(
-    run: str,
-    split: Literal["test", "train"] = "test",
-    checkpoint: Literal["last", "best"] = "last",
-    evidence: str = "importance",
-    num_samples: int = 1000,
-    chunk_size: int | None = None,
-    draws: int = 50,
-    steps: int = 500,
-    chains: int = 8,
-    count: int | None = None,
-    keep: str | None = None,
-    float64: bool = False,
-    seed: int = 0,
-    device: str = "auto",
-    data_root: str | None = None,
-    trust: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class EvaluateOptions:
     """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
-    Args:
+    Arguments:
         run: A folder that train made.
         split: Which data.
         checkpoint: Which state.
@@ -55,14 +40,26 @@ def options(
         device: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         trust: Modules, separated by commas, whose parts the run's configuration may name.
+        json: Print JSON instead of a table.
     """
 
-
-def parser() -> Parser:
-    """The parser of ``pyro-aevb evaluate``."""
-    made = Parser.of(options, "pyro-aevb evaluate")
-    made.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
-    return made
+    run: str
+    split: Literal["test", "train"] = "test"
+    checkpoint: Literal["last", "best"] = "last"
+    evidence: str = "importance"
+    num_samples: int = 1000
+    chunk_size: int | None = None
+    draws: int = 50
+    steps: int = 500
+    chains: int = 8
+    count: int | None = None
+    keep: str | None = None
+    float64: bool = False
+    seed: int = 0
+    device: str = "auto"
+    data_root: str | None = None
+    trust: str | None = None
+    json: bool = field(default=False, metadata=FLAG)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -71,21 +68,21 @@ def evaluate(arguments: Sequence[str]) -> None:
     Raises:
         InputError: If an option does not fit.
     """
-    config = parser().parse(arguments)
+    config = read_options(EvaluateOptions, "evaluate", arguments)
     if config.num_samples < 0 or (config.count is not None and config.count < 1):
         raise InputError("--num_samples must be at least 0 and --count at least 1")
     methods = _methods(config)
-    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
-    x = loaded.data.evaluation(config.split)[: config.count]
+    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    x = run.data.evaluation(config.split)[: config.count]
     if config.float64:
-        loaded.pair.model.double(), loaded.pair.guide.double()
+        run.model.double(), run.guide.double()
         x = x.double()
-    numbers = measure(loaded, x, methods, config)
+    numbers = measure(run, x, methods, config)
     if config.json:
-        print(json_format.dumps({**_header(loaded, config, x), **numbers}, indent=2))
+        print(json_format.dumps({**_header(run, config, x), **numbers}, indent=2))
     else:
-        print(_table(loaded, config, x, numbers))
-    said = [loaded.pair.model.likelihood.warning(_latents(loaded, x)), *_untrustworthy(numbers, len(x))]
+        print(_table(run, config, x, numbers))
+    said = [run.model.likelihood.warning(_latents(run, x)), *_untrustworthy(numbers, len(x))]
     for warning in filter(None, said):
         print(f"pyro-aevb: warning: {warning}", file=sys.stderr)
 
@@ -93,7 +90,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 Method = Callable[..., Any]
 
 
-def _methods(config: Any) -> dict[str, Method]:
+def _methods(config: EvaluateOptions) -> dict[str, Method]:
     """How log p(x) is estimated, by name, from model, guide, data, seed, progress and keep."""
 
     def importance(model: Any, guide: Any, x: Tensor, **more: Any) -> evidence.WeightSums:
@@ -112,9 +109,9 @@ def _methods(config: Any) -> dict[str, Method]:
     return {name: known[name] for name in wanted if name != "importance" or config.num_samples}
 
 
-def measure(loaded: Loaded, x: Tensor, methods: dict[str, Method], config: Any) -> dict[str, Any]:
+def measure(run: Run, x: Tensor, methods: dict[str, Method], config: EvaluateOptions) -> dict[str, Any]:
     """The numbers that ``evaluate`` prints, means and standard errors over data, in nats per datum."""
-    model, guide = loaded.pair.model, loaded.pair.guide
+    model, guide = run.model, run.guide
     parts = evidence.bound(model, guide, x, seed=config.seed)
     numbers: dict[str, Any] = {
         "bound": _mean(parts.bound),
@@ -130,7 +127,7 @@ def measure(loaded: Loaded, x: Tensor, methods: dict[str, Method], config: Any) 
     return numbers
 
 
-def _keep(config: Any, method: str) -> Path | None:
+def _keep(config: EvaluateOptions, method: str) -> Path | None:
     if config.keep is None:
         return None
     Path(config.keep).mkdir(parents=True, exist_ok=True)
@@ -176,28 +173,28 @@ def _mean(values: Tensor) -> dict[str, Any]:
     return {"mean": values.mean().item(), "se": spread}
 
 
-def _latents(loaded: Loaded, x: Tensor) -> Tensor:
-    return evidence.posterior_means(loaded.pair.guide, x[: evidence.DATA_BLOCK])
+def _latents(run: Run, x: Tensor) -> Tensor:
+    return evidence.posterior_means(run.guide, x[: evidence.DATA_BLOCK])
 
 
-def _header(loaded: Loaded, config: Any, x: Tensor) -> dict[str, Any]:
+def _header(run: Run, config: EvaluateOptions, x: Tensor) -> dict[str, Any]:
     return {
-        "run": str(loaded.run.path),
+        "run": str(run.path),
         "checkpoint": config.checkpoint,
-        "samples_seen": loaded.samples_seen,
-        "data": loaded.data.name,
+        "samples_seen": run.samples_seen,
+        "data": run.data.name,
         "split": config.split,
         "count": len(x),
-        "binarize": loaded.data.binarize,
-        "relaxed": getattr(loaded.pair.model.likelihood, "relaxed", None),
+        "binarize": run.data.binarize,
+        "relaxed": getattr(run.model.likelihood, "relaxed", None),
         "num_samples": config.num_samples,
-        "latent_dim": loaded.config.latent_dim,
+        "latent_dim": run.config.latent_dim,
         "unit": "nats per datum",
     }
 
 
-def _table(loaded: Loaded, config: Any, x: Tensor, numbers: dict[str, Any]) -> str:
-    header = _header(loaded, config, x)
+def _table(run: Run, config: EvaluateOptions, x: Tensor, numbers: dict[str, Any]) -> str:
+    header = _header(run, config, x)
     grey = ", grey pixels: not a likelihood" if header["relaxed"] else ""
     names = {
         "bound": "bound",
@@ -208,7 +205,7 @@ def _table(loaded: Loaded, config: Any, x: Tensor, numbers: dict[str, Any]) -> s
         "ais": f"log p(x), annealed, {config.steps} steps, {config.chains} chains",
     }
     lines = [
-        f"{loaded.title}, {config.checkpoint}.pt",
+        f"{run.title}, {config.checkpoint}.pt",
         f"{len(x):,} {config.split} data{grey}; nats per datum",
         f"{'':<42}{'mean':>10}{'s.e.':>9}",
     ]

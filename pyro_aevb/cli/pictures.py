@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,27 +15,18 @@ from pyro_aevb import evidence, plots
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import refuse_existing, replaced
 from pyro_aevb.priors import StandardNormal
-from pyro_aevb.runs.build import Loaded, load_run
-from pyro_aevb.runs.parser import Parser
+from pyro_aevb.runs.parser import read_options
+from pyro_aevb.runs.run import Run, load_run
 from pyro_aevb.seeds import derive, seeded
 
-__all__ = ["plot", "plot_options", "plot_parser", "sample", "sample_options", "sample_parser"]
+__all__ = ["PlotOptions", "SampleOptions", "plot", "sample"]
 
 
-def sample_options(
-    run: str,
-    count: int = 100,
-    draw: Literal["mean", "x"] = "mean",
-    checkpoint: Literal["last", "best"] = "last",
-    seed: int = 0,
-    device: str = "auto",
-    data_root: str | None = None,
-    out: str | None = None,
-    trust: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class SampleOptions:
     """Draw from a saved run's model: z from its own prior, then p(x|z).
 
-    Args:
+    Arguments:
         run: A folder that train made.
         count: Number of samples.
         draw: Show the mean of p(x|z), as the paper does, or a draw x.
@@ -46,20 +38,22 @@ def sample_options(
         trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
+    run: str
+    count: int = 100
+    draw: Literal["mean", "x"] = "mean"
+    checkpoint: Literal["last", "best"] = "last"
+    seed: int = 0
+    device: str = "auto"
+    data_root: str | None = None
+    out: str | None = None
+    trust: str | None = None
 
-def plot_options(
-    run: str,
-    checkpoint: Literal["last", "best"] = "last",
-    count: int = 100,
-    side: int = 20,
-    seed: int = 0,
-    device: str = "auto",
-    data_root: str | None = None,
-    trust: str | None = None,
-) -> None:
+
+@dataclass(frozen=True)
+class PlotOptions:
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
-    Args:
+    Arguments:
         run: A folder that train made.
         checkpoint: Which state.
         count: Number of samples shown.
@@ -70,48 +64,47 @@ def plot_options(
         trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
 
-
-def sample_parser() -> Parser:
-    """The parser of ``pyro-aevb sample``."""
-    return Parser.of(sample_options, "pyro-aevb sample")
-
-
-def plot_parser() -> Parser:
-    """The parser of ``pyro-aevb plot``."""
-    return Parser.of(plot_options, "pyro-aevb plot")
+    run: str
+    checkpoint: Literal["last", "best"] = "last"
+    count: int = 100
+    side: int = 20
+    seed: int = 0
+    device: str = "auto"
+    data_root: str | None = None
+    trust: str | None = None
 
 
 def sample(arguments: Sequence[str]) -> None:
     """Run ``pyro-aevb sample``."""
-    config = sample_parser().parse(arguments)
+    config = read_options(SampleOptions, "sample", arguments)
     _check_count("count", config.count)
     out = Path(config.out) if config.out else None
     if out is not None:
         refuse_existing(out)
         if out.suffix not in (".png", ".npy"):
             raise InputError(f"--out {out}: give a file that ends in .png or .npy")
-    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
-    _check_memory(config.count, loaded)
-    values = draw_samples(loaded, config.count, config.seed, mean=config.draw == "mean")
-    path = out or loaded.run.figure("samples")
+    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    _check_memory(config.count, run)
+    values = draw_samples(run, config.count, config.seed, mean=config.draw == "mean")
+    path = out or run.folder.figure("samples")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         with replaced(path) as file:
-            np.save(file, values.view(-1, *loaded.data.shape).numpy())
+            np.save(file, values.view(-1, *run.data.shape).numpy())
     else:
-        plots.save(plots.image_grid(values, loaded.data.shape, title=loaded.title), path)
+        plots.save(plots.image_grid(values, run.data.shape, title=run.title), path)
     print(path)
 
 
 def plot(arguments: Sequence[str]) -> None:
     """Run ``pyro-aevb plot``."""
-    config = plot_parser().parse(arguments)
+    config = read_options(PlotOptions, "plot", arguments)
     _check_count("count", config.count)
     _check_count("side", config.side)
-    loaded = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
-    _check_memory(max(config.count, config.side**2), loaded)
-    for name, draw in _figures(loaded, config.count, config.side, config.seed).items():
-        print(plots.save(draw(), loaded.run.figure(name)))
+    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    _check_memory(max(config.count, config.side**2), run)
+    for name, draw in _figures(run, config.count, config.side, config.seed).items():
+        print(plots.save(draw(), run.folder.figure(name)))
 
 
 def _check_count(name: str, value: int) -> None:
@@ -119,59 +112,59 @@ def _check_count(name: str, value: int) -> None:
         raise InputError(f"--{name} must be at least 1, not {value}")
 
 
-def _check_memory(count: int, loaded: Loaded) -> None:
+def _check_memory(count: int, run: Run) -> None:
     """Refuse what this machine cannot hold: Linux would promise the memory, and kill the process that uses it."""
-    needed = 4 * count * (loaded.data.dim + loaded.config.latent_dim)
+    needed = 4 * count * (run.data.dim + run.config.latent_dim)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
     if needed > there:
         raise InputError(f"--count={count} takes {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f}")
 
 
-def _figures(loaded: Loaded, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:
-    shape, title = loaded.data.shape, loaded.title
+def _figures(run: Run, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:
+    shape, title = run.data.shape, run.title
     figures: dict[str, Callable[[], Figure]] = {
-        "learning_curve": lambda: plots.learning_curve(loaded.run.metrics(), title),
-        "samples": lambda: plots.image_grid(draw_samples(loaded, count, seed), shape, title=title),
-        "reconstructions": lambda: plots.reconstructions(*reconstruct(loaded, 32), shape, title=title),
-        "latent_space": lambda: _latent_space(loaded),
+        "learning_curve": lambda: plots.learning_curve(run.metrics, title),
+        "samples": lambda: plots.image_grid(draw_samples(run, count, seed), shape, title=title),
+        "reconstructions": lambda: plots.reconstructions(*reconstruct(run, 32), shape, title=title),
+        "latent_space": lambda: _latent_space(run),
     }
-    if loaded.config.latent_dim == 2:
-        figures["manifold"] = lambda: plots.manifold(_means(loaded, _manifold_latents(loaded, side)), shape, title)
+    if run.config.latent_dim == 2:
+        figures["manifold"] = lambda: plots.manifold(_means(run, _manifold_latents(run, side)), shape, title)
     return figures
 
 
 @torch.no_grad()
-def _manifold_latents(loaded: Loaded, side: int) -> Tensor:
-    prior = loaded.pair.model.prior
+def _manifold_latents(run: Run, side: int) -> Tensor:
+    prior = run.model.prior
     if isinstance(prior, StandardNormal):
         return plots.latent_grid(side)
-    with seeded(derive(0, "evaluation"), loaded.device):
+    with seeded(derive(0, "evaluation"), run.device):
         return plots.latent_grid(side, prior().sample((10_000,)))
 
 
 @torch.no_grad()
-def draw_samples(loaded: Loaded, count: int, seed: int, mean: bool = True) -> Tensor:
+def draw_samples(run: Run, count: int, seed: int, mean: bool = True) -> Tensor:
     """Samples of the model from its own prior: mean of p(x|z), or x itself, ``(count, D)``."""
-    with seeded(derive(seed, "evaluation"), loaded.device):
-        z = loaded.pair.model.prior().expand((count,)).sample()
-        distribution = loaded.pair.model.likelihood(z)
+    with seeded(derive(seed, "evaluation"), run.device):
+        z = run.model.prior().expand((count,)).sample()
+        distribution = run.model.likelihood(z)
         return (distribution.mean if mean else distribution.sample()).cpu()
 
 
-def reconstruct(loaded: Loaded, count: int) -> tuple[Tensor, Tensor]:
+def reconstruct(run: Run, count: int) -> tuple[Tensor, Tensor]:
     """The first test data, and the mean of p(x|z) at their posterior means, ``(count, D)`` each."""
-    x = loaded.data.test[:count]
-    return x, _means(loaded, evidence.posterior_means(loaded.pair.guide, x))
+    x = run.data.test[:count]
+    return x, _means(run, evidence.posterior_means(run.guide, x))
 
 
 @torch.no_grad()
-def _means(loaded: Loaded, z: Tensor) -> Tensor:
-    return loaded.pair.model.likelihood(z.to(loaded.device)).mean.cpu()
+def _means(run: Run, z: Tensor) -> Tensor:
+    return run.model.likelihood(z.to(run.device)).mean.cpu()
 
 
-def _latent_space(loaded: Loaded) -> Figure:
+def _latent_space(run: Run) -> Figure:
     """Posterior means of the test data; their first two principal components where there are more than two."""
-    z = evidence.posterior_means(loaded.pair.guide, loaded.data.test[:5000]).cpu()
+    z = evidence.posterior_means(run.guide, run.data.test[:5000]).cpu()
     axis_name = "posterior mean, latent"
     if z.shape[1] > 2 and len(z) > 1:
         from sklearn.decomposition import PCA  # a second to import, so only where it is used
@@ -179,5 +172,5 @@ def _latent_space(loaded: Loaded) -> Figure:
         z, axis_name = torch.from_numpy(PCA(2).fit_transform(z.numpy())), "posterior mean, principal component"
     if z.shape[1] == 1:
         z = torch.cat([z, torch.zeros_like(z)], dim=1)
-    labels = loaded.data.labels_test
-    return plots.latent_space(z, None if labels is None else labels[: len(z)], loaded.title, axis_name)
+    labels = run.data.labels_test
+    return plots.latent_space(z, None if labels is None else labels[: len(z)], run.title, axis_name)

@@ -4,6 +4,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,17 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.files import refuse_existing
 from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
-from pyro_aevb.runs.build import (
-    Pair,
+from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_trainer
+from pyro_aevb.runs.folder import Folder
+from pyro_aevb.runs.options import Config, Every, config_of, dumped, parser
+from pyro_aevb.runs.origin import (
+    VersionsWarning,
     check_config_of,
     check_data_of,
-    instantiated,
-    load_data,
-    make_pair,
-    make_trainer,
+    difference_of_versions,
     origin,
+    versions,
 )
-from pyro_aevb.runs.folder import Run
-from pyro_aevb.runs.options import Every, parser
 from pyro_aevb.runs.parser import Parser, read_config
 from pyro_aevb.runs.trust import modules_of
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS
@@ -78,59 +78,56 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     return value
 
 
-def _begin(grammar: Parser, config: Namespace) -> None:
-    if config.out:
-        refuse_existing(Path(config.out))
-    _check(config)
-    _spread_shorthand(config)
-    parts = instantiated(grammar, config)
-    config.binarize = _choose_binarize(config, parts)
-    config.engine = _choose_engine(config)
-    if Path(config.data).is_file():
-        config.data = str(Path(config.data).resolve())  # so that the run is found out about from any folder
-    data = load_data(config)
-    pair = make_pair(config, parts, data)
-    trainer = make_trainer(config, parts, data, pair)
-    path = Path(config.out) if config.out else _free_path(config.data)
-    text = _dump(grammar, config)
-    training = Training(config, data, pair, trainer, origin(yaml.safe_load(text), data))
-    run = Run.create(path, text, training.state())
-    with run.locked():
-        training.go_on(run)
+def _begin(grammar: Parser, options: Namespace) -> None:
+    if options.out:
+        refuse_existing(Path(options.out))
+    _check(options)
+    _spread_shorthand(options)
+    parts = make_parts(grammar, options)
+    options.binarize = _choose_binarize(options, parts)
+    options.engine = _choose_engine(options)
+    if Path(options.data).is_file():
+        options.data = str(Path(options.data).resolve())  # so that the run is found out about from any folder
+    text = dumped(grammar, options)
+    plain = yaml.safe_load(text)
+    training = Training.of(plain, parts, load_data(config_of(plain)))
+    path = Path(options.out) if options.out else _free_path(options.data)
+    folder = Folder.create(path, text, training.state())
+    with folder.locked():
+        training.go_on(folder)
 
 
 def _resume(grammar: Parser, path: Path, arguments: Sequence[str], trust: Sequence[str]) -> None:
-    run = Run(path)
+    folder = Folder(path)
     given = {word.split("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
     if other := sorted(given - RESUMABLE):
         raise InputError(
             f"--{other[0]} cannot change in a resumed run: only {', '.join(sorted(RESUMABLE - {'resume'}))} can; "
             f"for another run, use --config {path}/config.yaml"
         )
-    with run.locked():
-        _resume_locked(grammar, run, arguments, trust)
+    with folder.locked():
+        _resume_locked(grammar, folder, arguments, trust)
 
 
-def _resume_locked(grammar: Parser, run: Run, arguments: Sequence[str], trust: Sequence[str]) -> None:
-    path = run.path
+def _resume_locked(grammar: Parser, folder: Folder, arguments: Sequence[str], trust: Sequence[str]) -> None:
+    path = folder.path
     source = read_config(path / "config.yaml", trust)
-    config = grammar.parse(arguments, source)
-    _check(config)
-    state = run.load("last", find_device(config.device))
+    options = grammar.parse(arguments, source)
+    _check(options)
+    state = folder.load("last", find_device(options.device))
     check_config_of(state, source, path)
-    parts = instantiated(grammar, config)
-    data = load_data(config, download=False)
+    parts = make_parts(grammar, options)
+    text = dumped(grammar, options)
+    plain = yaml.safe_load(text)
+    data = load_data(config_of(plain), download=False)
     check_data_of(state, data, path)
-    pair = make_pair(config, parts, data)
-    trainer = make_trainer(config, parts, data, pair)
-    trainer.load_state_dict(state["trainer"])
-    run.go_back_to(trainer.samples_seen)
-    text = _dump(grammar, config)
-    run.write_config(text)
-    training = Training(config, data, pair, trainer, origin(yaml.safe_load(text), data))
-    training.best_bound = state["best_bound"]
-    training.since_save = _bounds(state)
-    training.go_on(run)
+    if said := difference_of_versions(state, path / "last.pt"):
+        warnings.warn(said, VersionsWarning, stacklevel=2)
+    training = Training.of(plain, parts, data)
+    training.take(state)
+    folder.go_back_to(training.trainer.samples_seen)
+    folder.write_config(text)
+    training.go_on(folder)
 
 
 def _bounds(state: dict[str, Any]) -> list[float]:
@@ -141,35 +138,35 @@ def _bounds(state: dict[str, Any]) -> list[float]:
     return found
 
 
-def _check(config: Namespace) -> None:
-    if not 1 <= config.samples < 1e15 or config.samples != int(config.samples):
-        raise InputError(f"--samples must be a whole number of at least 1, such as 1e6, not {config.samples:g}")
+def _check(options: Namespace) -> None:
+    if not 1 <= options.samples < 1e15 or options.samples != int(options.samples):
+        raise InputError(f"--samples must be a whole number of at least 1, such as 1e6, not {options.samples:g}")
     for key in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim"):
-        if config[key] != "log" and config[key] < 1:
-            raise InputError(f"--{key} must be at least 1, not {config[key]}")
+        if options[key] != "log" and options[key] < 1:
+            raise InputError(f"--{key} must be at least 1, not {options[key]}")
 
 
-def _spread_shorthand(config: Namespace) -> None:
+def _spread_shorthand(options: Namespace) -> None:
     """Give ``hidden`` and ``activation`` to each part that takes them, where the configuration will show them."""
     for key in ("hidden", "activation"):
         for part in ("likelihood", "guide"):
-            arguments = getattr(config[part], "init_args", {})  # which a function does not have
-            if config[key] is not None and key in arguments:
-                arguments[key] = config[key]
-        config[key] = None
+            arguments = getattr(options[part], "init_args", {})  # which a function does not have
+            if options[key] is not None and key in arguments:
+                arguments[key] = options[key]
+        options[key] = None
 
 
-def _choose_binarize(config: Namespace, parts: Namespace) -> str:
-    if config.binarize != "auto":
-        return str(config.binarize)
+def _choose_binarize(options: Namespace, parts: Parts) -> str:
+    if options.binarize != "auto":
+        return str(options.binarize)
     support = parts.likelihood(1, 1)(torch.zeros(1, 1)).support
     return "dynamic" if innermost(support) is constraints.boolean else "none"
 
 
-def _choose_engine(config: Namespace) -> str:
+def _choose_engine(options: Namespace) -> str:
     """Once for the whole run, however it will be cut: the engines round differently."""
-    long = config.samples >= AUTO_CAPTURE_STEPS * config.batch_size
-    return str(config.engine) if config.engine != "auto" else "captured" if long else "eager"
+    long = options.samples >= AUTO_CAPTURE_STEPS * options.batch_size
+    return str(options.engine) if options.engine != "auto" else "captured" if long else "eager"
 
 
 def _free_path(data: str) -> Path:
@@ -177,31 +174,33 @@ def _free_path(data: str) -> Path:
     return next(p for p in (Path("runs") / f"{stem}-{i}" for i in range(1, 10**6)) if not p.exists())
 
 
-def _dump(grammar: Parser, config: Namespace) -> str:
-    kept = config.clone()
-    for key in ("out", "config", "resume", "trust"):
-        kept.pop(key, None)
-    return str(grammar.dump(kept))
-
-
 # ---------------------------------------------------------------- the loop
 
 
 class Training:
-    """A trainer whose reports, evaluations and states are kept in a run.
+    """A trainer whose reports, evaluations and states are kept in a run's folder.
 
     Arguments:
         config: The run's options.
         data: Its data.
-        pair: Model and guide.
-        trainer: Their trainer.
+        trainer: Its trainer, which has model and guide.
         origin: What each saved state remembers of configuration and data.
     """
 
-    def __init__(self, config: Namespace, data: DataSet, pair: Pair, trainer: Trainer, origin: dict[str, Any]) -> None:
-        self.config, self.data, self.pair, self.trainer, self.origin = config, data, pair, trainer, origin
+    def __init__(self, config: Config, data: DataSet, trainer: Trainer, origin: dict[str, Any]) -> None:
+        self.config = config
+        self.data = data
+        self.trainer = trainer
+        self.origin = origin
         self.best_bound = float("-inf")
         self.since_save: list[float] = []
+
+    @classmethod
+    def of(cls, options: dict[str, Any], parts: Parts, data: DataSet) -> "Training":
+        """The training that the options of a ``config.yaml`` want, at its beginning."""
+        config = config_of(options)
+        trainer = make_trainer(config, parts, data, make_pair(config, parts, data))
+        return cls(config, data, trainer, origin(options, data))
 
     def state(self) -> dict[str, Any]:
         """What ``last.pt`` and ``best.pt`` hold."""
@@ -210,10 +209,21 @@ class Training:
             "best_bound": self.best_bound,
             "since_save": list(self.since_save),
             "origin": self.origin,
+            "versions": versions(),
             "trainer": self.trainer.state_dict(),
         }
 
-    def go_on(self, run: Run) -> None:
+    def take(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            InputError: If it does not fit, or is damaged.
+        """
+        self.trainer.load_state_dict(state["trainer"])
+        self.best_bound = state["best_bound"]
+        self.since_save = _bounds(state)
+
+    def go_on(self, folder: Folder) -> None:
         """Train up to the samples that are wanted; where the user interrupts, save what was done."""
         target = int(self.config.samples)
         seen = self.trainer.samples_seen
@@ -223,7 +233,7 @@ class Training:
             with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
                 for progress in self.trainer.run(max(0, target - seen)):
                     with signals:  # to end wait until the report is whole
-                        self._report(run, progress, seen, round(time.perf_counter() - began, 3))
+                        self._report(folder, progress, seen, round(time.perf_counter() - began, 3))
                     _show(bar, progress, seen)
                     seen = progress.samples_seen
                     signals.deliver()
@@ -231,22 +241,22 @@ class Training:
             if self.trainer.engine.updating:  # the second signal, which did not wait
                 raise
             with signals:
-                run.save("last", self.state())
-            raise Stopped(getattr(stop, "number", signal.SIGINT), _saved(run, self.trainer)) from stop
-        _print_summary(run, self.config, self.data, self.trainer)
+                folder.save("last", self.state())
+            raise Stopped(getattr(stop, "number", signal.SIGINT), _saved(folder, self.trainer)) from stop
+        _print_summary(folder, self.config, self.data, self.trainer)
 
-    def _report(self, run: Run, progress: Progress, seen: int, seconds: float) -> None:
+    def _report(self, folder: Folder, progress: Progress, seen: int, seconds: float) -> None:
         config = self.config
         now = progress.samples_seen
         ends = now >= int(config.samples)
-        run.append_metrics({**_record(progress), "seconds": seconds})
+        folder.append_metrics({**_record(progress), "seconds": seconds})
         self.since_save.append(progress.bound)
         if _crossed(seen, now, config.evaluate_every) or ends:
-            run.append_metrics(_evaluate(progress, self.pair, self.data.test))
+            folder.append_metrics(_evaluate(progress, self.trainer, self.data.test))
         if _crossed(seen, now, config.save_every) or ends:
-            self._save(run)
+            self._save(folder)
 
-    def _save(self, run: Run) -> None:
+    def _save(self, folder: Folder) -> None:
         """The state, as the best one too if the mean bound since the last save is."""
         mean_bound = sum(self.since_save) / len(self.since_save)
         is_best = mean_bound > self.best_bound
@@ -254,12 +264,12 @@ class Training:
         self.since_save = []
         state = self.state()
         if is_best:
-            run.save("best", state)
-        run.save("last", state)
+            folder.save("best", state)
+        folder.save("last", state)
 
 
-def _saved(run: Run, trainer: Trainer) -> str:
-    return f"{trainer.samples_seen:,} samples are saved, go on with --resume {run.path}"
+def _saved(folder: Folder, trainer: Trainer) -> str:
+    return f"{trainer.samples_seen:,} samples are saved, go on with --resume {folder.path}"
 
 
 def _record(progress: Progress) -> dict[str, Any]:
@@ -271,8 +281,8 @@ def _crossed(before: int, now: int, every: Every) -> bool:
     return before // every != now // every
 
 
-def _evaluate(progress: Progress, pair: Pair, test: Tensor) -> dict[str, Any]:
-    bound = evidence.bound(pair.model, pair.guide, test).bound
+def _evaluate(progress: Progress, trainer: Trainer, test: Tensor) -> dict[str, Any]:
+    bound = evidence.bound(trainer.model, trainer.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
     return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}
 
@@ -282,11 +292,11 @@ def _show(bar: Any, progress: Progress, seen: int) -> None:
     bar.update(progress.samples_seen - seen)
 
 
-def _print_summary(run: Run, config: Namespace, data: DataSet, trainer: Trainer) -> None:
-    records = run.metrics()
+def _print_summary(folder: Folder, config: Config, data: DataSet, trainer: Trainer) -> None:
+    records = folder.metrics()
     train = [f"{r['bound']:.2f} on train (last {config.report_every:,} samples)" for r in records if "bound" in r]
     test = [f"{r['test_bound']:.2f} ± {r['test_se']:.2f} on test" for r in records if "test_bound" in r]
     print(
-        f"{run.path}: {trainer.samples_seen:,} samples of {data.name} (binarize={data.binarize}), nats per datum: "
+        f"{folder.path}: {trainer.samples_seen:,} samples of {data.name} (binarize={data.binarize}), nats per datum: "
         f"bound {', '.join([*train[-1:], *test[-1:]]) or 'not yet known'}"
     )

@@ -1,4 +1,4 @@
-"""A run on disk: configuration, metrics, resumable state. Tensors and text only, nothing is unpickled.
+"""The folder of a run: configuration, metrics, resumable state. Tensors and text only, nothing is unpickled.
 
 ========================  =====================================================================
 ``config.yaml``           every option of the run; ``pyro-aevb train --config`` repeats it
@@ -32,7 +32,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.files import load_tensors, locked, refuse_existing, regular_file, replaced, save_tensors
 from pyro_aevb.states import check_digest, check_kinds, check_plain, sealed
 
-__all__ = ["Run"]
+__all__ = ["CheckpointName", "Folder"]
 
 CheckpointName = Literal["last", "best"]
 FORMAT = "pyro_aevb run 2"
@@ -41,7 +41,7 @@ NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "seconds", "test_bound"
 """What a line of metrics may hold."""
 
 
-class Run:
+class Folder:
     """A run's folder.
 
     Arguments:
@@ -58,7 +58,7 @@ class Run:
             raise InputError(f"no run at {self.path}: it has no config.yaml; give a folder that 'train' made")
 
     @classmethod
-    def create(cls, path: str | Path, config: str, state: dict[str, Any]) -> "Run":
+    def create(cls, path: str | Path, config: str, state: dict[str, Any]) -> "Folder":
         """Make a run's folder, whole or not at all, with its configuration and first state.
 
         Raises:
@@ -166,9 +166,9 @@ class Run:
 
     def figure(self, name: str) -> Path:
         """Path of a picture in ``figures/``."""
-        return self.folder("figures") / f"{name}.png"
+        return self.subfolder("figures") / f"{name}.png"
 
-    def folder(self, name: str) -> Path:
+    def subfolder(self, name: str) -> Path:
         """A folder of the run's, made where it is missing.
 
         Raises:

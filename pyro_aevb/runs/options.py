@@ -1,49 +1,56 @@
-"""The options of ``pyro-aevb train``, which are those of a run's ``config.yaml``."""
+"""The options of a run, which are its ``config.yaml``, and those of ``pyro-aevb train``, which begins one."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import torch
+import yaml
+from jsonargparse import Namespace
 from pyro.infer import ELBO
 
+from pyro_aevb.errors import InputError
 from pyro_aevb.guides import Guide
+from pyro_aevb.hardware import Precision
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
-from pyro_aevb.runs.parser import Parser
+from pyro_aevb.runs.parser import Parser, made_by
 
-__all__ = ["Every", "options", "parser"]
+__all__ = ["PARTS", "Config", "Every", "Part", "TrainOptions", "config_of", "dumped", "parser"]
 
 Every = int | Literal["log"]
 
+PRIOR = made_by(Callable[[int], Prior], "pyro_aevb.priors.StandardNormal")
+LIKELIHOOD = made_by(Callable[[int, int], Likelihood], "pyro_aevb.likelihoods.Bernoulli")
+GUIDE = made_by(Callable[[int, int], Guide], "pyro_aevb.guides.DiagonalNormal")
+ESTIMATOR = made_by(ELBO, "pyro_aevb.estimators.SGVB")
+OPTIMIZER = made_by(
+    Callable[[Iterable[Any]], torch.optim.Optimizer],
+    "pyro_aevb.optimizers.Adagrad",
+    lr=0.02,
+    weight_decay=1.0,
+    warm_up=0,
+)
 
-def options(
-    prior: Callable[[int], Prior],
-    likelihood: Callable[[int, int], Likelihood],
-    guide: Callable[[int, int], Guide],
-    estimator: ELBO,
-    optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-    data: str = "digits",
-    binarize: Literal["auto", "none", "static", "dynamic"] = "auto",
-    data_root: str | None = None,
-    split_seed: int = 0,
-    latent_dim: int = 20,
-    hidden: int | list[int] | None = None,
-    activation: str | None = None,
-    samples: float = 1e6,
-    batch_size: int = 100,
-    seed: int = 0,
-    engine: Literal["auto", "captured", "eager", "svi"] = "auto",
-    precision: Literal["float32", "bfloat16", "auto"] = "float32",
-    device: str = "auto",
-    report_every: int = 10_000,
-    evaluate_every: Every = 100_000,
-    save_every: Every = 100_000,
-    out: str | None = None,
-    trust: str | None = None,
-) -> None:
-    """Train a model and its guide, and keep the run in a folder.
 
-    Args:
+@dataclass(frozen=True)
+class Part:
+    """A part of a run as its configuration names it.
+
+    Arguments:
+        class_path: Import path of its class, or of a function that makes it.
+        init_args: What it is made with, numbers, text, lists and mappings, by name.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run was trained with: every option that its ``config.yaml`` holds, as plain values.
+
+    Arguments:
         prior: The prior p(z).
         likelihood: The likelihood p(x|z).
         guide: The guide q(z|x).
@@ -55,8 +62,6 @@ def options(
         data_root: Folder of data sets; else $PYRO_AEVB_DATA, else the user's cache folder.
         split_seed: Seed of random splits and fixed binarisations.
         latent_dim: Number of latent dimensions.
-        hidden: Hidden units of likelihood and guide, one number or a list such as [500,300].
-        activation: Activation of likelihood and guide, a name from torch.nn.
         samples: Training data to see, in all.
         batch_size: Data per step.
         seed: Seed of initial weights, order, binarisation and noise.
@@ -66,14 +71,93 @@ def options(
         report_every: Samples between two reports of the training bound.
         evaluate_every: Samples between two bounds on the test set; ``log`` for 1, 2, ..., 9 times each power of ten.
         save_every: Samples between two saves; or ``log``, as above.
+    """
+
+    prior: Part = field(metadata=PRIOR)
+    likelihood: Part = field(metadata=LIKELIHOOD)
+    guide: Part = field(metadata=GUIDE)
+    estimator: Part = field(metadata=ESTIMATOR)
+    optimizer: Part = field(metadata=OPTIMIZER)
+    data: str = "digits"
+    binarize: Literal["auto", "none", "static", "dynamic"] = "auto"
+    data_root: str | None = None
+    split_seed: int = 0
+    latent_dim: int = 20
+    samples: float = 1e6
+    batch_size: int = 100
+    seed: int = 0
+    engine: Literal["auto", "captured", "eager", "svi"] = "auto"
+    precision: Precision = "float32"
+    device: str = "auto"
+    report_every: int = 10_000
+    evaluate_every: Every = 100_000
+    save_every: Every = 100_000
+
+    def __str__(self) -> str:
+        """The text of ``config.yaml``, an option a line."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+PARTS = tuple(each.name for each in fields(Config) if "unsaid" in each.metadata)
+
+
+@dataclass(frozen=True)
+class TrainOptions(Config):
+    """Train a model and its guide, and keep the run in a folder.
+
+    Arguments:
+        hidden: Hidden units of likelihood and guide, one number or a list such as [500,300].
+        activation: Activation of likelihood and guide, a name from torch.nn.
         out: The run's folder; by default the first free of runs/DATA-1, runs/DATA-2, ...
         trust: Modules, separated by commas, whose parts the configuration of --config or --resume may name.
     """
 
+    hidden: int | list[int] | None = None
+    activation: str | None = None
+    out: str | None = None
+    trust: str | None = None
+
 
 def parser() -> Parser:
-    """The parser of ``pyro-aevb train``."""
-    made = Parser.of(options, "pyro-aevb train")
+    """The parser of ``pyro-aevb train``, and of each run's ``config.yaml``."""
+    made = Parser.of(TrainOptions, "pyro-aevb train")
     made.add_argument("--config", metavar="FILE", help="Start from a run's config.yaml; other options override it.")
     made.add_argument("--resume", metavar="RUN", help="Go on with a run; --samples says up to where, in all.")
     return made
+
+
+def config_of(options: Mapping[str, Any]) -> Config:
+    """The plain options among those of a configuration; ``hidden``, say, stands in the parts by then.
+
+    Arguments:
+        options: What ``config.yaml`` holds, or would, option by option.
+
+    Raises:
+        InputError: If a part is no class path, alone or with arguments.
+    """
+    made: dict[str, Any] = {each.name: options[each.name] for each in fields(Config) if each.name in options}
+    made |= {name: _part(name, made[name]) for name in PARTS}
+    return Config(**made)
+
+
+def _part(name: str, value: Any) -> Part:
+    """A part from its class path, alone or with what it is made with."""
+    spec = value if isinstance(value, dict) else {"class_path": value}
+    class_path = spec.get("class_path")
+    named, more = (spec.get(key) or {} for key in ("init_args", "dict_kwargs"))
+    if not isinstance(class_path, str) or not isinstance(named, dict) or not isinstance(more, dict):
+        raise InputError(f"{name} must be a class path, or class_path and init_args, in config.yaml")
+    return Part(class_path, {**named, **more})
+
+
+def dumped(grammar: Parser, options: Namespace) -> str:
+    """The text of ``config.yaml``: all options but those that are typed anew each time.
+
+    Arguments:
+        grammar: The parser that the options came from.
+        options: What it parsed.
+    """
+    kept = options.clone()
+    for name in ("out", "config", "resume", "trust"):
+        kept.pop(name, None)
+    return str(grammar.dump(kept))

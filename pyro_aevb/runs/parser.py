@@ -1,55 +1,75 @@
-"""The command line's grammar: jsonargparse over type hints and docstrings, with errors of one line."""
+"""The command line's grammar: jsonargparse over dataclasses of options, with errors of one line."""
 
-import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
+from docstring_parser import google
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.files import regular_file
 from pyro_aevb.runs.trust import check_config
 
-__all__ = ["Parser", "read_config"]
+__all__ = ["FLAG", "Parser", "made_by", "read_config", "read_options"]
 
 EXIT_INPUT = 2
 LARGEST_FILE = 64_000  # bytes of a configuration; a run's has one or two thousand
 LONGEST = 500
+FLAG = {"action": "store_true"}
+"""Metadata of a field that is true where its option is typed, without a value."""
 
-# What each part is when nothing is said. Not in the functions' signatures: jsonargparse would carry the default part's
-# settings over to another part of the same names (Adagrad's eps to Adam, measured), which silently changes numbers.
-PARTS: dict[str, Any] = {
-    "prior": {"class_path": "pyro_aevb.priors.StandardNormal"},
-    "likelihood": {"class_path": "pyro_aevb.likelihoods.Bernoulli"},
-    "guide": {"class_path": "pyro_aevb.guides.DiagonalNormal"},
-    "estimator": {"class_path": "pyro_aevb.estimators.SGVB"},
-    "optimizer": {
-        "class_path": "pyro_aevb.optimizers.Adagrad",
-        "init_args": {"lr": 0.02, "weight_decay": 1.0, "warm_up": 0},
-    },
-}
+Options = TypeVar("Options")
+
+
+def made_by(kind: Any, class_path: str, **arguments: Any) -> dict[str, Any]:
+    """Metadata of the field of a part: a class path with arguments, from which the grammar makes an object.
+
+    What a part is when nothing is said stands here, and is not the field's default: jsonargparse would carry the
+    default part's settings over to another part of the same names (Adagrad's eps to Adam, measured), which silently
+    changes numbers.
+
+    Arguments:
+        kind: The type of what is made: a class, or what makes one of it.
+        class_path: The part's class when nothing is said.
+        **arguments: What that class is made with.
+    """
+    default = {"class_path": class_path}
+    return {"type": kind, "unsaid": {**default, "init_args": arguments} if arguments else default}
 
 
 class Parser(ArgumentParser):
-    """A jsonargparse parser of one function whose errors are one line on standard error, exit code 2."""
+    """A jsonargparse parser of one dataclass whose errors are one line on standard error, exit code 2."""
 
     parts: dict[str, Any]
 
     @classmethod
-    def of(cls, function: Callable[..., Any], prog: str) -> "Parser":
-        """The parser of a function's arguments; parts named in ``PARTS`` get their defaults here."""
-        parser = cls(prog=prog, allow_abbrev=False, description=(function.__doc__ or "").split("\n")[0])
-        positional = next(iter(inspect.signature(function).parameters)) == "run"
-        parser.add_function_arguments(function, fail_untyped=False, as_positional=positional)
-        parser.parts = {k: v for k, v in PARTS.items() if parser._has(k)}
+    def of(cls, options: Any, prog: str) -> "Parser":
+        """The parser of a dataclass's fields, a ``run`` among them without its name; their help is in its docstring.
+
+        Arguments:
+            options: The dataclass.
+            prog: What the user types to get here.
+        """
+        summary = (options.__doc__ or "").split("\n")[0]
+        parser = cls(prog=prog, allow_abbrev=False, description=summary)
+        helps, group = _helps(options), parser.add_argument_group(summary.rstrip("."))
+        for each in fields(options):
+            name = each.name if each.name == "run" else f"--{each.name}"
+            group.add_argument(name, help=helps[each.name], **_described(each))
+        parser.parts = {each.name: each.metadata["unsaid"] for each in fields(options) if "unsaid" in each.metadata}
         return parser
 
-    def parse(self, arguments: Sequence[str], config: dict[str, Any] | None = None) -> Namespace:
+    def parse(self, arguments: Sequence[str], config: Mapping[str, Any] | None = None) -> Namespace:
         """Parse arguments over a configuration; a part named anew keeps nothing of the configuration's part.
+
+        Arguments:
+            arguments: Words of the command line.
+            config: What stands where nothing is typed, option by option; by default each option's own default.
 
         Raises:
             InputError: If the configuration does not fit.
@@ -76,8 +96,32 @@ class Parser(ArgumentParser):
         print(f"{self.prog}: {_one_line(message)}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
 
-    def _has(self, key: str) -> bool:
-        return any(action.dest == key for action in self._actions)
+
+def _helps(options: Any) -> dict[str, str]:
+    """What the docstrings of a dataclass, and of those that it extends, say of each field."""
+    docstrings = [google.parse(each.__doc__ or "") for each in reversed(options.__mro__[:-1])]
+    return {said.arg_name: said.description or "" for docstring in docstrings for said in docstring.params}
+
+
+def _described(option: "Field[Any]") -> dict[str, Any]:
+    """What the grammar is told of a field: its type, and its default or that it has none."""
+    if "action" in option.metadata:
+        return {"action": option.metadata["action"]}
+    told = {"type": option.metadata.get("type", option.type)}
+    if option.default is not MISSING:
+        return {**told, "default": option.default}
+    return told if option.name == "run" else {**told, "required": True}
+
+
+def read_options(options: type[Options], command: str, arguments: Sequence[str]) -> Options:
+    """A command's options, as they were typed.
+
+    Arguments:
+        options: The dataclass of the command's options.
+        command: The command's name.
+        arguments: What was typed after it.
+    """
+    return options(**vars(Parser.of(options, f"pyro-aevb {command}").parse(arguments)))
 
 
 def read_config(path: Path, trust: Sequence[str] = (), without: Collection[str] = ()) -> dict[str, Any]:

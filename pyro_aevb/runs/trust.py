@@ -18,7 +18,7 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, told
 from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
@@ -151,7 +151,9 @@ class _Check:
             raise self._refusal(f"{where} is {path}, which is no {kind.__name__}")
 
     def _refusal(self, what: str, path: str = "") -> InputError:
-        advice = f": add --trust {path.rpartition('.')[0]} if you know what it runs" if path else ""
+        module = path.rpartition(".")[0]
+        how = f"add --trust {module}, or trust=['{module}'] in Python, if you know what it runs"
+        advice = f": {how}" if path else ""
         return InputError(f"{self.source}: {what}{advice}")
 
 
@@ -197,11 +199,16 @@ def folder_of(module: str) -> Path | None:
 
 
 def modules_of(trust: str | Sequence[str] | None) -> list[str]:
-    """The modules of ``--trust``, separated by commas.
+    """The modules that the user's own word names.
+
+    Arguments:
+        trust: Names of modules, a sequence of them or one text with commas; ``None`` for none.
 
     Raises:
         InputError: If one is no module's name.
     """
+    if trust is not None and not (isinstance(trust, Sequence) and all(isinstance(name, str) for name in trust)):
+        raise InputError(f"trust must be names of modules, such as ['my_parts'], not {told(trust)}")
     given = trust.split(",") if isinstance(trust, str) else list(trust or ())
     names = [name.strip() for name in given if name.strip()]
     if own := [name for name in names if _top(name) in sys.stdlib_module_names]:

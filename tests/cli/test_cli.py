@@ -1,8 +1,10 @@
 """The command line as its users meet it; see test_bad_input.py for wrong use."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,12 @@ import torch
 import yaml
 
 from pyro_aevb import estimators, guides, likelihoods, nn, priors
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.cli.compare import CompareOptions
+from pyro_aevb.cli.diagnose import DiagnoseOptions
+from pyro_aevb.cli.evaluate import EvaluateOptions
+from pyro_aevb.cli.pictures import PlotOptions, SampleOptions
+from pyro_aevb.runs.folder import Folder
+from pyro_aevb.runs.options import TrainOptions
 from tests.commands import SMALL, change_state, train
 
 
@@ -25,13 +32,13 @@ def config_of(name):
 
 def test_bounds_as_a_logarithmic_axis_wants_them(cli):
     train(cli, "--samples=2500", "--evaluate_every=log", "--save_every=log")
-    evaluated = [m["samples_seen"] for m in Run("run").metrics() if "test_bound" in m]
+    evaluated = [m["samples_seen"] for m in Folder("run").metrics() if "test_bound" in m]
     assert evaluated == [*range(100, 1000, 100), 1000, 2000, 2500]
 
 
 def test_train_evaluate_plot_sample(cli, tmp_path):
     assert "on test" in train(cli)
-    run = Run("run")
+    run = Folder("run")
     assert {p.name for p in run.path.iterdir()} == {
         "config.yaml",
         "metrics.jsonl",
@@ -79,7 +86,7 @@ def test_evaluation_does_not_depend_on_chunks_or_on_what_ran_before(cli):
 def test_config_repeats_a_run(cli):
     train(cli, "--optimizer=Adam", "--optimizer.lr=0.003", "--seed=3")
     assert cli("train", "--config=run/config.yaml", "--out=again")[0] == 0
-    one, other = Run("run").load()["trainer"]["modules"], Run("again").load()["trainer"]["modules"]
+    one, other = Folder("run").load()["trainer"]["modules"], Folder("again").load()["trainer"]["modules"]
     for part in ("model", "guide"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
     assert config_of("run") == config_of("again")
@@ -90,7 +97,7 @@ def test_resume_goes_on_as_if_never_stopped(cli, engine):
     train(cli, f"--engine={engine}", "--samples=1600", out="whole")
     train(cli, f"--engine={engine}", "--samples=800", out="parts")
     assert cli("train", "--resume=parts", "--samples=1600")[0] == 0
-    one, other = Run("whole"), Run("parts")
+    one, other = Folder("whole"), Folder("parts")
     for part in ("model", "guide"):
         a, b = one.load()["trainer"]["modules"][part], other.load()["trainer"]["modules"][part]
         assert all(torch.equal(a[name], b[name]) for name in a)
@@ -108,7 +115,7 @@ def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
         program = f"from pyro_aevb.cli import main; print([main(words) for words in {calls}])"
         subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
     for engine in ("eager", "captured"):
-        one, other = (Run(tmp_path / f"{name}-{engine}").load()["trainer"]["modules"] for name in ("a", "b"))
+        one, other = (Folder(tmp_path / f"{name}-{engine}").load()["trainer"]["modules"] for name in ("a", "b"))
         for part in ("model", "guide"):
             assert all(torch.equal(one[part][k], other[part][k]) for k in one[part])
 
@@ -116,7 +123,7 @@ def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
 def test_plain_pyro_from_the_command_line(cli):
     train(cli, "--engine=svi", "--estimator=pyro.infer.Trace_ELBO", out="svi")
     train(cli, "--engine=eager", "--estimator=SGVB", out="eager")
-    svi, eager = (Run(name).metrics()[-1]["test_bound"] for name in ("svi", "eager"))
+    svi, eager = (Folder(name).metrics()[-1]["test_bound"] for name in ("svi", "eager"))
     assert svi == pytest.approx(eager, abs=1e-3)
 
 
@@ -209,22 +216,52 @@ def test_help_documents_every_option_of_every_part(cli):
     assert cli()[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", TrainOptions),
+        ("evaluate", EvaluateOptions),
+        ("compare", CompareOptions),
+        ("diagnose", DiagnoseOptions),
+        ("sample", SampleOptions),
+        ("plot", PlotOptions),
+    ],
+)
+def test_help_tells_each_field_of_the_options(command, options, cli):
+    """Its name, what a docstring says of it, and its default; ``run`` alone is typed without a name."""
+    printed = re.sub(r"\s", "", cli(command, "--help")[1])  # lines are broken within long words too
+    said = {name: text for base in options.__mro__[:-1] for name, text in arguments_of(base).items()}
+    for each in fields(options):
+        name = each.name if each.name == "run" else f"--{each.name}"
+        told = re.search(re.escape(name) + "[^.]*?" + re.escape(said[each.name]) + r"\([^)]*?\)", printed)
+        assert told, each.name
+        if each.default is not MISSING:
+            default = "null" if each.default is None else each.default
+            assert told[0].endswith(f"default:{default})"), told[0]
+
+
+def arguments_of(documented):
+    """What a docstring says of each argument, without blanks."""
+    text = (documented.__doc__ or "").partition("Arguments:\n")[2]
+    lines = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
+    return {name: re.sub(r"\s", "", words) for name, words in lines}
+
+
 def test_the_numbers_of_evaluate_by_their_definition(cli):
     """Means and standard errors over data, recomputed from values per datum."""
-    from pyro_aevb import evidence
-    from pyro_aevb.runs import build as runs
+    from pyro_aevb import evidence, runs
 
     train(cli)
     numbers = json.loads(cli("evaluate", "run", "--num_samples=20", "--json")[1])
-    loaded = runs.load_run("run", device="cpu")
-    pair, x = loaded.pair, loaded.data.test
-    bound = evidence.bound(pair.model, pair.guide, x).bound.double()
-    weights = evidence.importance_weights(pair.model, pair.guide, x, 20)
+    run = runs.load_run("run", device="cpu")
+    x = run.data.test
+    bound = evidence.bound(run.model, run.guide, x).bound.double()
+    weights = evidence.importance_weights(run.model, run.guide, x, 20)
     assert numbers["bound"]["se"] == pytest.approx(bound.std().item() / 297**0.5, rel=1e-4)
     assert numbers["evidence"]["mean"] == pytest.approx(weights.log_likelihood.mean().item(), rel=1e-5)
     monte_carlo = sum(e**2 for e in weights.standard_error.tolist()) ** 0.5 / 297
     assert numbers["evidence"]["monte_carlo_se"] == pytest.approx(monte_carlo, rel=1e-4)
-    assert Run("run").metrics()[-1]["test_se"] == pytest.approx(numbers["bound"]["se"], rel=1e-4)
+    assert Folder("run").metrics()[-1]["test_se"] == pytest.approx(numbers["bound"]["se"], rel=1e-4)
 
 
 def test_evidence_by_several_methods_side_by_side(cli, tmp_path):
@@ -310,9 +347,9 @@ def test_resuming_a_run_that_is_already_there(cli, samples):
 
 
 def test_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):
+    from pyro_aevb import runs
     from pyro_aevb.cli import pictures, train
     from pyro_aevb.priors import Prior
-    from pyro_aevb.runs import build as runs
 
     class Far(Prior):
         def forward(self):
@@ -321,8 +358,8 @@ def test_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.train(["--samples=100", "--hidden=[]", "--latent_dim=1", "--out=run"])
     loaded = runs.load_run("run", device="cpu")
-    loaded.pair.model.prior = Far(1)
-    torch.nn.init.ones_(loaded.pair.model.likelihood.network[0].weight)
-    torch.nn.init.zeros_(loaded.pair.model.likelihood.network[0].bias)
+    loaded.model.prior = Far(1)
+    torch.nn.init.ones_(loaded.model.likelihood.network[0].weight)
+    torch.nn.init.zeros_(loaded.model.likelihood.network[0].bias)
     samples = pictures.draw_samples(loaded, 10, seed=0)
     torch.testing.assert_close(samples, torch.full_like(samples, torch.sigmoid(torch.tensor(5.0))), atol=1e-3, rtol=0)

@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 
-from pyro_aevb import diagnostics, evidence
+from pyro_aevb import diagnostics, evidence, runs
 from pyro_aevb.plots.diagnostics import draw_diagnostics
-from pyro_aevb.runs import build as runs
 from tests.commands import train
 from tests.diagnosed_pairs import Amortised
 from tests.pairs import LinearGaussian, binary, paper_pair
@@ -35,7 +34,7 @@ def test_its_numbers_are_those_of_the_library(cli):
     train(cli)
     told = json.loads(cli("diagnose", "run", "--gap_count=0", "--count=60", "--json", "--seed=3")[1])
     loaded = runs.load_run("run", device="cpu")
-    model, guide, x = loaded.pair.model, loaded.pair.guide, loaded.data.test[:60]
+    model, guide, x = loaded.model, loaded.guide, loaded.data.test[:60]
     found = diagnostics.diagnose(model, guide, x, gap_count=0, seed=3)
     assert told["gaps"] is None
     assert told["decoder_use"]["mean"] == pytest.approx(found.decoder_use.mean().item(), rel=1e-5)

@@ -293,4 +293,4 @@ def test_monte_carlo_em_steps_shared_weights_once():
         return model(x)
 
     trainer = MonteCarloEM(naming_both, torch.zeros(10, 3, dtype=D), batch_size=10, device="cpu")
-    assert len(trainer.parameters) == len({id(p) for p in trainer.parameters}) == 2
+    assert len(trainer.parameters) == len({id(p) for p in trainer.parameters.values()}) == 2

@@ -14,7 +14,7 @@ import torch
 
 import pyro_aevb as aevb
 from pyro_aevb.estimators import SGVB
-from pyro_aevb.runs.folder import Run
+from pyro_aevb.runs.folder import Folder
 from tests.pairs import binary, hand_written_pair, paper_pair
 from tests.training.test_any_pair import Vae
 
@@ -43,8 +43,8 @@ def test_a_saved_run_goes_on(saved, cli, caplog):
     code, _, errors = cli("train", f"--resume={saved}", "--samples=4500")
     assert code == 0, errors
     assert sum("carries no digest" in r.getMessage() for r in caplog.records) == 1
-    assert Run(saved).load()["samples_seen"] == 4500
-    told, now = [m["bound"] for m in Run(saved).metrics() if "bound" in m][-2:]
+    assert Folder(saved).load()["samples_seen"] == 4500
+    told, now = [m["bound"] for m in Folder(saved).metrics() if "bound" in m][-2:]
     assert now > told - 2  # it goes on from there, not from the beginning
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from pyro_aevb import InputError
-from pyro_aevb.runs.folder import Run, replaced
+from pyro_aevb.runs.folder import Folder, replaced
 
 STATE = {"trainer": {"weights": torch.arange(3.0)}, "samples_seen": 10, "best_bound": -1.5}
 
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.create(tmp_path / "run", "data: digits\n", STATE)
+    return Folder.create(tmp_path / "run", "data: digits\n", STATE)
 
 
 def test_a_run_has_what_the_readme_says(run):
@@ -30,13 +30,13 @@ def test_a_folder_that_exists_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="exists already"):
-        Run.create(tmp_path / "run", "", STATE)
+        Folder.create(tmp_path / "run", "", STATE)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
 
 
 def test_a_failed_beginning_leaves_nothing(tmp_path):
     with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
-        Run.create(tmp_path / "run", "", {"trainer": lambda: 0})
+        Folder.create(tmp_path / "run", "", {"trainer": lambda: 0})
     assert not list(tmp_path.iterdir())
 
 
@@ -72,7 +72,7 @@ def test_a_foreign_file_of_tensors_is_named(run):
 
 def test_a_missing_run_or_checkpoint_is_named(run, tmp_path):
     with pytest.raises(InputError, match="no run at"):
-        Run(tmp_path)
+        Folder(tmp_path)
     with pytest.raises(InputError, match=r"best\.pt does not exist"):
         run.load("best")
 

@@ -19,8 +19,8 @@ import torch
 import yaml
 
 import pyro_aevb as aevb
-from pyro_aevb.runs import build as runs
-from pyro_aevb.runs.folder import Run
+from pyro_aevb import runs
+from pyro_aevb.runs.folder import Folder
 from pyro_aevb.runs.trust import KINDS, check_config
 from tests.commands import change_state, train
 
@@ -213,6 +213,21 @@ def test_a_crafted_text_runs_nothing(case, foreign, cli):
     refused(cli, "evaluate", "run", "--num_samples=2", "--device=cpu")
 
 
+@pytest.mark.parametrize("place", ["estimator", "optimizer"])
+def test_what_training_alone_needs_is_followed_by_nobody(place, foreign, cli):
+    """Opening builds neither; whoever trains anew, or goes on, is refused before anything is imported."""
+    change_state("run", lambda state: state["origin"]["config"].clear())
+    write(foreign, {place: called("evil.P")})
+    run = runs.load_run("run", device="cpu")
+    assert getattr(run.config, place).class_path == "evil.P"
+    with pytest.raises(aevb.InputError, match=r"add --trust evil, or trust=\['evil'\] in Python"):
+        run.trainer()
+    few = ("--estimators=SGVB", "--particles=1", "--draws=2", "--reference_draws=2")
+    assert "add --trust evil" in refused(cli, "compare", "run", *few, "--train_samples=100")
+    assert not Path("run/comparison").exists()
+    assert cli("compare", "run", *few)[0] == 0
+
+
 @pytest.mark.parametrize("command", ["plot", "sample", "diagnose", "compare"])
 def test_no_command_runs_it(command, foreign, cli):
     write(foreign, {"prior": called("evil.P")})
@@ -370,7 +385,7 @@ def test_crafted_data_run_nothing(kind, foreign, cli):
 
 def test_nothing_outside_is_written_over_through_a_link(foreign, cli):
     Path("precious").write_text("precious")
-    folder = Run("run").path
+    folder = Folder("run").path
     for name in (".lock", f".last.pt.{os.getpid()}", f".config.yaml.{os.getpid()}"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(foreign / "precious")
@@ -390,7 +405,7 @@ def test_pictures_and_tables_replace_links(foreign, cli):
     """A picture, or a table, that is a link to something of the user's becomes a file of the run's."""
     precious = Path("precious")
     precious.write_text("precious")
-    folder = Run("run").path
+    folder = Folder("run").path
     (folder / "comparison").mkdir()
     for name in ("figures/samples.png", "figures/learning_curve.png", "comparison/gradients.csv"):
         (folder / name).unlink(missing_ok=True)
@@ -509,7 +524,7 @@ def test_a_path_that_is_none(where, foreign, cli):
 
 
 def test_hidden_files_of_the_users_stay(foreign, cli):
-    folder = Run("run").path
+    folder = Folder("run").path
     kept = [folder / name for name in (".config.yaml.swp", ".notes.md")]
     for path in kept:
         path.write_text("mine")

@@ -21,7 +21,7 @@ def train(samples, optimizer=SGD, batch_size=100, e_step="all", state=None, **op
 
 
 def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.parameters])
+    return torch.cat([p.detach().flatten() for p in trainer.parameters.values()])
 
 
 def test_of_one_minibatch_it_is_the_same():

@@ -102,7 +102,7 @@ def test_recorded_equals_eager_bit_for_bit(name, updates):
     assert reports == expected
     assert_equal(state(eager), state(recorded))
     assert_equal({"": eager.acceptance, **eager.noise.states}, {"": recorded.acceptance, **recorded.noise.states})
-    gradients = [[p.grad for p in trainer.parameters] for trainer in (eager, recorded)]
+    gradients = [[p.grad for p in trainer.parameters.values()] for trainer in (eager, recorded)]
     assert all_of(gradients[0]) == all_of(gradients[1])  # None where the loss does not depend on a weight
 
 
@@ -216,9 +216,10 @@ def test_the_transition_is_checked_too():
         return trainer.eager.transition(*given)
 
     assert not trainer.recorded._agree(recorded._replace(move=other_noise), *given)
-    assert not trainer.recorded._agree(
-        recorded._replace(loss_and_gradients=lambda *_: (torch.ones(()).double(),)), *given
+    other_loss = recorded._replace(
+        loss_and_gradients=lambda *of: (torch.ones(()).double(), *recorded.loss_and_gradients(*of)[1:])
     )
+    assert not trainer.recorded._agree(other_loss, *given)
 
 
 class Branching(Weighted):

@@ -1,0 +1,202 @@
+"""A run on disk as an object: its data, its model and guide with the saved weights, and the training that goes on."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pyro_aevb.data import DataSet
+from pyro_aevb.errors import InputError, choice
+from pyro_aevb.errors import path as path_of
+from pyro_aevb.hardware import find_device
+from pyro_aevb.models import GenerativeModel, RecognitionModel
+from pyro_aevb.runs.build import PAIR, Parts, load_data, make_pair, make_parts, make_trainer
+from pyro_aevb.runs.folder import CheckpointName, Folder
+from pyro_aevb.runs.options import PARTS, Config, config_of, dumped, parser
+from pyro_aevb.runs.origin import VersionsWarning, check_config_of, check_data_of, difference_of_versions
+from pyro_aevb.runs.parser import read_config
+from pyro_aevb.runs.trust import check_config, importable, modules_of
+from pyro_aevb.states import check_digest, check_tensors, digest_of
+from pyro_aevb.training.trainer import Trainer
+
+__all__ = ["Run", "load_run"]
+
+UNREAD = set(PARTS) - set(PAIR)
+"""Parts that a pair does without: what the configuration says of them is followed where it is trained further."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _Source:
+    """What a run was read from, so that more of it can be read later and still be the same.
+
+    Arguments:
+        options: What ``config.yaml`` held.
+        trust: Modules whose classes and functions it may name.
+        digest: Digest of the saved state.
+    """
+
+    options: dict[str, Any]
+    trust: Sequence[str]
+    digest: str
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Run:
+    """A saved run, as :func:`load_run` opens it.
+
+    Arguments:
+        folder: Its folder on disk, where pictures and tables go.
+        checkpoint: Which state it was opened at, ``last`` or ``best``.
+        config: Its options, plain values; ``print(run.config)`` shows its ``config.yaml``.
+        data: Its data set.
+        model: The model with the saved weights, an ``nn.Module`` in ``eval()``.
+        guide: The guide with the saved weights, likewise.
+        samples_seen: Training data that the weights have seen.
+        device: Where model and guide are.
+    """
+
+    folder: Folder
+    checkpoint: CheckpointName
+    config: Config
+    data: DataSet
+    model: GenerativeModel
+    guide: RecognitionModel
+    samples_seen: int
+    device: torch.device
+    _source: _Source
+
+    def __repr__(self) -> str:
+        return f"<Run {self.title}>"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def title(self) -> str:
+        """What stands beside every number and picture."""
+        seen = f"{self.samples_seen:,} samples"
+        return f"{self.path.name}: {self.data.name}, binarize={self.data.binarize}, {seen}"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records of ``metrics.jsonl``, read anew each time, so that a training that goes on can be watched.
+
+        Those with ``bound`` are reports of the training, with ``samples_seen`` and ``seconds``; those with
+        ``test_bound`` and its standard error ``test_se`` are evaluations in between. All bounds are in nats per datum.
+
+        Raises:
+            InputError: If the file was changed or damaged.
+        """
+        return self.folder.metrics()
+
+    def parts(self) -> Parts:
+        """What makes prior, likelihood, guide and optimizer anew, and the estimator, as the configuration names them.
+
+        Raises:
+            InputError: If the configuration names what may not be followed.
+        """
+        check_config(self._source.options, self.path / "config.yaml", self._source.trust)
+        grammar = parser()
+        with importable(self._source.trust):
+            return make_parts(grammar, grammar.parse([], self._source.options))
+
+    def trainer(self) -> Trainer:
+        """A trainer that goes on from the saved state as ``pyro-aevb train --resume`` would, bit for bit.
+
+        Weights, optimizer, noise, order of the data and the losses since the last report are those that were saved. The
+        trainer has a pair of its own, ``trainer.model`` and ``trainer.guide``: ``run.model`` and ``run.guide`` stay
+        what was saved, to compare with. Nothing is written to the run's folder: keep ``trainer.state_dict()``, or go on
+        with the run from the command line.
+
+        Raises:
+            InputError: If the configuration names what may not be followed, or another process has trained the run
+                further since it was opened.
+        """
+        state = self.folder.load(self.checkpoint, self.device)
+        if digest_of(state) != self._source.digest:
+            raise InputError(f"{self.path}/{self.checkpoint}.pt is another than when the run was opened: open it anew")
+        config = replace(self.config, device=str(self.device))
+        parts = self.parts()
+        with importable(self._source.trust):
+            trainer = make_trainer(config, parts, self.data, make_pair(config, parts, self.data))
+        trainer.load_state_dict(state["trainer"])
+        return trainer
+
+
+def load_run(
+    path: str | os.PathLike[str],
+    checkpoint: CheckpointName = "last",
+    device: str | torch.device = "auto",
+    data_root: str | os.PathLike[str] | None = None,
+    trust: str | Sequence[str] | None = None,
+) -> Run:
+    """Open a saved run: its data, and its model and guide with the saved weights, in ``eval()``.
+
+    Nothing that the run's files name is imported or called but classes of this package, ``torch.nn``, ``torch.optim``
+    and Pyro, each of the kind that its place asks for. Nothing is downloaded, nothing written, no global state changed.
+
+    Arguments:
+        path: A folder that ``pyro-aevb train`` made.
+        checkpoint: ``last``, or ``best`` for the state with the highest mean training bound between two saves.
+        device: Where model and guide are put, as for :class:`~pyro_aevb.Trainer`.
+        data_root: Folder of data sets, where it is not the one that the run was trained from.
+        trust: Modules whose classes and functions the configuration may name too, a list or one text with commas.
+
+    Raises:
+        InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other; if the
+            configuration names what may not be followed.
+
+    Warns:
+        VersionsWarning: If the run was saved with other versions of this package, torch or Pyro: numbers may differ in
+            rounding. Runs of earlier versions do not say theirs.
+    """
+    folder = Folder(path_of("path", path))
+    choice("checkpoint", checkpoint, ("last", "best"))
+    where = find_device(device)
+    trusted = modules_of(trust)
+    source = read_config(folder.path / "config.yaml", trusted, without=UNREAD)
+    state = folder.load(checkpoint, where)
+    file = folder.path / f"{checkpoint}.pt"
+    check_digest(state["trainer"], str(file), required="format" in state)
+    check_config_of(state, source, folder.path)
+    with importable(trusted):
+        config, parts = _pair_of(source, None if data_root is None else str(path_of("data_root", data_root)))
+        data = load_data(config, download=False)
+        check_data_of(state, data, folder.path)
+        model, guide = make_pair(config, parts, data)
+    _load_weights({"model": model, "guide": guide}, state["trainer"], file)
+    for part in (model, guide):
+        part.to(where).eval()
+    if said := difference_of_versions(state, file):
+        warnings.warn(said, VersionsWarning, stacklevel=2)
+    found = _Source(source, trusted, digest_of(state))
+    return Run(folder, checkpoint, config, data, model, guide, state["samples_seen"], where, found)
+
+
+def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Parts]:
+    """A configuration's plain options, and what makes its pair; what it says of other parts is not followed."""
+    grammar = parser()
+    options = grammar.parse([], {name: value for name, value in source.items() if name not in UNREAD})
+    parts = make_parts(grammar, options, PAIR)
+    plain = {**yaml.safe_load(dumped(grammar, options)), **{name: source[name] for name in UNREAD if source.get(name)}}
+    return config_of({**plain, "data_root": data_root or plain.get("data_root")}), parts
+
+
+def _load_weights(modules: dict[str, torch.nn.Module], state: dict[str, Any], file: Path) -> None:
+    try:
+        for name, module in modules.items():
+            check_tensors(state["modules"][name], module.state_dict(), name, finite=False)
+            check_tensors(state["modules"][name], dict(module.named_parameters()), name)
+        for name, module in modules.items():
+            module.load_state_dict(state["modules"][name])
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{file} holds another model than config.yaml beside it describes") from error
