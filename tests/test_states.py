@@ -163,12 +163,18 @@ def test_an_optimizer_with_momentum_and_channels_last():
 # ---------------------------------------------------------------- the rest of a state
 
 
+POSSIBLE = {"captured": True, "step": 0, "own": {}}
+
+
 @pytest.mark.parametrize("value", [None, {}, [], "", 0, -1, 1.5, "a", True, math.nan, {"a": 1}, [1], torch.zeros(3)])
-@pytest.mark.parametrize("key", ["step", "noise", "gathered", "identity", "modules", "optimizer", "captured", "format"])
+@pytest.mark.parametrize(
+    "key",
+    ["step", "noise", "gathered", "identity", "modules", "optimizer", "captured", "format", "kind", "settings", "own"],
+)
 def test_a_part_of_a_state_that_is_something_else(key, value):
     trainer = trained()
     state = trainer.state_dict()
-    if (value is True and key == "captured") or (type(value) is int and value == 0 and key == "step"):
+    if any(key == possible and type(value) is type(one) and value == one for possible, one in POSSIBLE.items()):
         return  # which a state may say; that it is another one the digest tells
     state[key] = value
     refused(trainer, sealed(state), "")
@@ -206,12 +212,31 @@ def test_weights_that_are_something_else(change, cli):
 def test_the_other_format_opens_with_one_line(caplog):
     """States of earlier versions carry no digest."""
     trainer, other = trained(), make(optimizer=ADAGRAD)
-    state = {k: v for k, v in trainer.state_dict().items() if k != DIGEST}
-    state["format"] = "pyro_aevb training state 2"
+    later = ("kind", "settings", "own", DIGEST)
+    state = {k: v for k, v in trainer.state_dict().items() if k not in later}
+    state.update(format="pyro_aevb training state 2", estimator={})
     with caplog.at_level(logging.WARNING):
         other.load_state_dict(state)
     assert [record.getMessage().count("carries no digest") for record in caplog.records] == [1]
     assert other.state_dict()[DIGEST] == trainer.state_dict()[DIGEST]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"matmul": "sloppy"}, {"threads": 0}, {"threads": 10**9}, {"threads": True}, {"lossy": 1}, {"device": None}],
+)
+def test_settings_of_the_processor_that_are_none(change):
+    trainer = trained()
+    state = trainer.state_dict()
+    state["settings"].update(change)
+    refused(trainer, sealed(state), "settings|state's")
+
+
+def test_a_whole_number_that_no_float_holds():
+    trainer = trained()
+    state = trainer.state_dict()
+    state["optimizer"]["param_groups"][0]["eps"] = -(2**70)
+    refused(trainer, sealed(state), "eps")
 
 
 def test_a_digest_is_of_values_and_names():

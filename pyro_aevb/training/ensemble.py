@@ -95,7 +95,7 @@ class Ensemble(Loop[list[Progress]]):
         visits = [trainer.batches.visit(trainer.step) for trainer in self.trainers]
         step = self._kept.of(len(visits[0][0]), visits)
         if step is None:
-            self._refuse("its recording is no longer its members' step")
+            self._refuse("it has no recording")
         losses, gradients = step(_stack_visits(visits), self._generators)
         for optimizer in self._optimizers:
             optimizer.step(gradients)
@@ -132,6 +132,7 @@ class Ensemble(Loop[list[Progress]]):
         self._parameters = Stacked([trainer.objective.trained() for trainer in self.trainers])
         self._others = Stacked(others)
         self._kept: Kept[BatchedStep] = self._nothing_kept()
+        self._differing: int | None = None  # the first member that is not what the recording is
 
     def _nothing_kept(self) -> Kept[BatchedStep]:
         roots = [part for each in self.trainers for part in (each.model, each.guide, each.estimator)]
@@ -140,7 +141,12 @@ class Ensemble(Loop[list[Progress]]):
         return Kept(self._record, self._agrees, frozen, sizes, refuse=self._refuse)
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise InputError(f"the step cannot be batched, so train one after another: {reason}")
+        if self._differing is None:
+            raise InputError(f"the step cannot be batched, so train one after another: {reason}")
+        raise InputError(
+            f"member {self._differing} differs from the first in more than its tensors, or its step changes by itself: "
+            "give all the same model, guide and estimator"
+        )
 
     def _tensors(self) -> list[Tensor]:
         """Those of all members."""
@@ -178,10 +184,9 @@ class Ensemble(Loop[list[Progress]]):
         for member, (trainer, visit) in enumerate(zip(self.trainers, visits, strict=True)):
             ours = [losses[member], *(None if gradient is None else gradient[member] for gradient in gradients)]
             if not self._agrees_alone(trainer, visit, ours):
-                self._refuse(
-                    f"member {member} differs from the first in more than its tensors, or its step changes by itself: "
-                    "give all the same model, guide and estimator"
-                )
+                self._differing = member
+                return False
+        self._differing = None
         return True
 
     def _agrees_alone(self, trainer: Trainer, visit: Visit, ours: list[Tensor | None]) -> bool:

@@ -148,6 +148,8 @@ class Earlier(NamedTuple):
     """What such a state has."""
     own: Callable[[Mapping[str, Any]], dict[str, Any]]
     """Takes from it what is today's ``own``."""
+    is_sealed: bool = False
+    """Whether it has a digest."""
     earlier_fingerprint: bool = False
     """Whether its data's fingerprint was taken otherwise."""
 
@@ -285,16 +287,18 @@ class Training(Loop[Progress]):
         earlier = self.earlier.get(str(state.get("format"))) if isinstance(state, Mapping) else None
         if not isinstance(state, Mapping) or (earlier is None and state.get("format") != STATE_FORMAT):
             raise InputError(f"this is not a training state of pyro_aevb: give what {self.kind}.state_dict made")
-        keys = KINDS.keys() | {"digest"} if earlier is None else earlier.keys
+        keys = KINDS.keys() if earlier is None else earlier.keys
         if missing := keys - state.keys():
             raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
         today = dict(state) if earlier is None else _as_of_today(state, self.kind, earlier)
         check_kinds(today, KINDS)
+        if earlier is None and not today["settings"]:
+            raise InputError("this training state lacks settings of the processor: it is not whole")
         if today["kind"] != self.kind:
             raise InputError(f"this is a training state of {today['kind']}, not of {self.kind}")
         check_identity(today["identity"], self._identity(earlier is not None and earlier.earlier_fingerprint))
         check_plain(state, "state")
-        check_digest(state, "the training state", required="digest" in keys)
+        check_digest(state, "the training state", required=earlier is None or earlier.is_sealed)
         return today
 
     def _check(self, state: dict[str, Any], own: dict[str, Any]) -> None:
@@ -309,6 +313,8 @@ class Training(Loop[Progress]):
         check_tensors(state["parameters"], own["parameters"], "parameter")
         check_noise(state["noise"], own["noise"])
         check_gathered(state["gathered"])
+        if unknown := state["own"].keys() - own["own"].keys():
+            raise InputError(f"the saved run has {self.own_name} that this one lacks: {', '.join(map(str, unknown))}")
         if self.own_needed and (missing := own["own"].keys() - state["own"].keys()):
             raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
         check_tensors(state["own"], own["own"], self.own_name, finite=self.own_needed)
@@ -334,11 +340,11 @@ class Training(Loop[Progress]):
         self.settings = self._settings_of(state)
 
     def _settings_of(self, state: dict[str, Any]) -> Settings:
-        """Those that the state was trained with, unless the user named some."""
-        saved = state["settings"]
-        return (
-            self.settings if self.settings_named or not saved else settings_of_state(saved, self.settings, self.device)
-        )
+        """Those that the state was trained with, unless the user named some; states of earlier versions have none."""
+        if not state["settings"]:
+            return self.settings
+        saved = settings_of_state(state["settings"], self.settings, self.device)
+        return self.settings if self.settings_named else saved
 
     def _is_inside(self, module: nn.Module, saved: Mapping[str, Any]) -> bool:
         """Is a module part of another one whose state is there?"""

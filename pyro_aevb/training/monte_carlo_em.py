@@ -87,7 +87,7 @@ class MonteCarloEM(Training):
     own_name = "chains"
     own_needed = True
     earlier: ClassVar = {
-        "pyro_aevb Monte Carlo EM state 3": Earlier(EARLIEST | {"captured", "digest"}, _chains_of),
+        "pyro_aevb Monte Carlo EM state 3": Earlier(EARLIEST | {"captured"}, _chains_of, is_sealed=True),
         "pyro_aevb Monte Carlo EM state 2": Earlier(EARLIEST, _chains_of),
         "pyro_aevb Monte Carlo EM state 1": Earlier(EARLIEST, _chains_of, earlier_fingerprint=True),
     }

@@ -84,7 +84,7 @@ class Trainer(Training):
     own_name = "tensors of the estimator"
     own_needed = False
     earlier: ClassVar = {
-        "pyro_aevb training state 3": Earlier(EARLIEST | {"unsaved", "estimator", "digest"}, _estimator_of),
+        "pyro_aevb training state 3": Earlier(EARLIEST | {"unsaved", "estimator"}, _estimator_of, is_sealed=True),
         "pyro_aevb training state 2": Earlier(EARLIEST | {"unsaved", "estimator"}, _estimator_of),
         "pyro_aevb training state 1": Earlier(EARLIEST, _estimator_of, earlier_fingerprint=True),
     }
@@ -115,6 +115,7 @@ class Trainer(Training):
         batches = Batches(data, batch_size, seed, where, precision_of(model, guide))
         super().__init__(batches, seed, where, report_every, settings)
         self.modules = self._find_modules()
+        self._first_modules = dict(self.modules)
         if isinstance(self.estimator, Estimator):
             self.estimator.to(self.device)
         self._first_run()
@@ -219,12 +220,12 @@ class Trainer(Training):
         self._check_store(known)
 
     def _weights_in_modules(self) -> Iterator[tuple[str, Tensor]]:
-        """Those of the modules that are not frozen, by name."""
-        modules = self.modules.items()
+        """Those of the modules of the beginning that are not frozen, by name."""
+        modules = self._first_modules.items()
         return ((f"{m}.{n}", p) for m, module in modules for n, p in module.named_parameters() if p.requires_grad)
 
     def _check_store(self, known: set[int]) -> None:
-        in_modules = {id(p) for module in self.modules.values() for p in module.parameters()}
+        in_modules = {id(p) for module in self._first_modules.values() for p in module.parameters()}
         for name, parameter in self._store["params"].items():
             if id(parameter) in known | in_modules or not parameter.requires_grad:
                 continue
@@ -295,8 +296,8 @@ class Trainer(Training):
             prior = 0 if self.global_latents else self._weight_of_prior
             optimizer = partial(Adagrad, lr=0.02, weight_decay=prior, warm_up=0)
         if name == "svi" or (name == "auto" and isinstance(optimizer, PyroOptim)):
-            self._check_met_by_pyro()
             self.engine = SVIEngine(self.objective, optimizer)
+            self._check_met_by_pyro()
             return
         self.engine = TorchEngine(self.objective, optimizer)
         self.auto = name == "auto"

@@ -349,7 +349,7 @@ def test_an_estimators_own_tensors_survive_a_resume_or_are_named_as_lost():
     list(second.run(200))
     assert torch.equal(second.estimator.mean, whole.estimator.mean)
     assert torch.equal(second.estimator.kept["square"], whole.estimator.kept["square"])
-    state["estimator"] = {}
+    state["own"] = {}
     state = sealed(state)
     with pytest.warns(UserWarning, match=r"has no tensors of the estimator: \.kept\.square, \.mean"):
         made(Counting()).load_state_dict(state)

@@ -277,7 +277,7 @@ def test_a_captured_run_stopped_and_gone_on_equals_whole():
 def test_recording_draws_no_noise_and_moves_nothing():
     trainer, _ = trained("captured", "remembering", samples=0)
     before = all_of(trainer.state_dict())
-    with trainer._running():
+    with trainer.running():
         trainer.recorded.steps_for(trainer.chains[:25], trainer.step_size, binary(60)[:25])
     assert trainer.recorded.kept.recordings[25]
     assert all_of(trainer.state_dict()) == before

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import pyro_aevb as aevb
+from pyro_aevb.engines import kept
 from pyro_aevb.estimators import SGVB
-from pyro_aevb.training import ensemble as training
 from pyro_aevb.training.ensemble import Ensemble
 from tests.pairs import binary, paper_pair
 from tests.training.test_ensemble import ADAM, Weighted, assert_close, member, replayed
@@ -90,7 +90,7 @@ def test_members_that_differ_in_a_frozen_number_are_refused():
 
 
 def test_members_that_change_by_themselves_are_refused_in_time(monkeypatch):
-    monkeypatch.setattr(training, "CHECK_EVERY", 4)
+    monkeypatch.setattr(kept, "CHECK_EVERY", 4)
     trainers = [member(seed, estimator=Weighted()) for seed in range(2)]
     with pytest.raises(aevb.InputError, match="member 1 differs"):  # noqa: PT012  # what changes is in the loop
         for _ in replayed(trainers).run(400):
