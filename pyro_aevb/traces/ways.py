@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.pairs import Pair, without_a_trace
 from pyro_aevb.seeds import seeded
 from pyro_aevb.traces.agreement import (
     check_agreement,
@@ -24,36 +24,36 @@ from pyro_aevb.traces.agreement import (
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.plates import in_other_plates, may_look
-from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites
+from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, latent_sites
 
 __all__ = ["Choices", "Ways"]
 
-FEW = 2  # particles are enough to tell
+FEW = 2  # particles, which are enough to tell one way from another
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of log densities: far above rounding
-COARSE = 1e-2  # of shorter types
-MOST_KEPT = 100
-DRAWS_UNTIL_ANOTHER = 20
-SHAKE = 0.1  # of a weight's usual size
+COARSE = 1e-2  # the tolerance for numbers of fewer bits
+MOST_KEPT = 100  # pairs and shapes that a choice is remembered for
+DRAWS_UNTIL_ANOTHER = 20  # of a discrete latent, most of which may be the same
+SHAKE = 0.1  # how far weights are moved, of their usual size
 
 
 class Ways(NamedTuple):
-    """How many particles of each part of a pair are run, and what its plates scale the sum over data by."""
+    """In which way many particles of guide and model are run, and what the plates scale the sum over data by."""
 
     guide: Way = "loop"
     model: Way = "loop"
     plate_scale: float = 1.0
     scaled_differently: str = ""
-    """Why sums over data have no one scale, if so"""
+    """Message of the refusal where sites are scaled differently, so that no one scale holds for a sum; else empty."""
 
 
 class _Choice(NamedTuple):
     ways: Ways
     of: tuple[Any, ...]
-    """The pair, kept alive, so that no other is taken for it"""
+    """The pair, kept alive, so that no other object can have its identity."""
     modules: list[nn.Module]
-    """Those that took part, and their parts"""
+    """The modules that took part, and their submodules."""
     training: list[bool]
-    """Whether each was in training: what was seen holds for these switches."""
+    """Whether each module was in training: the choice holds for these switches."""
 
     def holds(self) -> bool:
         """Are the switches what they were? Asked before each run, so without a call for each module."""
@@ -75,15 +75,15 @@ class Choices:
     ) -> Ways:
         """How to run so many particles on these arguments.
 
-        For one particle there is nothing to choose, but the pair is looked at all the same.
+        For one particle there is nothing to choose, but the pair is checked all the same.
 
         Arguments:
-            model: The model.
-            guide: Its guide; without one, latents are drawn from the model.
-            args: The arguments, batch first.
-            count: Number of particles.
+            model: The model, any Pyro function.
+            guide: Its guide; ``None`` to draw latents from the model.
+            args: Arguments of both, batch first.
+            count: Number S of particles.
             of: What tells the pair from others, where its functions are made anew for each call: both functions, and
-                keyword arguments.
+                keyword arguments. By default model and guide themselves.
 
         Raises:
             InputError: If model and guide do not agree, a latent has no density, or lies outside the data plate.
@@ -247,7 +247,7 @@ def _cannot_tell(drawn: Run, expected: Run) -> bool:
     """A planar flow's densities of given values cannot be compared; one site is only expanded, which changes none."""
     try:
         _numbers(expected)
-    except InputError:
+    except UnknownDensityError:
         return len(drawn.sites) == 1 and all(
             drawn.log_prob(n).shape == expected.value(n).shape[:2] for n in drawn.sites
         )
