@@ -144,7 +144,7 @@ def marginal_likelihood_bound(
 
 
 def _bounds(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-    """Equation (6) with one draw, ``(B,)``."""
+    """Each datum's bound (6) with one draw of its latents, ``(B,)``, in nats."""
     return (traces.log_densities(model, guide, args).log_weight[0],)
 
 

@@ -32,7 +32,7 @@ class WeightedFunction(nn.Module):
         self.places = {sites[id(p)]: place for place, p in self.named_parameters() if id(p) in sites}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The function itself."""
+        """Run the function with the weights that its modules have."""
         return self.original[0](*args, **kwargs)
 
     def at(self, weights: Weights, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = False) -> Any:

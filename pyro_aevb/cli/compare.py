@@ -43,7 +43,7 @@ def options(
     """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
 
     Args:
-        run: A folder that train made.
+        run: Folder of a run that train made.
         estimators: Names, separated by commas; ``all`` for all that suit the pair.
         particles: Numbers of particles, separated by commas.
         draws: Number of gradients of each estimator.
@@ -131,7 +131,7 @@ def train_each(
 
 
 def training_table(rows: Sequence[TrainingStatistics]) -> str:
-    """Aligned columns, a line a row."""
+    """The bounds that trainings reached as text: aligned columns, a line for each estimator."""
     lines = [f"{'estimator':<24}{'particles':>9}{'equal data':>12}{'equal seconds':>15}"]
     lines += [
         f"{r.estimator:<24}{r.num_particles:>9}{r.bound_at_samples:>12.2f}{r.bound_at_seconds:>15.2f}" for r in rows
@@ -162,7 +162,7 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
 
 
 def table(rows: Sequence[GradientStatistics]) -> str:
-    """Aligned columns, a line a row."""
+    """The statistics of gradients as text: aligned columns, a line for each estimator and part of the pair."""
     lines = [f"{'estimator':<24}{'particles':>9} {'of':<6}{'bias':>9}{'±':>9}{'variance':>11}{'SNR':>9}{'ms':>9}"]
     lines += [
         f"{r.estimator:<24}{r.num_particles:>9} {r.part:<6}{r.bias:>9.3f}{r.bias_error:>9.3f}{r.variance:>11.3g}"
@@ -173,7 +173,7 @@ def table(rows: Sequence[GradientStatistics]) -> str:
 
 
 def write(rows: Sequence[GradientStatistics], folder: Path, title: str) -> list[Path]:
-    """A CSV and a figure; returns their paths."""
+    """Write the statistics of gradients into a folder, as a CSV file and as a figure; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _write_rows(rows, folder / "gradients.csv")
     return [path, plots.save(draw_comparison(rows, title), folder / "gradients.png")]

@@ -28,9 +28,9 @@ class AggregatePosterior(NamedTuple):
     marginal_kl: Tensor | None
     """Each datum's term of KL(q(z) || p(z)), ``(B,)``, nats: its KL less its mutual information."""
     draws: Tensor
-    """From q(z), ``(S * B, K)``."""
+    """Draws from q(z), S of each datum's q(z|x), ``(B * S, K)``."""
     prior_draws: Tensor
-    """From p(z), of the same shape."""
+    """As many draws from p(z), ``(B * S, K)``."""
     distances: Tensor
     """Kolmogorov-Smirnov distance of q(z_k) and p(z_k), the largest difference of their CDFs, ``(K,)``, in [0, 1]."""
     size: int

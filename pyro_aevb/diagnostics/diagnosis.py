@@ -39,7 +39,7 @@ class Diagnostics(NamedTuple):
     aggregate: AggregatePosterior
     """The aggregate posterior q(z) against the prior"""
     decoder_use: Tensor
-    """What each datum's own latent tells the decoder, as :func:`decoder_use` has it, ``(B,)``, in nats"""
+    """What each datum's own latent tells the decoder, from :func:`decoder_use`, ``(B,)``, in nats"""
     gaps: Gaps | None
     """The approximation and amortisation gaps of the first ``gap_count`` data; ``None`` where ``gap_count`` is 0, or
     where they cannot be had, for which a note gives the reason"""

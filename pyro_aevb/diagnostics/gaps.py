@@ -77,7 +77,7 @@ class _Table(nn.Module):
         self.outputs = nn.Parameter(outputs.detach().clone())
 
     def forward(self, *inputs: Any) -> Tensor:
-        """The rows."""
+        """The free outputs, whatever the input."""
         return self.outputs
 
 

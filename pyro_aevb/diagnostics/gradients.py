@@ -49,7 +49,7 @@ class Moments(NamedTuple):
 
 
 class GradientStatistics(NamedTuple):
-    """One row of the comparison."""
+    """One row of a comparison: an estimator's gradient by the model's parameters, or by the guide's."""
 
     estimator: str
     """Name of the estimator, with its baseline where it has one"""

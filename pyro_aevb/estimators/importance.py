@@ -54,7 +54,7 @@ class IWAE(_Pathwise):
 
     @property
     def reference(self) -> Reference:
-        """Its own bound."""
+        """This bound, with as many samples."""
         return Reference(IWAE, int(self.num_particles))
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
@@ -98,7 +98,7 @@ class Renyi(_Pathwise):
 
     @property
     def reference(self) -> Reference:
-        """Its own bound, of the same alpha."""
+        """This bound, with as many samples and the same alpha."""
         return Reference(Renyi, int(self.num_particles), (("alpha", self.alpha),))
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
@@ -211,7 +211,7 @@ class DoublyReparameterized(_CutOff):
 
     @property
     def reference(self) -> Reference:
-        """The bound of :class:`IWAE`."""
+        """The bound of :class:`IWAE` with as many samples."""
         return Reference(IWAE, int(self.num_particles))
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:

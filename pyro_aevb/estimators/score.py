@@ -130,7 +130,7 @@ class VIMCO(MultiSample):
 
     @property
     def reference(self) -> Reference:
-        """The bound of :class:`IWAE`."""
+        """The bound of :class:`IWAE` with as many samples."""
         return Reference(IWAE, int(self.num_particles))
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:

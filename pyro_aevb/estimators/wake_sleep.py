@@ -82,7 +82,7 @@ def _constant(guide: Pair) -> Pair:
     """The guide without gradients: its samples are constants and nothing is kept to differentiate it by."""
 
     def run(*args: Any) -> Any:
-        """Without gradients."""
+        """Run the guide without gradients."""
         with torch.no_grad():
             return guide(*args)
 

@@ -33,7 +33,7 @@ class State(NamedTuple):
     """Where all chains are."""
 
     position: Tensor
-    """u, ``(C, B, K)``"""
+    """Unconstrained latents u, ``(C, B, K)``"""
     log_density: Tensor
     """log p(u), up to a constant for each datum, ``(C, B)``"""
     gradient: Tensor
@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a transition did."""
+    """Whether each chain moved in a transition."""
 
     acceptance: Tensor
     """Probability with which the end of each chain's path was to be accepted, ``(C, B)``"""

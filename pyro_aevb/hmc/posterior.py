@@ -138,7 +138,7 @@ def check_counts(num_samples: int, chains: int, burn_in: int, leapfrog_steps: in
 
 
 def _fixed(args: Any) -> tuple[Tensor, ...]:
-    """A pair's arguments, if they are data."""
+    """A pair's arguments as tensors, if they are data and there are any."""
     found: Any = as_tensors(args, evaluated=True)
     if len(found[0]) == 0:
         raise InputError("there are no data whose posterior could be sampled: the data set is empty")

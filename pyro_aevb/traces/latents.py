@@ -70,7 +70,7 @@ class LatentSpace:
         return torch.cat(flat, dim=-1)
 
     def probe(self, size: int) -> Latents:
-        """The latents of so many data at one u: equal for two spaces only if they are the same."""
+        """Latents at one fixed u for each of ``size`` data, by site, by which two spaces can be compared."""
         u = torch.full((1, size, self.dim), 0.3)
         return {name: value.double() for name, value in self.latents(u)[0].items()}
 

@@ -48,7 +48,7 @@ class DataPlate(NamedTuple):
 
 
 def data_plate(model_trace: Trace, rows: int | None) -> DataPlate | None:
-    """The plate of a model's observed sites over a minibatch of so many rows; ``None`` where there is none."""
+    """The plate of a model's observed sites over the ``rows`` of a minibatch; ``None`` where there is none."""
     frames = [f for site in observed_sites(model_trace) for f in site["cond_indep_stack"] if f.name != PARTICLES]
     fitting = [f for f in frames if rows in (f.size, f.full_size)] or [f for f in frames if f.size == -1]
     if not fitting:

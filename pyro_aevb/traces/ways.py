@@ -215,7 +215,7 @@ def _shaken(weights: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
-    """By evaluation, in which a datum's numbers depend on nothing but itself: they must be equal."""
+    """The ways found in evaluation, where a datum's numbers depend on it alone and must equal those of a loop."""
     if guide is None:
         drawn = run(model, args, FEW, "loop")
         latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
@@ -227,7 +227,10 @@ def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Way
 
 
 def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Latents]:
-    """How to draw, with draws: their densities must be those that the guide has there, one particle at a time."""
+    """How to run a guide, with draws of that way and the indices that its plates chose.
+
+    The densities that it tells of its draws must be those that it has there when it is run one particle at a time.
+    """
     for way in _possible(args):
         try:
             with _same_ranks() as ranks:
@@ -293,7 +296,9 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
-    """By training, where a batch normalisation sees all rows at once: what is broadcast must be what is folded.
+    """The ways that also hold in training, where a batch normalisation sees all rows at once.
+
+    What is broadcast must be what is folded.
 
     Of particles that see each other it makes no sense to ask for what one at a time gives; but those that a layer
     takes for data are wrong. Where rows cannot be folded, broadcasting must equal the loop.
@@ -309,7 +314,7 @@ def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways)
 
 
 def _way_in_training(function: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents) -> Way:
-    """Of a function that may be broadcast in evaluation."""
+    """The way in training of a function that may be broadcast in evaluation."""
     with untouched(args), torch.no_grad(), without_a_trace():
         other = _first_equal(function, args, latents, rows, ["fold"] if "fold" in _possible(args) else [])
     ways: tuple[Way, Way] = ("broadcast", other)
@@ -321,23 +326,23 @@ def _way_in_training(function: Pair, args: tuple[Any, ...], latents: Latents, ro
 
 
 class _Ranks:
-    """Number of dimensions that layers with running statistics met, in one run and in another."""
+    """Numbers of dimensions of what layers with running statistics were given, in one run and in another."""
 
     def __init__(self) -> None:
         self.runs: list[dict[int, set[int]]] = [{}]
 
     def meet(self, module: nn.Module, inputs: Any) -> None:
-        """Remember."""
+        """Remember how many dimensions a batch normalisation's input has; torch calls this before each module."""
         if isinstance(module, _NormBase) and inputs and isinstance(inputs[0], Tensor):
             self.runs[-1].setdefault(id(module), set()).add(inputs[0].dim())
 
     def other(self) -> None:
-        """What follows is another run."""
+        """Begin the second run, whose numbers of dimensions are to be compared with the first one's."""
         self.runs.append({})
 
     @property
     def same(self) -> bool:
-        """Did all layers meet the same?"""
+        """Whether all layers met the same numbers of dimensions in both runs."""
         return all(ranks == self.runs[0] for ranks in self.runs)
 
 
