@@ -13,7 +13,7 @@ from pyro_aevb.diagnostics.latents import latent_kl, latent_of
 from pyro_aevb.errors import InputError, in_one_line, whole
 from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
-from pyro_aevb.traces.sites import UnknownDensityError, describe
+from pyro_aevb.traces.sites import describe
 
 __all__ = ["AggregatePosterior", "aggregate_posterior"]
 
@@ -145,11 +145,13 @@ def _log_marginal(model: Pair, guide: Pair, x: Data, z: Tensor) -> Tensor | None
             return (torch.cat([log_density.logsumexp(-1) for log_density in log_densities]).unsqueeze(0),)
         except (KeyError, NotImplementedError) as error:
             reason = in_one_line(error)
-            raise UnknownDensityError(f"{describe(q)} cannot tell the density of a given value ({reason})") from error
+            raise traces.UnknownDensityError(
+                f"{describe(q)} cannot tell the density of a given value ({reason})"
+            ) from error
 
     try:
         (sums,) = map_blocks(sum_of_block, model, guide, x, 0)  # (blocks, Z)
-    except UnknownDensityError:
+    except traces.UnknownDensityError:
         return None
     size = len(x[0] if isinstance(x, tuple) else x)
     return sums.logsumexp(0) - math.log(size)

@@ -1,6 +1,6 @@
 """All diagnostics of a trained pair at once, and in words what is wrong with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_poster
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
 from pyro_aevb.errors import InputError, function, whole
-from pyro_aevb.evaluation import DATA_BLOCK, Data, map_blocks, mean_of, not_nan
+from pyro_aevb.evaluation import DATA_BLOCK, AfterBlock, Data, map_blocks, mean_of, not_nan
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.seeds import generator
 
@@ -104,7 +104,7 @@ def diagnose(
     gap_count: int = 100,
     log_evidence: Evidence | None = None,
     seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
+    progress: AfterBlock | None = None,
 ) -> Diagnostics:
     """All diagnostics of a trained pair.
 

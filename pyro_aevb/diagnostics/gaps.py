@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_aevb import evidence, traces
 from pyro_aevb.diagnostics.latents import latent_of
 from pyro_aevb.errors import InputError, function, positive, whole
-from pyro_aevb.evaluation import Data, map_blocks
+from pyro_aevb.evaluation import AfterBlock, Data, map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.traces.sites import describe
@@ -105,7 +105,7 @@ def inference_gaps(
     tolerance: float = 0.02,
     log_evidence: Evidence | None = None,
     seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
+    progress: AfterBlock | None = None,
 ) -> Gaps:
     r"""Approximation gap and amortisation gap of each datum, in nats.
 

@@ -108,10 +108,10 @@ class Renyi(_Pathwise):
         return -densities.scaled_sum(log_mean_exp(power * densities.log_weight)) / power
 
 
-class _CutOff(_Pathwise):
+class _WeighedPaths(_Pathwise):
     """An estimator that weighs gradients by the latents otherwise than those by the model's parameters."""
 
-    def _cut_off_loss(self, pair: traces.Particles, args: tuple[Any, ...], weigh: Any) -> Tensor:
+    def _weighed_loss(self, pair: traces.Particles, args: tuple[Any, ...], weigh: Any) -> Tensor:
         """The loss, a scalar.
 
         Arguments:
@@ -151,7 +151,7 @@ def _slopes(target: Tensor, path: traces.PathDensities) -> list[Tensor]:
     return [slope.detach() for slope in slopes]
 
 
-class StickingTheLanding(_CutOff):
+class StickingTheLanding(_WeighedPaths):
     r"""The ELBO's gradient by the path of the latents alone, without the guide's score at fixed latents.
 
     .. math:: \nabla_\phi \approx
@@ -182,10 +182,10 @@ class StickingTheLanding(_CutOff):
             equal = torch.full_like(log_weight, 1 / len(log_weight))
             return log_weight.mean(0), equal, equal
 
-        return self._cut_off_loss(pair, args, weigh)
+        return self._weighed_loss(pair, args, weigh)
 
 
-class DoublyReparameterized(_CutOff):
+class DoublyReparameterized(_WeighedPaths):
     r"""DReG: :class:`IWAE`'s bound, with a gradient for the guide whose signal-to-noise rises with ``num_particles``.
 
     .. math:: \nabla_\phi \mathcal{L}_S =
@@ -221,7 +221,7 @@ class DoublyReparameterized(_CutOff):
             normalised = log_weight.softmax(0)
             return log_mean_exp(log_weight), normalised, normalised**2
 
-        return self._cut_off_loss(pair, args, weigh)
+        return self._weighed_loss(pair, args, weigh)
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

@@ -200,8 +200,8 @@ def check_densities(sites: Iterable[Site]) -> None:
         InputError: Names the site.
     """
     for site in sites:
-        kinds = any(isinstance(layer, STRAIGHT_THROUGH) for layer in layers_of(site["fn"]))
-        if kinds or hasattr(site["value"], "_unquantize"):  # Pyro's mark on a value whose density is another's
+        straight = any(isinstance(layer, STRAIGHT_THROUGH) for layer in layers_of(site["fn"]))
+        if straight or hasattr(site["value"], "_unquantize"):  # Pyro's mark on a value whose density is another's
             raise InputError(
                 f"site {site['name']!r} ({describe(site['fn'])}) draws straight-through values, whose density is that "
                 "of another value: numbers per datum need the density of the value itself; use the relaxed "
