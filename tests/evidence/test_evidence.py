@@ -201,9 +201,10 @@ def test_khat_of_equal_of_few_and_of_bounded_weights():
 
 def test_stopped_and_gone_on_equals_whole(tmp_path, monkeypatch):
     """Blocks of 10 data; the first attempt is stopped after the second block."""
-    from pyro_aevb.evidence import blocks, importance
+    from pyro_aevb import evaluation
+    from pyro_aevb.evidence import importance
 
-    monkeypatch.setattr(blocks, "DATA_BLOCK", 10)
+    monkeypatch.setattr(evaluation, "DATA_BLOCK", 10)
     pair, kept = LinearGaussian(shift=0.3), tmp_path / "evidence.pt"
     whole = evidence.importance_weights(pair.model, pair.guide, pair.x, 100)
 
