@@ -21,7 +21,7 @@ from pyro_aevb.process import alone
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.states import check_digest, check_plain, sealed
 
-__all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "Data", "Mean", "Progress", "map_blocks", "mean_of", "not_nan"]
+__all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "AfterBlock", "Data", "Mean", "map_blocks", "mean_of", "not_nan"]
 
 DATA_BLOCK = 100
 SAMPLE_BLOCK = 1000
@@ -30,7 +30,8 @@ KEPT_FORMAT = "pyro_aevb kept blocks 1"
 FAILED = "model and guide cannot be run on these data"
 
 Data = Tensor | tuple[Tensor, ...]
-Progress = Callable[[int], Any]
+AfterBlock = Callable[[int], Any]
+"""What is called after each block of data, with the number of data in it."""
 Result = TypeVar("Result", bound=tuple[Tensor, ...])
 
 
@@ -41,28 +42,33 @@ def map_blocks(
     guide: Pair,
     x: Data,
     seed: int,
-    progress: Progress | None = None,
+    progress: AfterBlock | None = None,
     keep: str | Path | None = None,
     settings: str = "",
     beside: tuple[Tensor, ...] = (),
 ) -> list[Tensor]:
     """Apply a function to blocks of data on the pair's device, each with noise of its own, in evaluation mode.
 
-    Each block is first looked at: are its data where the model has a density for them?
+    Each block is first checked: do its data lie where the model has a density for them?
 
     Arguments:
-        of_block: From a block's arguments to tensors, ``(B,)`` each, or whose first dimension is the block's.
-        model: The model.
-        guide: Its guide, or the model again.
-        x: Data, ``(B, ...)``, or a tuple; tensors or NumPy arrays.
-        seed: Seed of the noise.
-        progress: Called with the number of data finished after each block.
-        keep: File that finished blocks are kept in, and taken from when they are there.
-        settings: What else the result depends on: kept blocks of other settings, weights or data are refused.
-        beside: Further tensors, ``(B, ...)`` each, whose block ``of_block`` is called with after the pair's arguments.
+        of_block: Function from the tuple of a block's arguments to a tuple of tensors, ``(M, ...)`` each for a block of
+            M data.
+        model: The model, any Pyro function.
+        guide: Its guide, or the model again where there is none.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take; tensors or NumPy arrays.
+        seed: Seed of the noise; the caller's random state is left alone.
+        progress: Function that is called after each block of data with the number of data in it; by default nothing is
+            called.
+        keep: File that each block's result is written to, and read from when it is there already; by default nothing
+            is kept.
+        settings: What the result depends on besides pair, data and seed, in words that are compared: kept blocks of
+            other settings, weights or data are refused.
+        beside: Further tensors, ``(B, ...)`` each, of which ``of_block`` is given the block's rows after the pair's
+            arguments; by default none.
 
     Returns:
-        The function's tensors, the blocks' one after another.
+        The function's tensors, ``(B, ...)`` each, the blocks' one after another.
 
     Raises:
         InputError: If there are no data, the pair cannot be run on them, or they lie outside the likelihood's support;
@@ -116,7 +122,11 @@ def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.
 def _checked_at_once(
     model: Pair, guide: Pair | None, data: tuple[Tensor, ...], first: tuple[Tensor, ...], modules: dict[str, nn.Module]
 ) -> bool:
-    """Look at all data where the first block's supports are those of all; else nothing has been looked at."""
+    """Whether all data are checked by now, which is done if the supports of the first block's sites are those of all.
+
+    Raises:
+        InputError: If a datum lies outside its support.
+    """
     with evaluating(modules.values()):
         sites = traces.observed(model, guide, first)
     places = [next((i for i, arg in enumerate(first) if site.value is arg), None) for site in sites]
@@ -128,7 +138,11 @@ def _checked_at_once(
 
 
 def not_nan(values: Tensor, what: str) -> Tensor:
-    """Numbers for each datum, ``(..., B)``, if all are numbers.
+    """Numbers for each datum, if none is NaN.
+
+    Arguments:
+        values: The numbers, ``(..., B)``.
+        what: What they are, for the message.
 
     Raises:
         InputError: Names the first datum of the block for which one is NaN.
@@ -144,7 +158,9 @@ class Mean(NamedTuple):
     """A mean over data in nats per datum, and its standard error."""
 
     mean: float
+    """The mean, nats per datum"""
     se: float
+    """Its standard error over data"""
 
 
 def mean_of(values: Tensor) -> Mean:
@@ -163,7 +179,8 @@ class _Kept:
     """Finished blocks in a file, tensors and text only."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.path, self.identity = path, identity
+        self.path = path
+        self.identity = identity
         self.blocks: list[tuple[Tensor, ...]] = []
         if path.exists():
             state = load_tensors(path)
@@ -180,7 +197,7 @@ class _Kept:
             self.blocks = [tuple(block) for block in state["blocks"]]
 
     def add(self, block: tuple[Tensor, ...]) -> None:
-        """Keep one more."""
+        """Write a block's result to the file, after those that are in it."""
         self.blocks.append(tuple(part.cpu() for part in block))
         save_tensors(sealed({"identity": self.identity, "blocks": self.blocks}), self.path)
 
@@ -193,9 +210,10 @@ def _identity(
     first: tuple[Tensor, ...],
     settings: str,
 ) -> str:
-    """Of data, settings, modules as they print themselves, weights, and what ``pyro.param`` gives.
+    """A digest of all that kept results depend on: data, settings, modules, weights, and what ``pyro.param`` gives.
 
-    A Python number that a model keeps to itself is not seen.
+    Of what modules are made of, besides tensors, torch tells no more than how they print themselves: a Python number
+    that a module neither prints nor keeps in a tensor is not seen.
     """
     digest = hashlib.sha256(f"{KEPT_FORMAT} {DATA_BLOCK} {SAMPLE_BLOCK} {settings} {list(modules.values())}".encode())
     weights = [t for module in modules.values() for t in (*module.parameters(), *module.buffers())]

@@ -14,9 +14,9 @@ def estimators_of(count, only=estimators.__all__):
     """Each estimator with so many particles, by name; those that need two get at least two."""
     made = {}
     for name in only:
-        least = 2 if name in ("VIMCO", "Renyi") else 1
+        kind = getattr(estimators, name)
         options = {"phase": "wake"} if name == "WakeSleep" else {}
-        made[name] = getattr(estimators, name)(max(count, least), **options)
+        made[name] = kind(max(count, kind.least_particles), **options)
     return made
 
 

@@ -57,11 +57,12 @@ def draw_model(model: BayesianModel, guide: BayesianGuide, *, seed: int = 0, mea
         model: The model, of :func:`bayesian`.
         guide: Its guide.
         seed: Seed of the draw; the caller's random state is left alone.
-        mean: Take the mean of q(theta) instead.
+        mean: Whether to take the mean of q(theta) instead of a draw.
 
     Returns:
         A copy of the model that :func:`bayesian` was given, with these weights, to be used with the guide that it was
-        given. Of a function that only names its modules there can be no copy: a function that runs it with them.
+        given. A function that only names its modules cannot be copied with them: of such a model, a module that runs it
+        with these weights.
 
     Raises:
         InputError: If the pair is not one of :func:`bayesian`.
@@ -82,8 +83,9 @@ class MarginalLikelihoodBound(NamedTuple):
     """A bound on log p(X) of a whole data set, by draws of the weights."""
 
     draws: Tensor
-    r"""Of each draw, :math:`\sum_i \mathcal L(x_i; \theta_s) + \log p(\theta_s) - \log q(\theta_s)`, ``(S,)``, nats."""
+    r"""Each draw's :math:`\sum_i \mathcal L(x_i; \theta_s) + \log p(\theta_s) - \log q(\theta_s)`, ``(S,)``, in nats"""
     num_data: int
+    """Number N of data"""
 
     @property
     def bound(self) -> Tensor:
@@ -92,7 +94,7 @@ class MarginalLikelihoodBound(NamedTuple):
 
     @property
     def standard_error(self) -> Tensor:
-        """Its Monte Carlo standard error."""
+        """Monte Carlo standard error of :attr:`bound`, in nats; NaN, unknown, of one draw."""
         return self.draws.std() / math.sqrt(len(self.draws))
 
     @property
@@ -116,7 +118,7 @@ def marginal_likelihood_bound(
         model: The model, of :func:`bayesian`.
         guide: Its guide.
         x: All the data, ``(N, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws S of the weights, at least 2; the latents are drawn once for each.
+        num_samples: Number S of draws of the weights, at least 2; the latents are drawn once for each.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Returns:
@@ -134,14 +136,15 @@ def marginal_likelihood_bound(
     draws = []
     for weights, at, local, noise in _draw_pairs(model, guide, num_samples, seed):
         bounds = map_blocks(partial(_bounds, at, local), at, local, x, noise)[0]
-        prior, posterior = model.prior(), guide.posterior()
+        prior = model.prior()
+        posterior = guide.posterior()
         ratios = [prior[site].log_prob(value) - posterior[site].log_prob(value) for site, value in weights.items()]
         draws.append(bounds.sum() + torch.stack(ratios).sum())
     return MarginalLikelihoodBound(torch.stack(draws), len(x[0] if isinstance(x, tuple) else x))
 
 
 def _bounds(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-    """Equation (6) with one draw, ``(B,)``."""
+    """Each datum's bound (6) with one draw of its latents, ``(B,)``, in nats."""
     return (traces.log_densities(model, guide, args).log_weight[0],)
 
 
@@ -164,10 +167,11 @@ def predictive_log_likelihood(
         model: The model, of :func:`bayesian`.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_weights: Draws R of the weights.
-        num_samples: Draws of the latents per datum and draw of the weights, for
-            :func:`~pyro_aevb.evidence.importance_sampling`.
-        chunk_size: As there.
+        num_weights: Number R of draws of the weights.
+        num_samples: Number of draws of the latents per datum and draw of the weights, by which
+            :func:`~pyro_aevb.evidence.importance_sampling` estimates :math:`\hat p`.
+        chunk_size: Number of draws of the latents for which the model is run at once; changes memory and time, not
+            numbers. By default 5 for 100 data on a CPU, more where there are fewer data; 50 elsewhere.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:

@@ -17,7 +17,12 @@ Weights = dict[str, Tensor]
 
 
 class WeightedFunction(nn.Module):
-    """A Pyro function with the modules behind it, whose weights can be replaced for one run."""
+    """A Pyro function with the modules behind it, whose weights can be replaced for one run.
+
+    Arguments:
+        function: The Pyro function.
+        latents: The weights that can be replaced, by the name of the site that samples them.
+    """
 
     def __init__(self, function: Pair, latents: dict[str, nn.Parameter]) -> None:
         super().__init__()
@@ -27,11 +32,17 @@ class WeightedFunction(nn.Module):
         self.places = {sites[id(p)]: place for place, p in self.named_parameters() if id(p) in sites}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The function itself."""
+        """Run the function with the weights that its modules have."""
         return self.original[0](*args, **kwargs)
 
     def at(self, weights: Weights, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = False) -> Any:
-        """Run it with other weights, those that it has; ``whole`` refuses parameters that are in none of its modules.
+        """Run the function with other weights in place of those of its modules that are sites.
+
+        Arguments:
+            weights: A value of each weight, by the name of its site.
+            args: Positional arguments of the function.
+            kwargs: Keyword arguments of the function.
+            whole: Whether to refuse parameters that ``pyro.param`` makes and none of its modules holds.
 
         Raises:
             InputError: If weights have another shape than the module's own.
@@ -48,25 +59,36 @@ class WeightedFunction(nn.Module):
 
 
 def _stand_in(weight: Tensor) -> Tensor:
-    """The weight, with a gradient even where none is wanted: ``pyro.module`` warns of a weight that has none."""
+    """The weight, made to require a gradient even where none is wanted: else ``pyro.module`` warns of it."""
     return weight if weight.requires_grad else weight.detach().requires_grad_()
 
 
 class At(nn.Module):
-    """A Pyro function of a Bayesian pair at given weights."""
+    """A Pyro function of a Bayesian pair at given weights.
+
+    Arguments:
+        function: The function, whose weights are replaced.
+        weights: A value of each weight, by the name of its site.
+    """
 
     def __init__(self, function: WeightedFunction, weights: Weights) -> None:
         super().__init__()
-        self.function, self.sites = function, list(weights)
+        self.function = function
+        self.sites = list(weights)
         self.weights = nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in weights.values())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it."""
+        """Run the function at these weights."""
         return self.function.at(dict(zip(self.sites, self.weights, strict=True)), args, kwargs)
 
 
 class Lifted(nn.Module):
-    """Holds a function's modules, so that they move, switch and are saved with it, but not all of their parameters."""
+    """Holds a function's modules, so that they move, switch and are saved with it, but not all of their parameters.
+
+    Arguments:
+        function: The function, which holds its modules.
+        hidden: Parameters of these modules that are neither shown as parameters nor saved.
+    """
 
     def __init__(self, function: WeightedFunction, hidden: Iterable[nn.Parameter]) -> None:
         super().__init__()
@@ -96,6 +118,6 @@ def _leave_out(module: Lifted, state: dict[str, Any], prefix: str, _metadata: An
 
 
 def _put_back(module: Lifted, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Torch looks for them in what it loads: it finds what is there already."""
+    """Put the hidden parameters' present values into a state being loaded, since torch refuses one without them."""
     for name, parameter in module.hidden().items():
         state[prefix + name] = parameter.detach()

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_aevb.bayesian.functions import Lifted, WeightedFunction
@@ -41,12 +42,12 @@ def bayesian(
     Arguments:
         model: The model, any Pyro function whose weights are in ``nn.Module`` s.
         guide: Its guide.
-        prior_scale: The prior's standard deviation s.
+        prior_scale: Standard deviation s of the prior of each weight.
         initial_scale: Standard deviation of q at the start; its mean starts at the model's present weights.
-        point_mass: Choose :math:`q(\theta) = \delta(\theta - \mu_\theta)`: MAP, a weight decay of :math:`1/s^2` in the
-            loss :math:`-\frac NM \sum_i \mathcal L(x_i)`.
-        modules: Make Bayesian the weights of these parts of the model only. Needed where model and guide are methods of
-            one module; then all others stay points, parameters made by ``pyro.param`` too.
+        point_mass: Whether q is a point, :math:`q(\theta) = \delta(\theta - \mu_\theta)`: maximum a posteriori, a
+            weight decay of :math:`1/s^2` in the loss :math:`-\frac NM \sum_i \mathcal L(x_i)`.
+        modules: The model's modules whose weights are made Bayesian; by default all of them. Needed where model and
+            guide are methods of one module; then all other weights stay points, those made by ``pyro.param`` too.
 
     Returns:
         The new model and guide, each an ``nn.Module``.
@@ -64,7 +65,7 @@ def bayesian(
     flag("point_mass", point_mass)
     _check_size(model, guide)
     latents = _find_latents(model, guide, modules)
-    _check_unconstrained(latents)
+    _check_unconstrained(model, latents)
     positive("prior_scale", prior_scale)
     if positive("initial_scale", initial_scale) < SMALLEST_SCALE:
         raise InputError(f"initial_scale must be at least e^-10, where log-scales end, not {initial_scale}")
@@ -121,19 +122,32 @@ def _modules(modules: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     return [instance("each of modules", module, nn.Module, "give parts of the model") for module in modules]
 
 
-def _check_unconstrained(latents: Iterable[str]) -> None:
-    for name in latents:
-        if name.endswith("_unconstrained"):  # what PyroModule calls the tensor behind a PyroParam
-            raise InputError(
-                f"{name.removesuffix('_unconstrained')} is a PyroParam, whose constraint a Gaussian prior cannot keep: "
-                "make it an nn.Parameter, or name with modules= the parts to be Bayesian"
-            )
+def _check_unconstrained(model: Pair, latents: dict[str, nn.Parameter]) -> None:
+    sites = {id(parameter): name for name, parameter in latents.items()}
+    modules = [module for part in modules_named_by(model, model).values() for module in part.modules()]
+    for module in modules:
+        if not isinstance(module, PyroModule):
+            continue
+        for name in module._pyro_params:  # whose parameter is the unconstrained tensor, under a name of its own
+            site = sites.get(id(module._parameters.get(f"{name}_unconstrained")))
+            if site is not None:
+                raise InputError(
+                    f"{site.removesuffix('_unconstrained')} is a PyroParam, whose constraint a Gaussian prior cannot "
+                    "keep: make it an nn.Parameter, or name with modules= the parts to be Bayesian"
+                )
 
 
 class BayesianModel(Lifted):
     r"""A model that first samples its weights, :math:`p(\theta) \prod_i p(z_i) p(x_i \mid z_i, \theta)`.
 
     Made by :func:`bayesian`.
+
+    Arguments:
+        model: The model whose weights are sampled.
+        latents: The sampled weights, by the name of their site.
+        prior_scale: Standard deviation s of the prior of each weight.
+        of_guide: Parameters that the model shares with the guide, which are the guide's to train.
+        whole: Whether all of the model's weights are to be sampled, so that one in none of its modules is refused.
     """
 
     prior_scale: Tensor
@@ -160,7 +174,7 @@ class BayesianModel(Lifted):
         return {site: normal.expand(shape).to_event(len(shape)) for site, shape in self.shapes.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Sample the weights, then run the model with them; returns what it returns."""
+        """Sample the weights, then run the model with them; returns what the model returns."""
         weights = {site: pyro.sample(site, p) for site, p in self.prior().items()}
         return self.function.at(weights, args, kwargs, whole=self.whole)
 
@@ -169,7 +183,13 @@ SMALLEST_SCALE = math.exp(-10)
 
 
 class WeightPosterior(nn.Module):
-    r""":math:`q(\theta) = \mathcal{N}(\mu_\theta, \sigma_\theta^2 I)`, or a point mass; log-scales within [-10, 10]."""
+    r""":math:`q(\theta) = \mathcal{N}(\mu_\theta, \sigma_\theta^2 I)`, or a point mass; log-scales within [-10, 10].
+
+    Arguments:
+        latents: The weights, by the name of their site, at whose present values the means start.
+        initial_scale: Standard deviation of each weight at the start.
+        point_mass: Whether q is a point mass at the means, which has no scales.
+    """
 
     def __init__(self, latents: dict[str, nn.Parameter], initial_scale: float, point_mass: bool) -> None:
         super().__init__()
@@ -198,6 +218,11 @@ class BayesianGuide(Lifted):
     r"""A guide that first samples the model's weights, :math:`q(\theta) \prod_i q(z_i \mid x_i)`.
 
     Made by :func:`bayesian`.
+
+    Arguments:
+        guide: The guide of each datum's latents.
+        latents: The model's weights that are sampled, by the name of their site.
+        posterior: The posterior :math:`q(\theta)` that they are sampled from.
     """
 
     def __init__(self, guide: Pair, latents: dict[str, nn.Parameter], posterior: WeightPosterior) -> None:
@@ -205,7 +230,7 @@ class BayesianGuide(Lifted):
         self.posterior = posterior
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Sample the weights, then run the guide, with them where it shares them; returns what it returns."""
+        """Sample the weights, then run the guide, with those that it shares; returns what the guide returns."""
         _register(self.posterior)
         weights = {site: pyro.sample(site, q) for site, q in self.posterior().items()}
         return self.function.at(weights, args, kwargs)

@@ -30,19 +30,19 @@ class CompareOptions:
     """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
 
     Arguments:
-        run: A folder that train made.
+        run: Folder of a run that train made.
         estimators: Names, separated by commas; ``all`` for all that suit the pair.
         particles: Numbers of particles, separated by commas.
-        draws: Gradients of each.
-        reference_draws: Gradients of the long run that bias is measured against.
-        batch_size: Data in the one minibatch, the first of the training set.
-        train_samples: If not 0, train with each, anew from the run's own start, and tell the bound on test after so
-            many data.
-        train_seconds: And after so many seconds.
-        checkpoint: Which state.
+        draws: Number of gradients of each estimator.
+        reference_draws: Number of gradients of the long run that bias is measured against.
+        batch_size: Number of data in the one minibatch, the first of the training set.
+        train_samples: Number of training data after which to tell the bound on test data of a training with each
+            estimator, anew from the run's own start; 0 to train none.
+        train_seconds: Seconds of such a training after which to tell the bound too.
+        checkpoint: Which state of the run to load, the last or that of the best bound.
         seed: Seed of the noise.
-        out: Folder of table and figure; by default comparison in the run's folder.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        out: Folder that table and figure are written to; by default the folder comparison in the run's.
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         trust: Modules, separated by commas, whose parts the run's configuration may name.
     """
@@ -104,7 +104,15 @@ def compare(arguments: Sequence[str]) -> None:
 def train_each(
     run: Run, chosen: Sequence[Estimator], samples: int, seconds: float, show: Callable[[str], None] | None
 ) -> list[TrainingStatistics]:
-    """Train the run's pair with each estimator, from the start that the run had."""
+    """Train the run's pair with each estimator, from the start that the run had.
+
+    Arguments:
+        loaded: The saved run.
+        chosen: The estimators.
+        samples: Number of training data after which the bounds are compared.
+        seconds: Seconds of training after which they are compared too.
+        show: Function that is called with the name of what is being trained; ``None`` to call nothing.
+    """
 
     def make(estimator: Estimator) -> Trainer:
         """The run's training from its start, with another estimator."""
@@ -118,7 +126,7 @@ def train_each(
 
 
 def training_table(rows: Sequence[TrainingStatistics]) -> str:
-    """Aligned columns, a line a row."""
+    """The bounds that trainings reached as text: aligned columns, a line for each estimator."""
     lines = [f"{'estimator':<24}{'particles':>9}{'equal data':>12}{'equal seconds':>15}"]
     lines += [
         f"{r.estimator:<24}{r.num_particles:>9}{r.bound_at_samples:>12.2f}{r.bound_at_seconds:>15.2f}" for r in rows
@@ -130,7 +138,7 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
     """Every named estimator with every number of particles that it takes.
 
     Raises:
-        InputError: If a name or a number is none.
+        InputError: If a name is not that of an estimator, or a number of particles not a whole number.
     """
     wanted = estimators.__all__ if names == "all" else [name.strip() for name in names.split(",")]
     if unknown := [name for name in wanted if name not in estimators.__all__]:
@@ -139,16 +147,17 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
         counts = [int(count) for count in particles.split(",")]
     except ValueError as error:
         raise InputError(f"--particles must be whole numbers separated by commas, not {particles!r}") from error
+    kinds: list[type[Estimator]] = [getattr(estimators, name) for name in wanted]
     return [
-        getattr(estimators, name)(count, vectorize_particles=count > 1, max_plate_nesting=1)
-        for name in wanted
+        kind(count, vectorize_particles=count > 1, max_plate_nesting=1)
+        for kind in kinds
         for count in counts
-        if count > 1 or name not in ("VIMCO", "Renyi")
+        if not 1 <= count < kind.least_particles  # fewer than one is refused when the estimator is made
     ]
 
 
 def table(rows: Sequence[GradientStatistics]) -> str:
-    """Aligned columns, a line a row."""
+    """The statistics of gradients as text: aligned columns, a line for each estimator and part of the pair."""
     lines = [f"{'estimator':<24}{'particles':>9} {'of':<6}{'bias':>9}{'±':>9}{'variance':>11}{'SNR':>9}{'ms':>9}"]
     lines += [
         f"{r.estimator:<24}{r.num_particles:>9} {r.part:<6}{r.bias:>9.3f}{r.bias_error:>9.3f}{r.variance:>11.3g}"
@@ -159,7 +168,7 @@ def table(rows: Sequence[GradientStatistics]) -> str:
 
 
 def write(rows: Sequence[GradientStatistics], folder: Path, title: str) -> list[Path]:
-    """A CSV and a figure; returns their paths."""
+    """Write the statistics of gradients into a folder, as a CSV file and as a figure; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _write_rows(rows, folder / "gradients.csv")
     return [path, plots.save(draw_comparison(rows, title), folder / "gradients.png")]

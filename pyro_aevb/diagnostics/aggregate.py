@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.diagnostics.latents import latent_kl, latent_of
-from pyro_aevb.errors import InputError, whole
+from pyro_aevb.errors import InputError, in_one_line, whole
 from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
+from pyro_aevb.traces.sites import describe
 
 __all__ = ["AggregatePosterior", "aggregate_posterior"]
 
@@ -27,9 +28,9 @@ class AggregatePosterior(NamedTuple):
     marginal_kl: Tensor | None
     """Each datum's term of KL(q(z) || p(z)), ``(B,)``, nats: its KL less its mutual information."""
     draws: Tensor
-    """From q(z), ``(S * B, K)``."""
+    """Draws from q(z), S of each datum's q(z|x), ``(B * S, K)``."""
     prior_draws: Tensor
-    """From p(z), of the same shape."""
+    """As many draws from p(z), ``(B * S, K)``."""
     distances: Tensor
     """Kolmogorov-Smirnov distance of q(z_k) and p(z_k), the largest difference of their CDFs, ``(K,)``, in [0, 1]."""
     size: int
@@ -73,7 +74,8 @@ def aggregate_posterior(
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws per datum; the density of each is computed under the guide of every datum, N² S in all.
+        num_samples: Number S of draws per datum; the density of each draw is computed under the guide of every datum,
+            so that N² S densities are computed in all.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:
@@ -90,7 +92,8 @@ def aggregate_posterior(
         partial(_draws_of_block, traces.Particles(model, guide), num_samples), model, guide, x, seed
     )
     _check_one_prior(model, guide, x, z[0])
-    flat, flat_prior = z.flatten(0, 1), prior_draws.flatten(0, 1)  # (B * S, K)
+    flat = z.flatten(0, 1)  # (B * S, K)
+    flat_prior = prior_draws.flatten(0, 1)  # (B * S, K)
     log_marginal = _log_marginal(model, guide, x, flat)
     information = None if log_marginal is None else (log_guide - log_marginal.view_as(log_guide)).mean(-1)
     return AggregatePosterior(
@@ -134,17 +137,21 @@ def _log_marginal(model: Pair, guide: Pair, x: Data, z: Tensor) -> Tensor | None
     def sum_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
         """log of the sum of q(z|x) over a block's data."""
         q = latent_of(model, guide, args).guide
-        size, dim = len(args[0]), z.shape[-1]
-        chunks = z.split(max(1, ELEMENTS_AT_ONCE // (size * dim)))
+        size = len(args[0])
+        chunks = z.split(max(1, ELEMENTS_AT_ONCE // (size * z.shape[-1])))
         # A flow's context does not broadcast: each datum sees a copy.
         log_densities = (q.log_prob(chunk.unsqueeze(1).expand(-1, size, -1)) for chunk in chunks)  # (chunk, B) each
-        return (torch.cat([log_density.logsumexp(-1) for log_density in log_densities]).unsqueeze(0),)
+        try:
+            return (torch.cat([log_density.logsumexp(-1) for log_density in log_densities]).unsqueeze(0),)
+        except (KeyError, NotImplementedError) as error:
+            reason = in_one_line(error)
+            raise traces.UnknownDensityError(
+                f"{describe(q)} cannot tell the density of a given value ({reason})"
+            ) from error
 
     try:
         (sums,) = map_blocks(sum_of_block, model, guide, x, 0)  # (blocks, Z)
-    except InputError as error:
-        if not isinstance(error.__cause__, (KeyError, NotImplementedError)):
-            raise
+    except traces.UnknownDensityError:
         return None
     size = len(x[0] if isinstance(x, tuple) else x)
     return sums.logsumexp(0) - math.log(size)

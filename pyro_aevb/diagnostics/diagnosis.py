@@ -1,6 +1,6 @@
 """All diagnostics of a trained pair at once, and in words what is wrong with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_poster
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
 from pyro_aevb.errors import InputError, function, whole
-from pyro_aevb.evaluation import DATA_BLOCK, Data, map_blocks, mean_of, not_nan
+from pyro_aevb.evaluation import DATA_BLOCK, AfterBlock, Data, map_blocks, mean_of, not_nan
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.seeds import generator
 
@@ -28,18 +28,21 @@ LARGE_MARGINAL_KL = 1.0
 """Nats of KL(q(z) || p(z)), above which samples from the prior are not those that the decoder was trained on."""
 
 LARGE_GAP = (2.0, 0.2)
-"""A gap is large above so many nats, and above such a share of KL(q(z|x) || p(z))."""
+"""A gap is large above the first, in nats, and above the second, a share of KL(q(z|x) || p(z))."""
 
 
 class Diagnostics(NamedTuple):
     """What :func:`diagnose` found."""
 
     kl: LatentKL
+    """KL(q(z|x) || p(z)) of each datum, whole and by latent dimension"""
     aggregate: AggregatePosterior
+    """The aggregate posterior q(z) against the prior"""
     decoder_use: Tensor
-    """See :func:`decoder_use`, ``(B,)``."""
+    """What each datum's own latent tells the decoder, from :func:`decoder_use`, ``(B,)``, in nats"""
     gaps: Gaps | None
-    """Of the first ``gap_count`` data; ``None`` where there is none, a note says why."""
+    """The approximation and amortisation gaps of the first ``gap_count`` data; ``None`` where ``gap_count`` is 0, or
+    where they cannot be had, for which a note gives the reason"""
     notes: list[str]
     """What a reader must know about the numbers."""
     warnings: list[str]
@@ -58,7 +61,7 @@ def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, see
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws per datum.
+        num_samples: Number of draws of the latent per datum.
         seed: Seed of draws and permutation; the caller's random state is left alone.
 
     Raises:
@@ -101,7 +104,7 @@ def diagnose(
     gap_count: int = 100,
     log_evidence: Evidence | None = None,
     seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
+    progress: AfterBlock | None = None,
 ) -> Diagnostics:
     """All diagnostics of a trained pair.
 
@@ -109,11 +112,13 @@ def diagnose(
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws per datum of the aggregate posterior.
-        gap_count: The gaps are of the first so many data; 0 leaves them out.
-        log_evidence: What estimates log p(x) for them; by default annealed importance sampling.
+        num_samples: Number of draws per datum from the guide, for the aggregate posterior and the decoder's use.
+        gap_count: Number of data, the first ones, whose gaps are computed, at least 2; 0 computes none.
+        log_evidence: Function that estimates log p(x) of these data, called with model, guide and data, whose result
+            has ``.log_likelihood`` and ``.standard_error``; by default annealed importance sampling.
         seed: Seed of all draws; the caller's random state is left alone.
-        progress: Called with the number of data whose q is optimised after each block of data.
+        progress: Function that is called after each block of data with the number of data whose q was optimised in it;
+            by default nothing is called.
 
     Raises:
         InputError: If there are fewer than 2 data, not one latent vector for each datum, or ``gap_count`` is 1 or
@@ -140,8 +145,10 @@ def diagnose(
 
 
 def _collapse(kl: LatentKL, use: Tensor) -> Iterator[str]:
-    active, dims = int(kl.active.sum()), len(kl.active)
-    total, told = mean_of(kl.total), mean_of(use)
+    active = int(kl.active.sum())
+    dims = len(kl.active)
+    total = mean_of(kl.total)
+    told = mean_of(use)
     if active == 0:
         yield f"posterior collapse: none of {dims} latent dimensions is active, q(z|x) is the same for all data"
     elif 2 * active < dims:
@@ -180,7 +187,8 @@ def _gap_warnings(kl: LatentKL, gaps: Gaps | None) -> Iterator[str]:
     if gaps is None:
         return
     large = max(LARGE_GAP[0], LARGE_GAP[1] * mean_of(kl.total).mean)
-    approximation, amortisation = mean_of(gaps.approximation), mean_of(gaps.amortisation)
+    approximation = mean_of(gaps.approximation)
+    amortisation = mean_of(gaps.amortisation)
     if amortisation.mean > large:
         yield (
             f"the amortisation gap is large, {amortisation.mean:.2f} nats: the guide's network is too small or not "
@@ -203,7 +211,7 @@ def _gap_warnings(kl: LatentKL, gaps: Gaps | None) -> Iterator[str]:
 
 @torch.no_grad()
 def _of_likelihood(model: Pair, guide: Pair, aggregate: AggregatePosterior, num_samples: int) -> list[str]:
-    """What the likelihood itself has to say, scales on a floor say."""
+    """What the likelihood itself warns of, if it has a ``warning``: that its scales lie at their least value, say."""
     likelihood: Any = getattr(model, "likelihood", None)
     if not hasattr(likelihood, "warning"):
         return []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_aevb import evidence, traces
 from pyro_aevb.diagnostics.latents import latent_of
 from pyro_aevb.errors import InputError, function, positive, whole
-from pyro_aevb.evaluation import Data, map_blocks
+from pyro_aevb.evaluation import AfterBlock, Data, map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.traces.sites import describe
@@ -23,23 +23,26 @@ __all__ = ["Evidence", "Gaps", "inference_gaps"]
 SAMPLES_AT_ONCE = 50
 
 Evidence = Callable[[Pair, Pair, Data], Any]
-"""What estimates log p(x): the result has ``.log_likelihood`` and ``.standard_error``, ``(B,)`` each."""
+"""What estimates log p(x) of each datum: its result has ``.log_likelihood`` and ``.standard_error``, ``(B,)`` each."""
 
 
 class Gaps(NamedTuple):
     """Three levels in nats, ``(B,)`` each, and their Monte Carlo standard errors."""
 
     bound: Tensor
-    """With the guide as it is."""
+    """The bound with the guide as it is."""
     optimised_bound: Tensor
-    """With q optimised for each datum by itself, within the guide's family."""
+    """The bound with q optimised for each datum by itself, within the guide's family."""
     log_likelihood: Tensor
-    """log p(x)"""
+    """The estimate of log p(x)."""
     bound_error: Tensor
+    """Standard error of ``bound``."""
     optimised_bound_error: Tensor
+    """Standard error of ``optimised_bound``."""
     log_likelihood_error: Tensor
+    """Standard error of ``log_likelihood``."""
     amortisation_error: Tensor
-    """Of the difference of the two bounds, whose noise is the same."""
+    """Standard error of the difference of the two bounds, whose noise is the same."""
     last_improvement: Tensor
     """What the last round of the optimisation still won."""
     tolerance: float
@@ -74,12 +77,12 @@ class _Table(nn.Module):
         self.outputs = nn.Parameter(outputs.detach().clone())
 
     def forward(self, *inputs: Any) -> Tensor:
-        """The rows."""
+        """The free outputs, whatever the input."""
         return self.outputs
 
 
 class _Search(NamedTuple):
-    """How q is optimised for each datum."""
+    """How q is optimised for each datum; the fields are arguments of :func:`inference_gaps`."""
 
     steps: int
     rounds: int
@@ -102,7 +105,7 @@ def inference_gaps(
     tolerance: float = 0.02,
     log_evidence: Evidence | None = None,
     seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
+    progress: AfterBlock | None = None,
 ) -> Gaps:
     r"""Approximation gap and amortisation gap of each datum, in nats.
 
@@ -121,16 +124,17 @@ def inference_gaps(
         model: The model, any Pyro function with one latent site.
         guide: Its guide, an ``nn.Module`` with one part that has a ``.network``.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        steps: Adam's steps in a round.
-        rounds: At most so many rounds.
-        num_samples: Draws per datum and step.
+        steps: Number of Adam's steps in a round.
+        rounds: Largest number of rounds.
+        num_samples: Number of draws per datum in each step.
         learning_rate: Adam's step size at the beginning of a round.
-        evaluation_samples: Draws per datum that the bounds are reported with.
-        tolerance: Mean improvement in a round, in nats per datum, that ends the optimisation.
-        log_evidence: What estimates log p(x), ``(model, guide, x)`` to ``.log_likelihood`` and ``.standard_error``; by
-            default annealed importance sampling.
+        evaluation_samples: Number of draws per datum that the bounds are reported with.
+        tolerance: Mean improvement in a round, in nats per datum, below which the optimisation ends.
+        log_evidence: Function that estimates log p(x), called with model, guide and data, whose result has
+            ``.log_likelihood`` and ``.standard_error``; by default annealed importance sampling.
         seed: Seed of all draws; the caller's random state is left alone.
-        progress: Called with the number of data finished after each block of data.
+        progress: Function that is called with the number of data in each block of data when it is finished; by default
+            nothing is called.
 
     Raises:
         InputError: If a number is not positive, the guide has no ``.network``, or its draws no pathwise gradient.
@@ -211,7 +215,8 @@ def _free(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Pair, _Ta
 def _optimise(pair: traces.Particles, table: _Table, search: _Search, args: tuple[Tensor, ...]) -> Tensor:
     """Leave the best outputs in the table; returns what the last round won, ``(B,)``."""
     weights = partial(_log_weights, pair, args, -(-search.evaluation_samples // 2), int(torch.randint(2**62, ())))
-    chosen, best = table.outputs.detach().clone(), weights()  # (S, B)
+    chosen = table.outputs.detach().clone()
+    best = weights()  # (S, B)
     for _ in range(search.rounds):
         _one_round(pair, table, search, args)
         found = weights()

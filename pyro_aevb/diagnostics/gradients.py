@@ -13,10 +13,10 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_aevb import estimators, evidence, traces
+from pyro_aevb import evidence, traces
 from pyro_aevb.data import as_tensors
 from pyro_aevb.errors import InputError, function, instance, positive, real, told, whole
-from pyro_aevb.estimators import Estimator
+from pyro_aevb.estimators import SGVB, Estimator, Reference
 from pyro_aevb.pairs import Pair, modules_named_by
 from pyro_aevb.seeds import derive, seeded, unchanged_random_state
 from pyro_aevb.training.trainer import Trainer
@@ -25,60 +25,67 @@ __all__ = [
     "GradientStatistics",
     "Moments",
     "TrainingStatistics",
-    "bound_of",
     "compare",
     "compare_training",
     "gradient_moments",
     "label",
+    "reference_of",
 ]
 
-# The estimators of one bound have one expected gradient; the first named is the reference for all.
-SAME_BOUND = {"DoublyReparameterized": "IWAE", "VIMCO": "IWAE", "IWAE": "IWAE", "Renyi": "Renyi"}
+EVIDENCE_LOWER_BOUND = Reference(SGVB, 1)  # a mean over samples has the same expected gradient for any number of them
 
 
 class Moments(NamedTuple):
-    """Mean and variance of a gradient's coordinates over so many draws, one vector for a part's parameters."""
+    """Mean and variance of a gradient's coordinates over draws, for all parameters of the model, or of the guide."""
 
     mean: Tensor
+    """Mean of each coordinate, one vector for all parameters, in nats per datum and unit of the parameter"""
     variance: Tensor
+    """Unbiased variance of each coordinate"""
     draws: int
+    """Number of gradients"""
     milliseconds: float
-    """Of one loss and its gradient, median."""
+    """Median time of one loss and its gradient"""
 
 
 class GradientStatistics(NamedTuple):
-    """One row of the comparison."""
+    """One row of a comparison: an estimator's gradient by the model's parameters, or by the guide's."""
 
     estimator: str
+    """Name of the estimator, with its baseline where it has one"""
     num_particles: int
+    """Number of samples per datum"""
     part: str
-    """``model`` for theta, ``guide`` for phi"""
+    """Whose parameters the gradient is by: ``model`` for theta, ``guide`` for phi"""
     bias: float
     """Length of the bias over the length of the reference gradient, less what noise alone would show."""
     bias_error: float
-    """Its standard error: what noise alone shows."""
+    """Standard error of ``bias``: the length that noise alone would show."""
     variance: float
     """Sum over coordinates of the variance of one gradient."""
     snr: float
     """Mean over coordinates of abs(mean) / standard deviation."""
     milliseconds: float
-    """Of one loss and its gradient."""
+    """Median time of one loss and its gradient."""
 
 
 class TrainingStatistics(NamedTuple):
     """What an estimator trains to, from the same start: estimator A's bound on test data, whatever trained."""
 
     estimator: str
+    """Name of the estimator, with its baseline where it has one"""
     num_particles: int
+    """Number of samples per datum"""
     bound_at_samples: float
-    """After equally many training data"""
+    """Bound in nats per datum after as many training data as all estimators get"""
     bound_at_seconds: float
-    """After equally many seconds of training, at the first report past them"""
+    """Bound in nats per datum at the first report after as many seconds of training as all estimators get"""
 
 
-def bound_of(estimator: ELBO) -> str:
-    """Name of the bound that an estimator estimates: its reference estimator."""
-    return SAME_BOUND.get(type(estimator).__name__, "SGVB")
+def reference_of(estimator: ELBO) -> Reference:
+    """The plainest estimator of the bound that an estimator estimates: as that one says itself, else :class:`SGVB`."""
+    own = estimator.reference if isinstance(estimator, Estimator) else None
+    return own or EVIDENCE_LOWER_BOUND
 
 
 def gradient_moments(
@@ -89,13 +96,13 @@ def gradient_moments(
     Arguments:
         model: The model, an ``nn.Module``.
         guide: Its guide, an ``nn.Module``.
-        estimator: Whose gradient.
+        estimator: The estimator whose gradients are drawn, one of ours or of Pyro's.
         x: The minibatch, ``(M, ...)``.
-        draws: How many gradients.
+        draws: Number of gradients, at least 2.
         seed: Seed of the noise; the caller's random state is left alone.
 
     Raises:
-        InputError: If ``draws`` is below 2, a part is no module, or the data do not fit the pair.
+        InputError: If ``draws`` is below 2, model or guide is no module, or the data do not fit the pair.
     """
     whole("draws", draws, least=2)  # of which a variance can be taken
     _estimator("estimator", estimator)
@@ -105,7 +112,8 @@ def gradient_moments(
     sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
     with torch.no_grad(), unchanged_random_state(x.device):
         per_datum = len(x) * float(traces.log_densities(model, guide, (x,)).scale)  # undoes (N/M) sum
-    seconds, firsts = [], dict[str, Tensor]()
+    seconds: list[float] = []
+    firsts: dict[str, Tensor] = {}
     with seeded(derive(seed, "noise"), x.device):
         for _ in range(draws):
             start = time.perf_counter()
@@ -141,14 +149,19 @@ def compare(
         model: The model.
         guide: Its guide.
         x: One minibatch, ``(M, ...)``.
-        chosen: The estimators.
-        draws: Gradients of each.
-        reference_draws: Gradients of each reference.
-        seed: Seed of the noise.
-        progress: Called with the name of what is being drawn.
+        chosen: The estimators to compare.
+        draws: Number of gradients of each estimator, at least 2.
+        reference_draws: Number of gradients of each bound's reference, which the bias is told against, at least 2.
+        seed: Seed of the noise, at least 0; the references' is another.
+        progress: Function that is called before an estimator's gradients are drawn, with its name and number of
+            particles; by default nothing is called.
+
+    Returns:
+        A row for each estimator's gradient by the model's parameters, and one by the guide's.
 
     Raises:
-        InputError: As for :func:`gradient_moments`; if something else than estimators is chosen.
+        InputError: If a number of draws is below 2, model or guide is no module, the data do not fit the pair, or
+            something else than estimators is chosen.
     """
     whole("draws", draws, least=2)
     whole("reference_draws", reference_draws, least=2)
@@ -157,20 +170,25 @@ def compare(
     if progress is not None:
         function("progress", progress)
     rows: list[GradientStatistics] = []
-    references: dict[tuple[Any, ...], dict[str, Moments]] = {}
+    references: dict[Reference, dict[str, Moments]] = {}
     for estimator in chosen:
-        name, particles = type(estimator).__name__, int(estimator.num_particles)
-        key = _reference_key(estimator)
-        if key not in references:
+        particles = int(estimator.num_particles)
+        reference = reference_of(estimator)
+        if reference not in references:
             if progress:
-                progress(f"reference {' '.join(map(str, key))}")
-            reference = _reference(estimator)
-            references[key] = gradient_moments(model, guide, reference, x, reference_draws, seed + 1)
+                progress(f"reference {_words(reference)}")
+            references[reference] = gradient_moments(model, guide, reference.make(), x, reference_draws, seed + 1)
         if progress:
-            progress(f"{name} {particles}")
+            progress(f"{type(estimator).__name__} {particles}")
         found = gradient_moments(model, guide, estimator, x, draws, seed)
-        rows += [_row(label(estimator), particles, part, found[part], references[key][part]) for part in found]
+        rows += [_row(label(estimator), particles, part, found[part], references[reference][part]) for part in found]
     return rows
+
+
+def _words(reference: Reference) -> str:
+    """A bound's name for people: its plainest estimator, and what the bound depends on."""
+    numbers = () if reference == EVIDENCE_LOWER_BOUND else (reference.num_particles, *dict(reference.others).values())
+    return " ".join(map(str, (reference.kind.__name__, *numbers)))
 
 
 def compare_training(
@@ -185,12 +203,16 @@ def compare_training(
     """Train with each estimator, for equally many data and equally many seconds.
 
     Arguments:
-        make_trainer: Makes a trainer, always of the same start.
-        chosen: The estimators.
-        test: Data that the bound is told on, ``(B, ...)``.
-        samples: Training data.
-        seconds: Seconds of training, the evaluation's not counted.
-        progress: Called with the name of what is being trained.
+        make_trainer: Function that makes a trainer with an estimator, with the same parameters and data in each call.
+        chosen: The estimators to compare.
+        test: Test data, ``(B, ...)``, on which the bound is evaluated.
+        samples: Number of training data after which the bounds are compared.
+        seconds: Seconds of training after which they are compared too; evaluation does not count.
+        progress: Function that is called before a training, with the name and number of particles of its estimator; by
+            default nothing is called.
+
+    Returns:
+        A row for each estimator.
 
     Raises:
         InputError: If an argument is not what is said above.
@@ -212,7 +234,9 @@ def compare_training(
 
 
 def _bounds(trainer: Trainer, test: Tensor, samples: int, seconds: float) -> tuple[float, float]:
-    spent, at_samples, at_seconds = 0.0, None, None
+    spent = 0.0
+    at_samples = None
+    at_seconds = None
     stream = trainer.run(10**12)
     while at_samples is None or at_seconds is None:
         start = time.perf_counter()
@@ -226,7 +250,7 @@ def _bounds(trainer: Trainer, test: Tensor, samples: int, seconds: float) -> tup
 
 
 def label(estimator: Estimator) -> str:
-    """An estimator's name, with its baseline where it has one."""
+    """An estimator's name for tables and figures, with its baseline where it has one: ``ScoreFunction (mean)``."""
     baseline = getattr(_estimator("estimator", estimator), "baseline", "none")
     return type(estimator).__name__ + ("" if baseline == "none" else f" ({baseline})")
 
@@ -253,21 +277,6 @@ def _checked(model: Pair, guide: Pair, x: Tensor) -> Tensor:
     with traces.refused_in_one_line("model and guide cannot be run on these data", args, model, guide):
         traces.check_observed(model, guide, args, torch.arange(len(args[0])))
     return args[0]
-
-
-def _reference_key(estimator: Estimator) -> tuple[Any, ...]:
-    bound = bound_of(estimator)
-    if bound == "SGVB":
-        return (bound,)
-    return bound, int(estimator.num_particles), *([estimator.alpha] if isinstance(estimator, estimators.Renyi) else [])
-
-
-def _reference(estimator: Estimator) -> Estimator:
-    if isinstance(estimator, estimators.Renyi):
-        return estimators.Renyi(int(estimator.num_particles), alpha=estimator.alpha)
-    if bound_of(estimator) == "IWAE":
-        return estimators.IWAE(int(estimator.num_particles))
-    return estimators.SGVB()
 
 
 def _row(name: str, particles: int, part: str, found: Moments, reference: Moments) -> GradientStatistics:

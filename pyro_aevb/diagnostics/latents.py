@@ -42,7 +42,7 @@ class LatentKL(NamedTuple):
     """KL(q(z|x) || p(z)) in nats, whole and by dimension."""
 
     total: Tensor
-    """Of the whole latent, ``(B,)``."""
+    """KL(q(z|x) || p(z)) of the whole latent, ``(B,)``."""
     per_dimension: Tensor | None
     """KL(q(z_k|x) || p(z_k)) between marginals, ``(B, K)``; ``None`` where a marginal has no known density."""
     activity: Tensor
@@ -71,6 +71,11 @@ class LatentKL(NamedTuple):
 def latent_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Latent:
     """The pair's one latent site, a vector for each datum.
 
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first.
+
     Raises:
         InputError: If there is not one latent site, or it is no vector for each datum.
     """
@@ -81,7 +86,8 @@ def latent_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Latent:
             f"diagnostics need one latent site, a vector for each datum; the guide has {len(sites)}: "
             f"{[site['name'] for site in sites]}"
         )
-    name, q = sites[0]["name"], sites[0]["fn"]
+    name = sites[0]["name"]
+    q = sites[0]["fn"]
     if q.batch_shape != (len(args[0]),) or len(q.event_shape) != 1:
         raise InputError(
             f"diagnostics need a latent vector for each datum, batch shape ({len(args[0])},) and event shape (K,); "
@@ -132,7 +138,7 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws per datum where there is no closed form of a KL.
+        num_samples: Number of draws per datum that a KL without a closed form is averaged over.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:
@@ -165,7 +171,8 @@ def _kl_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, .
 
 def _kl_of_marginals(latent: Latent, z: Tensor) -> Tensor:
     """KL(q(z_k|x) || p(z_k)), ``(B, K)``; of no dimension, ``(B, 0)``, where a density is not known."""
-    q, p = marginals(latent.guide), marginals(latent.prior)
+    q = marginals(latent.guide)
+    p = marginals(latent.prior)
     if q is None or p is None:
         return z.new_zeros(z.shape[1], 0)
     try:

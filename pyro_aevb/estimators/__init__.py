@@ -5,11 +5,13 @@ Sign and scale, stated once: an estimator returns a scalar **loss**
 
 A new estimator is one class: subclass :class:`Estimator` and write ``differentiable_loss``, or :class:`MultiSample` and
 write ``loss_of_weights``, where each datum's and particle's log-weight is at hand; without ``.item()``, a branch on
-data, or a Python number that should be a tensor, so that it can be recorded as a graph.
+data, or a Python number that should be a tensor, so that it can be recorded as a graph. One whose bound is not the
+evidence lower bound also says which it is, by ``reference``, so that its bias can be told.
 """
 
 from pyro_aevb.estimators.base import Estimator as Estimator
 from pyro_aevb.estimators.base import MultiSample as MultiSample
+from pyro_aevb.estimators.base import Reference as Reference
 from pyro_aevb.estimators.importance import IWAE, DoublyReparameterized, Renyi, StickingTheLanding
 from pyro_aevb.estimators.pathwise import SGVB, SGVBAnalyticKL
 from pyro_aevb.estimators.score import VIMCO, ScoreFunction

@@ -2,9 +2,9 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.infer import ELBO
@@ -13,26 +13,47 @@ from torch import Tensor, nn
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, flag, whole
+from pyro_aevb.pairs import Pair
 
-__all__ = ["Estimator", "MultiSample", "Pair", "with_value"]
+__all__ = ["Estimator", "MultiSample", "Reference", "with_value"]
 
-Pair = Callable[..., Any]
+
+class Reference(NamedTuple):
+    """The plainest estimator of a bound: equal for two estimators exactly if they estimate the same bound."""
+
+    kind: type["Estimator"]
+    """The plainest estimator's class."""
+    num_particles: int
+    """Number of samples per datum that the bound is made of."""
+    others: tuple[tuple[str, Any], ...] = ()
+    """Name and value of each other argument that the bound depends on."""
+
+    def make(self) -> "Estimator":
+        """The plainest estimator of the bound."""
+        return self.kind(self.num_particles, **dict(self.others))
 
 
 class Estimator(ELBO):
     """Base of all estimators: Pyro's ``ELBO`` with one method to write, ``differentiable_loss``.
 
+    An estimator of another bound than the evidence lower bound also says what its bound is, by :attr:`reference`.
+
     Arguments:
         num_particles: Number of samples per datum, the paper's L.
-        max_plate_nesting: As in :class:`pyro.infer.ELBO`; needed with ``vectorize_particles`` only, guessed if absent.
-        vectorize_particles: Draw all particles in one run of the pair, in a plate left of all others, rather than in
-            ``num_particles`` runs. Faster; where networks do not take the extra dimension for what it is, in so many
-            runs all the same.
+        max_plate_nesting: Number of plates around a site at most, needed with ``vectorize_particles`` only; by default
+            Pyro finds it out in a first run.
+        vectorize_particles: Whether to draw all particles in one run of the pair, in a plate left of all others, which
+            is faster than ``num_particles`` runs. A pair whose networks would take the extra dimension for something
+            else is run ``num_particles`` times all the same.
         elbo_arguments: The other arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
         InputError: If ``num_particles`` is no whole number of at least 1, or another argument not what it must be.
     """
+
+    least_particles: ClassVar[int] = 1
+    """Fewest samples per datum with which the estimator is worth comparing: with fewer it is refused, or its bound is
+    the evidence lower bound."""
 
     def __init__(
         self,
@@ -56,16 +77,26 @@ class Estimator(ELBO):
     def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, whose gradient is the estimator's gradient."""
 
+    @property
+    def reference(self) -> Reference | None:
+        """The plainest estimator of the same bound, by which bias is told; ``None`` for the evidence lower bound (3),
+        whose plainest estimator is :class:`SGVB`.
+        """
+        return None
+
     def anneal(self, samples_seen: int) -> bool:
         """Called by ``Trainer`` before each step: set tensors that depend on the number of training data seen.
 
+        Arguments:
+            samples_seen: Number of training data visited since the beginning.
+
         Returns:
-            Whether there are any.
+            Whether there are such tensors.
         """
         return False
 
     def to(self, device: torch.device) -> None:
-        """Move tensors and modules that are attributes, which a recorded step reads where they lie."""
+        """Move the tensors and modules that are attributes to a device: a recorded step reads them where they lie."""
         for name, value in vars(self).items():
             if isinstance(value, (Tensor, nn.Module)):
                 setattr(self, name, value.to(device))
@@ -116,8 +147,8 @@ class MultiSample(Estimator):
 
     Arguments:
         num_particles: Number of samples S per datum.
-        vectorize_particles: Draw all particles in one run, where that can be.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        vectorize_particles: Whether to draw all particles in one run, where that gives what one at a time gives.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
     """
 
     def __init__(self, num_particles: int = 1, *, vectorize_particles: bool = True, **elbo_arguments: Any) -> None:
@@ -131,9 +162,14 @@ class MultiSample(Estimator):
 
     @abstractmethod
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
-        """The loss; the pair takes ``args`` alone."""
+        """The loss, a scalar: -(N/M) sum of the bound over the minibatch, in nats.
+
+        Arguments:
+            pair: Model and guide, which tell each datum's and particle's log densities.
+            args: The pair's arguments, batch first; keyword arguments are given to it already.
+        """
 
 
 def with_value(surrogate: Tensor, value: Tensor) -> Tensor:
-    """The gradient of one number and the value of another."""
+    """A number with the value of ``value`` and the gradient of ``surrogate``."""
     return surrogate + (value - surrogate).detach()

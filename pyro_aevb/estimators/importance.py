@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, real
-from pyro_aevb.estimators.base import MultiSample, with_value
+from pyro_aevb.estimators.base import MultiSample, Reference, with_value
 
 __all__ = ["IWAE", "DoublyReparameterized", "Renyi", "StickingTheLanding"]
 
@@ -24,7 +24,12 @@ class _Pathwise(MultiSample):
 
     @abstractmethod
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
-        """The loss, of a guide that can be reparameterised."""
+        """The loss, a scalar, of a pair whose guide is refused at a site that has no reparameterisation.
+
+        Arguments:
+            pair: Model and guide, which tell each datum's and particle's log densities.
+            args: The pair's arguments, batch first.
+        """
 
 
 class IWAE(_Pathwise):
@@ -36,7 +41,7 @@ class IWAE(_Pathwise):
 
     Arguments:
         num_particles: Number of samples :math:`S` per datum.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
         InputError: If the pair has latents outside the one data plate, for which this bound is not defined, or a guide
@@ -46,6 +51,11 @@ class IWAE(_Pathwise):
         | Importance Weighted Autoencoders (Burda et al., 2016)
         | https://arxiv.org/abs/1509.00519
     """
+
+    @property
+    def reference(self) -> Reference:
+        """This bound, with as many samples."""
+        return Reference(IWAE, int(self.num_particles))
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""
@@ -65,22 +75,31 @@ class Renyi(_Pathwise):
 
     Arguments:
         num_particles: Number of samples :math:`S` per datum.
-        alpha: Any number but 1, where the bound is the ELBO and :class:`SGVB` its estimator.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        alpha: Order :math:`\alpha` of Rényi's divergence, any number but 1, where the bound is the ELBO and
+            :class:`SGVB` its estimator.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: As for :class:`IWAE`; if alpha is 1.
+        InputError: If alpha is 1, the pair has latents outside the one data plate, for which this bound is not defined,
+            or a guide site has no reparameterisation.
 
     References:
         | Rényi divergence variational inference (Li & Turner, 2016)
         | https://arxiv.org/abs/1602.02311
     """
 
+    least_particles = 2
+
     def __init__(self, num_particles: int = 2, *, alpha: float = 0.5, **elbo_arguments: Any) -> None:
         super().__init__(num_particles, **elbo_arguments)
         self.alpha = real("alpha", alpha)
         if alpha == 1:
             raise InputError("alpha must be a number other than 1, where the bound is the ELBO: use SGVB")
+
+    @property
+    def reference(self) -> Reference:
+        """This bound, with as many samples and the same alpha."""
+        return Reference(Renyi, int(self.num_particles), (("alpha", self.alpha),))
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of the bound."""
@@ -89,11 +108,18 @@ class Renyi(_Pathwise):
         return -densities.scaled_sum(log_mean_exp(power * densities.log_weight)) / power
 
 
-class _CutOff(_Pathwise):
+class _WeighedPaths(_Pathwise):
     """An estimator that weighs gradients by the latents otherwise than those by the model's parameters."""
 
-    def _cut_off_loss(self, pair: traces.Particles, args: tuple[Any, ...], weigh: Any) -> Tensor:
-        """``weigh`` tells, from log-weights ``(S, B)``, the bound ``(B,)`` and both weights ``(S, B)``."""
+    def _weighed_loss(self, pair: traces.Particles, args: tuple[Any, ...], weigh: Any) -> Tensor:
+        """The loss, a scalar.
+
+        Arguments:
+            pair: Model and guide.
+            args: The pair's arguments, batch first.
+            weigh: Function that tells, from log-weights ``(S, B)``, the bound ``(B,)`` and the weight of each datum's
+                and particle's gradient ``(S, B)``: by the model's parameters, then by the latents.
+        """
         path = pair.path_densities(args, self.num_particles)
         densities = path.densities
         log_weight = densities.log_weight  # (S, B)
@@ -108,7 +134,7 @@ class _CutOff(_Pathwise):
 
 
 def _slopes(target: Tensor, path: traces.PathDensities) -> list[Tensor]:
-    r"""Derivative of a number by each latent, constants; a latent moves those drawn after it, and by them the number.
+    r"""Total derivative of a number by each latent, as constants, since a latent moves those that are drawn after it.
 
     .. math:: G_k = \frac{\partial f}{\partial z_k} + \sum_{j > k} G_j \frac{\partial z_j}{\partial z_k}
     """
@@ -125,7 +151,7 @@ def _slopes(target: Tensor, path: traces.PathDensities) -> list[Tensor]:
     return [slope.detach() for slope in slopes]
 
 
-class StickingTheLanding(_CutOff):
+class StickingTheLanding(_WeighedPaths):
     r"""The ELBO's gradient by the path of the latents alone, without the guide's score at fixed latents.
 
     .. math:: \nabla_\phi \approx
@@ -138,10 +164,11 @@ class StickingTheLanding(_CutOff):
 
     Arguments:
         num_particles: Number of samples :math:`S` per datum.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: As for :class:`IWAE`; if the guide cannot tell the density of a given value (planar flows).
+        InputError: If the pair has latents outside the one data plate, a guide site has no reparameterisation, or the
+            guide cannot tell the density of a value that it has not just drawn, as planar flows cannot.
 
     References:
         | Sticking the landing (Roeder et al., 2017)
@@ -155,10 +182,10 @@ class StickingTheLanding(_CutOff):
             equal = torch.full_like(log_weight, 1 / len(log_weight))
             return log_weight.mean(0), equal, equal
 
-        return self._cut_off_loss(pair, args, weigh)
+        return self._weighed_loss(pair, args, weigh)
 
 
-class DoublyReparameterized(_CutOff):
+class DoublyReparameterized(_WeighedPaths):
     r"""DReG: :class:`IWAE`'s bound, with a gradient for the guide whose signal-to-noise rises with ``num_particles``.
 
     .. math:: \nabla_\phi \mathcal{L}_S =
@@ -171,15 +198,21 @@ class DoublyReparameterized(_CutOff):
 
     Arguments:
         num_particles: Number of samples :math:`S` per datum.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: As for :class:`StickingTheLanding`.
+        InputError: If the pair has latents outside the one data plate, a guide site has no reparameterisation, or the
+            guide cannot tell the density of a value that it has not just drawn, as planar flows cannot.
 
     References:
         | Doubly reparameterized gradient estimators for Monte Carlo objectives (Tucker et al., 2019)
         | https://arxiv.org/abs/1810.04152
     """
+
+    @property
+    def reference(self) -> Reference:
+        """The bound of :class:`IWAE` with as many samples."""
+        return Reference(IWAE, int(self.num_particles))
 
     def pathwise_loss(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""
@@ -188,7 +221,7 @@ class DoublyReparameterized(_CutOff):
             normalised = log_weight.softmax(0)
             return log_mean_exp(log_weight), normalised, normalised**2
 
-        return self._cut_off_loss(pair, args, weigh)
+        return self._weighed_loss(pair, args, weigh)
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import positive, real
-from pyro_aevb.estimators.base import Estimator, Pair, with_value
+from pyro_aevb.estimators.base import Estimator, with_value
+from pyro_aevb.pairs import Pair
 
 __all__ = ["SGVB", "SGVBAnalyticKL"]
 
@@ -24,19 +25,27 @@ class _Annealed(Estimator):
 
     def __init__(self, num_particles: int = 1, *, beta: float = 1.0, warm_up: float = 0, **elbo_arguments: Any) -> None:
         super().__init__(num_particles, **elbo_arguments)
-        self.final_beta, self.warm_up = positive("beta", beta), real("warm_up", warm_up, least=0)
+        self.final_beta = positive("beta", beta)
+        self.warm_up = real("warm_up", warm_up, least=0)
         self.beta: Tensor | None = None if beta == 1 and not warm_up else torch.tensor(float(beta))
         self.anneal(0)
 
     def anneal(self, samples_seen: int) -> bool:
-        """Set ``beta`` for the next step, if there is a ``warm_up``."""
+        """Set ``beta`` for the next step, if there is a ``warm_up``.
+
+        Arguments:
+            samples_seen: Number of training data visited since the beginning.
+
+        Returns:
+            Whether ``beta`` depends on it.
+        """
         if self.beta is None or not self.warm_up:
             return False
         self.beta.fill_(self.final_beta * min(1.0, samples_seen / self.warm_up))
         return True
 
     def _loss(self, terms: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """From each particle's log p(x|z), KL term and bound."""
+        """The loss, a scalar, from each particle's log p(x|z), KL term and bound, scaled sums over the minibatch."""
         bound = torch.as_tensor(sum(bound for _, _, bound in terms))
         if self.beta is not None:
             bound = with_value(torch.as_tensor(sum(a - self.beta * kl for a, kl, _ in terms)), bound)
@@ -53,9 +62,10 @@ class SGVB(_Annealed):
 
     Arguments:
         num_particles: Number of samples per datum, the paper's L.
-        beta: Weight of the KL in the gradient, see below.
-        warm_up: Training data over which the weight rises to ``beta``.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
+        warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
+            ``beta`` from the beginning.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
         InputError: If a guide site has no reparameterisation, model and guide do not count the same latents, scaled and
@@ -89,9 +99,10 @@ class SGVBAnalyticKL(_Annealed):
 
     Arguments:
         num_particles: Number of samples per datum, the paper's L.
-        beta: Weight of the KL in the gradient, see below.
-        warm_up: Training data over which the weight rises to ``beta``.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
+        warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
+            ``beta`` from the beginning.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
         InputError: If no closed form is registered for a latent's guide and prior, or a guide site has no

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, choice, whole
-from pyro_aevb.estimators.base import MultiSample, Pair, with_value
-from pyro_aevb.estimators.importance import log_mean_exp
+from pyro_aevb.estimators.base import MultiSample, Reference, with_value
+from pyro_aevb.estimators.importance import IWAE, log_mean_exp
+from pyro_aevb.pairs import Pair
 
 __all__ = ["VIMCO", "ScoreFunction"]
 
@@ -30,13 +31,13 @@ class ScoreFunction(MultiSample):
 
     Arguments:
         num_particles: Number of samples per datum, the paper's L.
-        baseline: b: ``none``; ``mean``, of f over the *other* data of the minibatch; ``leave_one_out``, of f over the
-            datum's other samples.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        baseline: The baseline b that f is compared with: ``none`` for 0, ``mean`` for the mean of f over the *other*
+            data of the minibatch, ``leave_one_out`` for its mean over the datum's other samples.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``leave_one_out`` has one sample only; with a baseline, if a latent lies
-            outside the one data plate.
+        InputError: If ``leave_one_out`` has one sample only; with a baseline, if a latent lies outside the one data
+            plate.
 
     References:
         | Variational Bayesian inference with stochastic search (Blei et al., 2012), [BJP12] of the paper
@@ -68,7 +69,12 @@ class ScoreFunction(MultiSample):
         return loss / self.num_particles
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
-        """With a baseline."""
+        """-(N/M) sum of the bound over the minibatch, for a baseline that compares data or samples.
+
+        Arguments:
+            pair: Model and guide, which tell each datum's and particle's log densities.
+            args: The pair's arguments, batch first.
+        """
         densities = pair.log_densities(args, self.num_particles, constant=True)
         weight = densities.log_weight  # (S, B)
         signal = (weight - self._baseline(weight)).detach()
@@ -76,6 +82,7 @@ class ScoreFunction(MultiSample):
         return -densities.scaled_sum(with_value(surrogate.mean(0), weight.mean(0)))
 
     def _baseline(self, weight: Tensor) -> Tensor:
+        """Mean of all log-weights but its own for each, ``(S, B)`` to ``(S, B)``."""
         dim = 0 if self.baseline == "leave_one_out" else 1
         others = weight.shape[dim] - 1
         if others == 0:  # a last minibatch of one datum: no baseline is unbiased too
@@ -105,7 +112,7 @@ class VIMCO(MultiSample):
 
     Arguments:
         num_particles: Number of samples :math:`S` per datum, at least 2.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
         InputError: If ``num_particles`` is below 2, or a latent lies outside the one data plate.
@@ -115,8 +122,16 @@ class VIMCO(MultiSample):
         | https://arxiv.org/abs/1602.06725
     """
 
+    least_particles = 2
+
     def __init__(self, num_particles: int = 2, **elbo_arguments: Any) -> None:
-        super().__init__(whole("num_particles", num_particles, least=2), **elbo_arguments)  # it compares them
+        least = self.least_particles  # each sample is compared with the others
+        super().__init__(whole("num_particles", num_particles, least=least), **elbo_arguments)
+
+    @property
+    def reference(self) -> Reference:
+        """The bound of :class:`IWAE` with as many samples."""
+        return Reference(IWAE, int(self.num_particles))
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of log-mean-weights."""

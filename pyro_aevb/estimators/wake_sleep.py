@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import choice
-from pyro_aevb.estimators.base import MultiSample, Pair, with_value
+from pyro_aevb.estimators.base import MultiSample, with_value
+from pyro_aevb.pairs import Pair
 
 __all__ = ["WakeSleep"]
 
@@ -38,13 +39,14 @@ class WakeSleep(MultiSample):
 
     Arguments:
         num_particles: Number of wake samples S per datum.
-        phase: ``wake`` for the model's gradient alone, ``sleep`` for the guide's alone. The value is the same.
-        elbo_arguments: As for :class:`pyro.infer.ELBO`.
+        phase: Whose gradient is computed: ``wake`` for the model's alone, ``sleep`` for the guide's alone, ``both`` for
+            both. The value is the same.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``phase`` is none; if a latent lies outside the one data plate; if an observed site observes what
-            is no argument, or cannot be sampled; if the guide cannot tell the density of a given value (planar flows)
-            or samples a site that the model does not.
+        InputError: If ``phase`` is none of these; if a latent lies outside the one data plate; if an observed site
+            observes what is no argument, or cannot be sampled; if the guide cannot tell the density of a given value
+            (planar flows) or samples a site that the model does not.
 
     References:
         | The wake-sleep algorithm for unsupervised neural networks (Hinton et al., 1995), the paper's section 5
@@ -57,7 +59,9 @@ class WakeSleep(MultiSample):
 
     @property
     def phase(self) -> Phase:
-        """Fixed: the value is the same in all, so that a recorded step could not notice a change."""
+        """Whose gradient is computed; it cannot be changed, since a recorded step could not notice: the value is the
+        same in all phases.
+        """
         return self._phase
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
@@ -78,7 +82,7 @@ def _constant(guide: Pair) -> Pair:
     """The guide without gradients: its samples are constants and nothing is kept to differentiate it by."""
 
     def run(*args: Any) -> Any:
-        """Without gradients."""
+        """Run the guide without gradients."""
         with torch.no_grad():
             return guide(*args)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_aevb import hmc, traces
 from pyro_aevb.errors import InputError, choice, whole
-from pyro_aevb.evaluation import Data, Progress, map_blocks, not_nan
+from pyro_aevb.evaluation import AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces import LatentSpace
 
@@ -36,7 +36,7 @@ __all__ = ["AnnealedWeights", "Bracket", "annealed_importance_sampling", "bidire
 
 Start = Literal["guide", "prior"]
 
-TARGET = 0.8  # acceptance of the transitions
+TARGET = 0.8  # acceptance rate that the transitions' step sizes are adapted to reach
 FIRST_STEP_SIZE = 0.1
 
 
@@ -44,32 +44,37 @@ class AnnealedWeights(NamedTuple):
     """Annealed importance sampling's estimate for each datum, ``(B,)`` each."""
 
     log_likelihood: Tensor
-    """log of the mean weight over chains, in nats: in expectation a lower bound; of backward chains, an upper one"""
+    """Estimate of log p(x), the log of the mean weight over chains, in nats: in expectation a lower bound, but an upper
+    bound where the chains run backwards"""
     standard_error: Tensor
     """Its Monte Carlo standard error, to first order"""
     acceptance: Tensor
-    """Mean acceptance of the transitions"""
+    """Mean acceptance rate of the transitions, between 0 and 1"""
 
 
 class Bracket(NamedTuple):
     """log p(x) from both sides, for data that the model has dreamt."""
 
     data: tuple[Tensor, ...]
-    """What was dreamt, in the form of the model's arguments"""
+    """The dreamt data, a tuple of what the model takes"""
     lower: AnnealedWeights
-    """Forwards"""
+    """The estimate by chains that run forwards, to the posterior: in expectation a lower bound"""
     upper: AnnealedWeights
-    """Backwards, from the latents that the data were dreamt with. All chains of a datum begin at the same: their
-    spread, and so the standard error, is too small while they remember it; the spread over data has it all"""
+    """The estimate by chains that run backwards from the posterior, at the latents that the data were dreamt with: in
+    expectation an upper bound. All chains of a datum begin at the same latents, so that their spread, and with it the
+    standard error, is too small while they remember these; the spread over data is right"""
 
 
 class _Path:
-    """The distributions between, for one block of data."""
+    """The distributions f_0, ..., f_T of annealed importance sampling, and chains along them, for one block of data."""
 
     def __init__(
         self, model: Pair, guide: Pair | None, args: tuple[Tensor, ...], start: Start, steps: int, leapfrog_steps: int
     ) -> None:
-        self.model, self.guide, self.args, self.start = model, guide, args, start
+        self.model = model
+        self.guide = guide
+        self.args = args
+        self.start = start
         if start == "guide" and guide is not None:
             traces.check_guide(model, guide, args)
         self.space: LatentSpace = traces.latent_space(model, args)
@@ -79,7 +84,7 @@ class _Path:
         self.step_sizes: list[Tensor] = []
 
     def draw(self, chains: int) -> Tensor:
-        """From f_0, ``(C, B, K)``."""
+        """Draws from f_0, as many as chains for each datum, ``(C, B, K)``."""
         return self.space.draw(self.guide if self.start == "guide" and self.guide else self.model, self.args, chains)
 
     def parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +96,13 @@ class _Path:
         return first, likelihood + prior - first
 
     def transition(self, u: Tensor, t: int, step_size: Tensor) -> tuple[Tensor, hmc.Info]:
-        """One, which leaves f_t as it is."""
+        """One transition by Hamiltonian Monte Carlo, which leaves f_t as it is.
+
+        Arguments:
+            u: Where the chains are, ``(C, B, K)``.
+            t: Number of the distribution, 0 to T.
+            step_size: Step size for each datum, ``(B,)``.
+        """
         beta = float(self.betas[t])
 
         def log_density(v: Tensor) -> Tensor:
@@ -103,7 +114,7 @@ class _Path:
         return state.position, info
 
     def find_step_sizes(self, chains: int = 2) -> None:
-        """Adapt them in a run of its own, so that in the runs that count no transition depends on the past."""
+        """Adapt the step sizes by chains of their own: no transition of a chain that counts may depend on its past."""
         u = self.draw(chains)
         not_nan(self.parts(u)[1], "log p(x, z) at a first draw")  # later a diverging path's end may be
         size = torch.full(u.shape[1:2], FIRST_STEP_SIZE).to(u)
@@ -113,8 +124,9 @@ class _Path:
             size = hmc.adapted(size, info.acceptance, TARGET, rate=0.3)
 
     def weights(self, u: Tensor, backward: bool = False) -> AnnealedWeights:
-        """From chains that begin at u, ``(C, B, K)``."""
-        log_weight, acceptance = u.new_zeros(u.shape[:-1]), u.new_zeros(u.shape[:-1])
+        """The estimate by chains that begin at u, ``(C, B, K)``, and run from f_0 to f_T, or backwards."""
+        log_weight = u.new_zeros(u.shape[:-1])
+        acceptance = u.new_zeros(u.shape[:-1])
         for t in self._times(backward):
             log_weight += (self.betas[t] - self.betas[t - 1]).to(u) * self.parts(u)[1].nan_to_num(nan=-math.inf)
             after = t - 1 if backward else t
@@ -124,7 +136,9 @@ class _Path:
         return self._summed(-log_weight if backward else log_weight, acceptance, backward)
 
     def both_sides(self, latents: dict[str, Tensor], chains: int) -> tuple[Tensor, ...]:
-        """Forward weights, and backward ones from exact latents."""
+        """Estimates by forward chains, and by backward ones that begin at exact draws of the posterior, ``(B, ...)`` by
+        site.
+        """
         self.find_step_sizes()
         lower = self.weights(self.draw(chains))
         exact = self.space.vector({name: value.unsqueeze(0) for name, value in latents.items()})  # (1, B, K)
@@ -153,7 +167,7 @@ def annealed_importance_sampling(
     leapfrog_steps: int = 5,
     start: Start = "guide",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> AnnealedWeights:
     """log p(x) of each datum, in expectation a lower bound, ``(B,)``, in nats.
@@ -162,13 +176,15 @@ def annealed_importance_sampling(
         model: The model, any Pyro function with continuous latents.
         guide: Its guide; may be ``None`` with ``start="prior"``.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        steps: Number T of distributions on the way.
-        chains: Chains of each datum: the mean is over these.
-        leapfrog_steps: In each transition.
-        start: Where chains begin: at draws from the ``guide``, nearer, or from the ``prior``.
+        steps: Number T of distributions on the way from the start to the posterior.
+        chains: Number of chains of each datum, over which weights are averaged.
+        leapfrog_steps: Number of leapfrog steps in each transition.
+        start: What chains begin at draws from: ``guide``, which is nearer to the posterior, or ``prior``.
         seed: Seed of all draws; the caller's random state is left alone.
-        progress: Called with the number of data finished after each block of data.
-        keep: File that finished blocks are kept in: called again, it goes on where it was stopped.
+        progress: Function that is called after each block of data with the number of data in it; by default nothing is
+            called.
+        keep: File that the result of each block of data is kept in, so that a computation that was stopped goes on
+            where it was when it is called again; by default nothing is kept.
 
     Raises:
         InputError: If a count is not positive, there is no guide to start from, or a latent is discrete or global.
@@ -176,7 +192,7 @@ def annealed_importance_sampling(
     _check(steps, chains, leapfrog_steps, start, guide)
 
     def of_block(args: tuple[Tensor, ...]) -> AnnealedWeights:
-        """Forward weights of a block."""
+        """The estimate for a block of data."""
         path = _Path(model, guide, args, start, steps, leapfrog_steps)
         with pyro.validation_enabled(False):  # far ends of diverging paths are rejected, not refused
             path.find_step_sizes()
@@ -197,7 +213,7 @@ def bidirectional(
     leapfrog_steps: int = 5,
     start: Start = "guide",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> Bracket:
     """log p(x) from below and from above, for as many data as ``x`` has, dreamt by the model.
@@ -205,12 +221,29 @@ def bidirectional(
     Only for dreams is a draw from the posterior at hand, from which the backward chains begin: the latents that they
     were dreamt with. The gap between both sides tells what the same settings are worth on data like these.
 
-    Arguments, errors: as for :func:`annealed_importance_sampling`; ``x`` gives number, shape and type.
+    Arguments:
+        model: The model, any Pyro function with continuous latents.
+        guide: Its guide; may be ``None`` with ``start="prior"``.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take, which give the dreamt data's number, shape and
+            type; arguments that no site observes are kept.
+        steps: Number T of distributions on the way from the start to the posterior.
+        chains: Number of chains of each datum and direction, over which weights are averaged.
+        leapfrog_steps: Number of leapfrog steps in each transition.
+        start: What forward chains begin at draws from: ``guide``, which is nearer to the posterior, or ``prior``.
+        seed: Seed of all draws; the caller's random state is left alone.
+        progress: Function that is called after each block of data with the number of data in it; by default nothing is
+            called.
+        keep: File that the result of each block of data is kept in, so that a computation that was stopped goes on
+            where it was when it is called again; by default nothing is kept.
+
+    Raises:
+        InputError: If a count is not positive, there is no guide to start from, a latent is discrete or global, or what
+            the model observes is no argument.
     """
     _check(steps, chains, leapfrog_steps, start, guide)
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Weights both ways of as many dreams as the block has data, and the dreams."""
+        """Dreams, as many as the block has data, and the estimates of both directions for them."""
         dream = traces.dream(model, args)
         path = _Path(model, guide, dream.args, start, steps, leapfrog_steps)
         with pyro.validation_enabled(False):

@@ -41,7 +41,7 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
         model: The model, any Pyro function.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws per datum.
+        num_samples: Number of draws from the guide per datum.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Returns:
@@ -68,7 +68,12 @@ def _bound_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor
 def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     """Mean of q(z|x), ``(B, K)``, all latent sites side by side.
 
-    An average of draws where no mean is known, or where it depends on the draw of another latent.
+    An average of draws stands for it where no mean is known, or where it depends on the draw of another latent.
+
+    Arguments:
+        guide: The guide, any Pyro function.
+        x: Data, ``(B, ...)``, or a tuple of what the guide takes.
+        seed: Seed of such draws; the caller's random state is left alone.
 
     Raises:
         InputError: If a mean is NaN.
@@ -91,7 +96,12 @@ def _means_of_block(guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor, Tens
 def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     r"""Variance over data of each latent's posterior mean, ``(K,)``: :math:`\mathrm{Var}_x(\mathbb E_q[z_k])`.
 
-    What an average of draws varies by chance, where no mean is known, is taken off.
+    Where no mean is known, so that an average of draws stands for it, the variance of that average is taken off.
+
+    Arguments:
+        guide: The guide, any Pyro function.
+        x: Data, ``(B, ...)``, or a tuple of what the guide takes.
+        seed: Seed of such draws; the caller's random state is left alone.
 
     Raises:
         InputError: If there are fewer than 2 data, or a mean is NaN.
@@ -103,7 +113,15 @@ def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
 
 
 def active_units(guide: Pair, x: Data, threshold: float = 0.01) -> int:
-    r"""Number of latent dimensions whose posterior mean varies over the data: :func:`activity` above 0.01.
+    r"""Number of latent dimensions whose posterior mean varies over the data: whose :func:`activity` is above 0.01.
+
+    Arguments:
+        guide: The guide, any Pyro function.
+        x: Data, ``(B, ...)``, or a tuple of what the guide takes.
+        threshold: The variance above which a dimension counts as active, at least 0.
+
+    Raises:
+        InputError: If there are fewer than 2 data, a mean is NaN, or ``threshold`` is negative.
 
     References:
         | Importance Weighted Autoencoders, section 5.1 (Burda et al., 2016)

@@ -25,14 +25,14 @@ def linear_gaussian(model: Pair, x: Data) -> Tensor:
     .. math:: z \sim N(m, S), \quad x \sim N(Wz + b, \Psi) \quad\Rightarrow\quad
               x \sim N(Wm + b, W S W^\top + \Psi)
 
-    That the model is one is checked at random latents, not proved.
+    That the model is linear and Gaussian is checked at random latents, not proved.
 
     Arguments:
         model: The model, one latent vector and one observed vector for each datum.
         x: Data, ``(B, D)``, or a tuple of what the model takes.
 
     Raises:
-        InputError: If the model is not linear and Gaussian: says in what.
+        InputError: If the model is not linear and Gaussian: names what is not.
 
     References:
         | Probabilistic principal component analysis (Tipping & Bishop, 1999)
@@ -49,7 +49,8 @@ def _of_block(model: Pair, args: tuple[Tensor, ...]) -> Tensor:
             f"the model has {len(priors)} latent and {len(likelihoods)} observed sites, not one of each: no closed "
             "form of log p(x) is known"
         )
-    (name, prior), (seen, (_, x)) = next(iter(priors.items())), next(iter(likelihoods.items()))
+    ((name, prior),) = priors.items()
+    ((seen, (_, x)),) = likelihoods.items()
     mean, covariance = _moments(prior, "prior")  # (B, K), (B, K, K)
     dim = mean.shape[-1]
     probes = torch.cat([mean.new_zeros(1, dim), torch.eye(dim).to(mean), torch.randn(PROBES, dim).to(mean)])  # (P, K)
@@ -58,7 +59,8 @@ def _of_block(model: Pair, args: tuple[Tensor, ...]) -> Tensor:
     moments = [_moments(distribution, "likelihood") for distribution in at_probes]
     means, noise = (torch.stack(part) for part in zip(*moments, strict=True))  # (P, B, D), (P, B, D, D)
     not_nan(means.flatten(2).sum(-1), "the likelihood's mean")
-    offset, weight = means[0], (means[1 : 1 + dim] - means[0]).permute(1, 2, 0)  # (B, D), (B, D, K)
+    offset = means[0]  # (B, D)
+    weight = (means[1 : 1 + dim] - offset).permute(1, 2, 0)  # (B, D, K)
     _check_linear(means, torch.einsum("bdk,pk->pbd", weight, probes) + offset, noise)
     location = (weight @ mean.unsqueeze(-1)).squeeze(-1) + offset  # (B, D)
     total = weight @ covariance @ weight.transpose(1, 2) + noise[0]  # (B, D, D)

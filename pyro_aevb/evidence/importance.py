@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_aevb import traces
 from pyro_aevb.errors import InputError, whole
-from pyro_aevb.evaluation import SAMPLE_BLOCK, Data, Progress, map_blocks, not_nan
+from pyro_aevb.evaluation import SAMPLE_BLOCK, AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
 __all__ = ["WeightSums", "importance_sampling", "importance_weights"]
@@ -19,7 +19,8 @@ __all__ = ["WeightSums", "importance_sampling", "importance_weights"]
 
 # On a CPU 50 draws for 100 data take 2.5 times as long as 5 where the decoder is convolutional, 1.2 to 1.4 times where
 # it is an MLP: what they pass on fits no cache. For one datum 50 take a fifth of the time of 5: there calls count.
-CPU_ROWS, CHUNK = 500, 50
+CPU_ROWS = 500  # draws times data for which the model is run at once on a CPU
+CHUNK = 50  # draws for which it is run at once elsewhere
 FEWEST_FOR_A_TAIL = 25  # a fifth of the samples is the tail, and a tail has at least 5
 
 
@@ -32,12 +33,13 @@ class WeightSums(NamedTuple):
     """
 
     log_sum: Tensor
-    """log sum_s w_s"""
+    """Log of the sum of the weights, log sum_s w_s"""
     log_sum_squares: Tensor
-    """log sum_s w_s^2"""
+    """Log of the sum of their squares, log sum_s w_s^2"""
     khat: Tensor
     """Pareto k-hat of the largest weights: above 0.7 neither the estimate nor its standard error is to be trusted."""
     num_samples: int
+    """Number S of samples per datum"""
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -68,7 +70,19 @@ def importance_sampling(
 
     .. math:: \log p(x) \approx \log \frac1S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
-    Arguments, errors: as for :func:`importance_weights`, which also tells the standard error.
+    :func:`importance_weights` also tells the standard error, and whether the estimate is to be trusted.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        num_samples: Number S of draws per datum.
+        chunk_size: Number of draws for which the model is run at once; changes memory and time, not numbers. By default
+            5 for 100 data on a CPU, more where there are fewer data; 50 elsewhere.
+        seed: Seed of the draws; the caller's random state is left alone.
+
+    Raises:
+        InputError: If a count is not positive, there is no guide, or the pair has sites outside the data plate.
     """
     return importance_weights(model, guide, x, num_samples, chunk_size=chunk_size, seed=seed).log_likelihood
 
@@ -82,7 +96,7 @@ def importance_weights(
     *,
     chunk_size: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> WeightSums:
     """Sums of the importance weights of each datum: exactly ``num_samples`` draws for each.
@@ -91,12 +105,14 @@ def importance_weights(
         model: The model, any Pyro function.
         guide: Its guide.
         x: Data, ``(B, ...)``, or a tuple of what model and guide take.
-        num_samples: Draws S per datum.
-        chunk_size: Draws for which the model is run at once, for each of 100 data; changes memory and time, not
-            numbers. By default 5 on a CPU, more where there are fewer data; 50 elsewhere.
+        num_samples: Number S of draws per datum.
+        chunk_size: Number of draws for which the model is run at once; changes memory and time, not numbers. By default
+            5 for 100 data on a CPU, more where there are fewer data; 50 elsewhere.
         seed: Seed of the draws; the caller's random state is left alone.
-        progress: Called with the number of data finished after each block of data.
-        keep: File that finished blocks are kept in: called again, it goes on where it was stopped.
+        progress: Function that is called after each block of data with the number of data in it; by default nothing is
+            called.
+        keep: File that the result of each block of data is kept in, so that a computation that was stopped goes on
+            where it was when it is called again; by default nothing is kept.
 
     Raises:
         InputError: If a count is not positive, there is no guide, the pair has sites outside the data plate, or
@@ -123,7 +139,7 @@ def importance_weights(
 
 
 def _khat(log_weight: Tensor) -> Tensor:
-    """Of each datum's weights, ``(S, B)`` to ``(B,)``: NaN where they are too few, -inf where all are equal."""
+    """Pareto k-hat of each datum's weights, ``(S, B)`` to ``(B,)``: NaN where they are too few, -inf where equal."""
     if len(log_weight) < FEWEST_FOR_A_TAIL:
         return torch.full_like(log_weight[0], math.nan)
     columns = log_weight.double().cpu().numpy().T

@@ -19,7 +19,7 @@ from torch.distributions import MultivariateNormal
 
 from pyro_aevb import hmc, traces
 from pyro_aevb.errors import InputError
-from pyro_aevb.evaluation import Data, Progress, map_blocks
+from pyro_aevb.evaluation import AfterBlock, Data, map_blocks
 from pyro_aevb.hmc.posterior import check_counts
 from pyro_aevb.pairs import Pair
 
@@ -34,14 +34,14 @@ class PosteriorDensity(NamedTuple):
     """Appendix D's estimate for each datum, ``(B,)`` each."""
 
     log_likelihood: Tensor
-    """log p(x), in nats"""
+    """Estimate of log p(x), in nats"""
     standard_error: Tensor
     """Its Monte Carlo standard error, with the effective number of draws of an autocorrelated chain; infinite where a
     chain never moved"""
     acceptance: Tensor
-    """Mean acceptance of the chain"""
+    """Mean acceptance rate of the transitions, between 0 and 1"""
     rhat: Tensor
-    """The largest R-hat over latents: above 1.1, say, or NaN, the chains have not met"""
+    """The largest R-hat over latents: where it is above 1.1, say, or NaN, the chains do not agree"""
     kernel: Tensor
     """1 where a kernel density had the higher held-out score, 0 where a Gaussian had"""
 
@@ -56,7 +56,7 @@ def appendix_d(
     burn_in: int = 50,
     leapfrog_steps: int = 4,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> PosteriorDensity:
     """log p(x) of each datum by appendix D, ``(B,)``, in nats.
@@ -68,17 +68,20 @@ def appendix_d(
     Arguments:
         model: The model, any Pyro function with continuous latents.
         x: Data, ``(B, ...)``, or a tuple of what the model takes.
-        num_samples: Draws that the density is fitted to, and as many again for the mean, of each chain.
-        guide: Where chains begin; else they begin at draws from the prior.
-        chains: Chains of each datum.
-        burn_in: Transitions before.
-        leapfrog_steps: In each transition.
+        num_samples: Number of draws from each chain that the density is fitted to; as many again make the mean.
+        guide: Guide at whose draws the chains begin; by default they begin at draws from the prior.
+        chains: Number of chains of each datum.
+        burn_in: Number of transitions before the first draw that is kept.
+        leapfrog_steps: Number of leapfrog steps in each transition.
         seed: Seed of all draws; the caller's random state is left alone.
-        progress: Called with the number of data finished after each block of data.
-        keep: File that finished blocks are kept in: called again, it goes on where it was stopped.
+        progress: Function that is called after each block of data with the number of data in it; by default nothing is
+            called.
+        keep: File that the result of each block of data is kept in, so that a computation that was stopped goes on
+            where it was when it is called again; by default nothing is kept.
 
     Raises:
-        InputError: If there are too few draws for a density; as :func:`pyro_aevb.hmc.sample_posterior`.
+        InputError: If there are too few draws for a density; if a count is not positive; if a latent is discrete or
+            global; if the log joint density is not finite where chains begin; if after burn-in no chain moves.
 
     References:
         | Auto-Encoding Variational Bayes, appendix D (Kingma & Welling, 2013)
@@ -136,15 +139,19 @@ def _estimate(samples: hmc.Samples, num_samples: int) -> tuple[Tensor, ...]:
 
 
 def _kernel_is_better(draws: Tensor) -> Tensor:
-    """By the score of the second half of the draws, ``(B, L, K)``, when fitted to the first."""
+    """Whether a kernel density fitted to the first half of the draws, ``(B, L, K)``, has a higher score on the second
+    half than a Gaussian, ``(B,)``.
+    """
     half = draws.shape[1] // 2
-    fitted, held_out = draws[:, :half], draws[:, half:]
+    fitted = draws[:, :half]
+    held_out = draws[:, half:]
     return _log_kernel_density(fitted, held_out).sum(-1) > _log_gaussian(fitted, held_out).sum(-1)
 
 
 def _log_gaussian(draws: Tensor, points: Tensor) -> Tensor:
     """Log density at points, ``(B, P, K)``, of the Gaussian with the draws' mean and covariance, ``(B, P)``."""
-    mean, scale_tril = draws.mean(1, keepdim=True), torch.linalg.cholesky(_covariance(draws)).unsqueeze(1)
+    mean = draws.mean(1, keepdim=True)
+    scale_tril = torch.linalg.cholesky(_covariance(draws)).unsqueeze(1)
     return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False).log_prob(points)
 
 

@@ -26,31 +26,35 @@ __all__ = ["Info", "LogDensity", "State", "adapted", "init", "jittered", "leapfr
 LogDensity = Callable[[Tensor], Tensor]
 
 LARGEST_FACTOR = 1.25  # by which one transition may change the step size, as the paper's author had it
-JITTER = 0.2  # step sizes vary by this part, so that no orbit closes upon itself
+JITTER = 0.2  # step sizes vary by this share of themselves, so that no orbit closes upon itself
 
 
 class State(NamedTuple):
     """Where all chains are."""
 
     position: Tensor
-    """u, ``(C, B, K)``"""
+    """Unconstrained latents u, ``(C, B, K)``"""
     log_density: Tensor
     """log p(u), up to a constant for each datum, ``(C, B)``"""
     gradient: Tensor
-    """Its gradient by u, ``(C, B, K)``"""
+    """Gradient of ``log_density`` by u, ``(C, B, K)``"""
 
 
 class Info(NamedTuple):
-    """What a transition did."""
+    """Whether each chain moved in a transition."""
 
     acceptance: Tensor
-    """Probability with which each end was to be accepted, ``(C, B)``"""
+    """Probability with which the end of each chain's path was to be accepted, ``(C, B)``"""
     accepted: Tensor
-    """Whether it was, ``(C, B)``"""
+    """Whether the end was accepted, so that the chain moved, ``(C, B)``"""
 
 
 def init(log_density: LogDensity, position: Tensor) -> State:
-    """The state of chains at given positions, ``(C, B, K)``.
+    """The state of chains at given positions.
+
+    Arguments:
+        log_density: Function that computes log p(u) up to a constant, ``(C, B, K)`` to ``(C, B)``.
+        position: Where the chains begin, ``(C, B, K)``.
 
     Raises:
         InputError: If the log density is not finite somewhere: names the first datum.
@@ -72,13 +76,14 @@ def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_step
     """One transition of every chain.
 
     Arguments:
-        log_density: log p(u), ``(C, B, K)`` to ``(C, B)``.
-        state: Where the chains are.
-        step_size: Of the leapfrog steps: ``()``, ``(B,)`` or ``(C, B)``.
-        leapfrog_steps: How many of them.
+        log_density: Function that computes log p(u) up to a constant, ``(C, B, K)`` to ``(C, B)``.
+        state: Where the chains are, from :func:`init` or the step before.
+        step_size: Size of the leapfrog steps: one for all chains, ``()``, one for each datum, ``(B,)``, or one for each
+            chain, ``(C, B)``.
+        leapfrog_steps: Number of leapfrog steps on a path.
 
     Returns:
-        The next state, and what happened.
+        The next state, and each chain's acceptance.
     """
     function("log_density", log_density)
     instance("state", state, State, "give what init returned")
@@ -105,6 +110,13 @@ def leapfrog(
     .. math:: r \leftarrow r + \tfrac\epsilon2 \nabla \log p(u), \quad u \leftarrow u + \epsilon r, \quad
               r \leftarrow r + \tfrac\epsilon2 \nabla \log p(u)
 
+    Arguments:
+        log_density: Function that computes log p(u) up to a constant, ``(C, B, K)`` to ``(C, B)``.
+        state: Where the chains are.
+        momentum: Momentum r of each chain, ``(C, B, K)``.
+        step_size: Size :math:`\epsilon` of the steps, ``()``, ``(B,)`` or ``(C, B)``.
+        steps: Number of steps.
+
     Returns:
         The state at the end, and the momentum there.
     """
@@ -123,10 +135,11 @@ def adapted(step_size: Tensor, acceptance: Tensor, target: float = 0.9, rate: fl
     .. math:: \log \epsilon \leftarrow \log \epsilon + \gamma\, (\alpha - \alpha^\ast)
 
     Arguments:
-        step_size: ``()`` to adapt to the mean over all chains, ``(B,)`` for each datum by itself.
-        acceptance: Of the last transition, ``(C, B)``.
-        target: Wanted acceptance.
-        rate: How far to go.
+        step_size: Step size :math:`\epsilon`: one for all, ``()``, adapted by the mean over all chains, or one for each
+            datum, ``(B,)``, adapted by the mean over its own.
+        acceptance: Probability :math:`\alpha` with which the last transition was to be accepted, ``(C, B)``.
+        target: Acceptance rate :math:`\alpha^\ast` that the step size is adapted to reach, between 0 and 1.
+        rate: Rate :math:`\gamma` of adaptation; whatever it is, the step size changes by a quarter at most.
     """
     mean = acceptance.mean() if step_size.dim() == 0 else acceptance.mean(0)
     change = (rate * (mean - target)).clamp(-math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR))
@@ -134,7 +147,7 @@ def adapted(step_size: Tensor, acceptance: Tensor, target: float = 0.9, rate: fl
 
 
 def with_gradient(log_density: LogDensity, position: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(u), ``(C, B)``, and its gradient by u, ``(C, B, K)``."""
+    """log p(u), ``(C, B)``, and its gradient by u, ``(C, B, K)``, at positions u, ``(C, B, K)``."""
     with torch.enable_grad():
         leaf = position.detach().requires_grad_()
         value = log_density(leaf)  # (C, B)

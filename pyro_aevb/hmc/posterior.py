@@ -28,17 +28,17 @@ class Samples(NamedTuple):
     """Draws from the posterior of each datum, and how far they can be trusted."""
 
     position: Tensor
-    """u after each transition, unconstrained, ``(S, C, B, K)``"""
+    """Unconstrained latents u after each transition, ``(S, C, B, K)``"""
     log_joint: Tensor
-    """log p(x, u) there, ``(S, C, B)``"""
+    """log p(x, u) at these, ``(S, C, B)``, in nats"""
     acceptance: Tensor
-    """Mean acceptance of each datum after burn-in, ``(B,)``"""
+    """Mean acceptance rate of each datum's chains after burn-in, ``(B,)``, between 0 and 1"""
     step_size: Tensor
-    """As adapted: one for all, ``()``, or one for each datum, ``(B,)``"""
+    """The adapted step size: one for all, ``()``, or one for each datum, ``(B,)``"""
     space: LatentSpace
-    """From u to the latents."""
+    """The map from u to the latents, ``space.latents(u)``."""
     state: State
-    """To go on from."""
+    """Where the chains ended, from which they can go on."""
 
     @property
     def rhat(self) -> Tensor:
@@ -53,7 +53,8 @@ class Samples(NamedTuple):
     def _diagnosed(self, name: str) -> Tensor:
         from arviz_stats.base import array_stats  # a second to import, so only where it is used
 
-        position, half = self.position, len(self.position) // 2
+        position = self.position
+        half = len(position) // 2
         if position.shape[1] == 1:  # one chain is compared with itself, its first half with its second
             position = torch.cat([position[:half], position[half : 2 * half]], dim=1)
         with np.errstate(all="ignore"):  # a chain that stood still has no spread: NaN tells it
@@ -81,14 +82,15 @@ def sample_posterior(
     Arguments:
         model: The model, any Pyro function with continuous latents in one data plate.
         args: Its arguments, batch first.
-        num_samples: Transitions kept, of each chain.
-        guide: Where chains begin; else they begin at draws from the prior.
-        chains: Chains of each datum.
-        burn_in: Transitions before, not kept.
-        leapfrog_steps: In each transition.
-        target_acceptance: That the step size adapts to.
-        adaptation: ``global``, one step size for all data, as the paper's author had it; or one for each ``datum``.
-        step_size: To begin with.
+        num_samples: Number S of draws that are kept of each chain, one after each transition.
+        guide: Guide at whose draws the chains begin; by default they begin at draws from the prior.
+        chains: Number C of chains of each datum.
+        burn_in: Number of transitions before the first draw that is kept, during which the step size adapts.
+        leapfrog_steps: Number of leapfrog steps in each transition.
+        target_acceptance: Acceptance rate that the step size is adapted to reach, between 0 and 1.
+        adaptation: What a step size is adapted for: ``global`` for one of all data, as the paper's author had it, or
+            ``datum`` for one of each datum.
+        step_size: Size of the leapfrog steps at the beginning of burn-in, in unconstrained space.
 
     Raises:
         InputError: If a count is not positive; if a latent is discrete or global; if the log joint density is not
@@ -125,14 +127,18 @@ def sample_posterior(
 
 
 def check_counts(num_samples: int, chains: int, burn_in: int, leapfrog_steps: int) -> None:
-    """Refuse, by name, what is no number of draws, chains or steps."""
+    """Refuse what is no number of draws, chains or steps.
+
+    Raises:
+        InputError: Names the argument.
+    """
     for name, count in {"num_samples": num_samples, "chains": chains, "leapfrog_steps": leapfrog_steps}.items():
         whole(name, count)
     whole("burn_in", burn_in, least=0)
 
 
 def _fixed(args: Any) -> tuple[Tensor, ...]:
-    """A pair's arguments, if they are data."""
+    """A pair's arguments as tensors, if they are data and there are any."""
     found: Any = as_tensors(args, evaluated=True)
     if len(found[0]) == 0:
         raise InputError("there are no data whose posterior could be sampled: the data set is empty")
@@ -159,7 +165,9 @@ def _burn_in(
 def _kept(
     log_density: LogDensity, state: State, size: Tensor, count: int, leapfrog_steps: int, space: LatentSpace
 ) -> Samples:
-    positions, logs, acceptance = [], [], torch.zeros_like(state.log_density)
+    positions: list[Tensor] = []
+    logs: list[Tensor] = []
+    acceptance = torch.zeros_like(state.log_density)
     moved = torch.zeros_like(acceptance, dtype=torch.bool)
     for _ in range(count):
         state, info = step(log_density, state, jittered(size), leapfrog_steps)

@@ -12,32 +12,32 @@ from pyro_aevb.plots.pictures import plain
 __all__ = ["draw_diagnostics"]
 
 SHOWN = 4
-"""Dimensions whose aggregate posterior is drawn."""
+"""Number of dimensions whose aggregate posterior is shown."""
 
 
 def draw_diagnostics(found: Diagnostics, title: str = "") -> Figure:
     """KL by dimension, the aggregate posterior of some dimensions against the prior, bound to log p(x).
 
     Arguments:
-        found: Of :func:`pyro_aevb.diagnostics.diagnose`.
-        title: Printed above.
+        found: What :func:`pyro_aevb.diagnostics.diagnose` returned.
+        title: Text printed above the figure; by default none.
 
     Raises:
-        InputError: If it is nothing of the kind.
+        InputError: If ``found`` is not what ``diagnose`` returns.
     """
     instance("found", found, Diagnostics, "give what diagnose returned")
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 0.9])[:, 0]
     if found.gaps is None:
-        _draw_kl(above.subplots(), found.kl)
+        _show_kl(above.subplots(), found.kl)
     else:
         left, right = above.subplots(1, 2, width_ratios=[1.7, 1])
-        _draw_kl(left, found.kl)
-        _draw_gaps(right, found.gaps)
+        _show_kl(left, found.kl)
+        _show_gaps(right, found.gaps)
     chosen = _order(found.kl)[:SHOWN].tolist()
     panels = below.subplots(1, len(chosen), squeeze=False)[0]
     for axes, dimension in zip(panels, chosen, strict=True):
-        _draw_aggregate(axes, found.aggregate, dimension)
+        _show_aggregate(axes, found.aggregate, dimension)
     panels[0].legend(fontsize="small", frameon=False)
     figure.suptitle(plain(title), fontsize="small")
     return figure
@@ -53,9 +53,10 @@ def _order(kl: LatentKL) -> Tensor:
     return _heights(kl).argsort(descending=True)
 
 
-def _draw_kl(axes: Axes, kl: LatentKL) -> None:
+def _show_kl(axes: Axes, kl: LatentKL) -> None:
     order = _order(kl)
-    heights, active = _heights(kl)[order], kl.active.cpu()[order]
+    heights = _heights(kl)[order]
+    active = kl.active.cpu()[order]
     positions = torch.arange(len(order))
     for chosen, color, words in ((active, "C0", "active"), (~active, "0.75", "not active")):
         if chosen.any():
@@ -76,7 +77,7 @@ def _draw_kl(axes: Axes, kl: LatentKL) -> None:
     axes.legend(fontsize="small", frameon=False)
 
 
-def _draw_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int) -> None:
+def _show_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int) -> None:
     q, p = (draws[:, dimension].cpu() for draws in (aggregate.draws, aggregate.prior_draws))
     both = torch.cat([q, p]).double()
     ends = torch.tensor([0.001, 0.999], dtype=torch.float64)
@@ -89,7 +90,7 @@ def _draw_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int) -
     axes.set_yticks([])
 
 
-def _draw_gaps(axes: Axes, gaps: Gaps) -> None:
+def _show_gaps(axes: Axes, gaps: Gaps) -> None:
     """Three levels as steps, each gap with the error of its own: data differ far more than their gaps do."""
     levels = [values.mean().item() for values in (gaps.bound, gaps.optimised_bound, gaps.log_likelihood)]
     steps = (("amortisation", gaps.amortisation, "C1"), ("approximation", gaps.approximation, "C2"))

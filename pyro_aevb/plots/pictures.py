@@ -34,11 +34,11 @@ def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
     """Variance and signal-to-noise of gradients against the number of particles, log axes, a line an estimator.
 
     Arguments:
-        rows: Of :func:`pyro_aevb.diagnostics.gradients.compare`.
-        title: Printed above.
+        rows: What :func:`pyro_aevb.diagnostics.gradients.compare` returned.
+        title: Text printed above the figure; by default none.
 
     Raises:
-        InputError: If they are not such rows, or there are none.
+        InputError: If ``rows`` are not what ``compare`` returns, or there are none.
     """
     if not _all(rows, lambda row: hasattr(row, "estimator")) or not rows:
         raise InputError(f"rows must be what compare returned, one row at least, not {told(rows)}")
@@ -64,11 +64,12 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
     """Bound against training data seen, log axis, as in the paper's Figure 2.
 
     Arguments:
-        metrics: Records of a run: ``samples_seen`` and ``bound`` (training), or ``test_bound`` with its ``test_se``.
-        title: Printed above.
+        metrics: Records of a run, a dictionary each: ``samples_seen`` with ``bound`` (training), or with ``test_bound``
+            and its standard error ``test_se``; bounds in nats per datum.
+        title: Text printed above the figure; by default none.
 
     Raises:
-        InputError: If they are no records.
+        InputError: If ``metrics`` is no list of dictionaries.
     """
     if not _all(metrics, lambda record: isinstance(record, Mapping)):
         raise InputError(f"metrics must be a list of records, a dictionary each, not {told(metrics)}")
@@ -91,10 +92,16 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
 
 
 def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: str = "") -> Figure:
-    """Rows ``(N, D)`` as pictures of ``shape``, side by side, black at 0 and white at 1 (or at the extremes beyond).
+    """Rows of pixels as pictures, side by side, black at 0 and white at 1 (or at the extremes beyond).
+
+    Arguments:
+        images: The pictures, a row of pixels each, ``(N, D)``.
+        shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours.
+        columns: Number of pictures in a line; by default as many as there are lines, or one more.
+        title: Text printed above the figure; by default none.
 
     Raises:
-        InputError: If they are no rows of as many numbers as ``shape`` holds.
+        InputError: If ``images`` are not rows of as many numbers as ``shape`` holds.
     """
     _check_rows("images", images)
     pixels = math.prod(wholes("shape", shape))
@@ -109,7 +116,13 @@ def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: 
 
 
 def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str = "") -> Figure:
-    """Originals above, mean of p(x|z) with z from q(z|x) below, ``(N, D)`` each; two lines per eight data.
+    """Data, and below them their reconstructions: two lines per eight data.
+
+    Arguments:
+        originals: The data, a row of pixels each, ``(N, D)``.
+        means: Mean of p(x|z) for each datum, with z from q(z|x), ``(N, D)``.
+        shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours.
+        title: Text printed above the figure; by default none but what the lines are.
 
     Raises:
         InputError: If the two are not rows of one shape, as many numbers each as ``shape`` holds.
@@ -136,9 +149,9 @@ def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
     The first latent grows to the right, the second upwards.
 
     Arguments:
-        side: Latents on a side.
-        draws: For another prior than N(0, I): many of its samples, ``(S, 2)``, whose quantiles stand for its inverse
-            CDFs, each latent by itself.
+        side: Number of latents on a side of the grid.
+        draws: Many samples of the prior, ``(S, 2)``, whose quantiles stand for its inverse CDFs, each latent by itself;
+            by default the prior is N(0, I), whose inverse CDFs are known.
 
     Raises:
         InputError: If ``side`` is no whole number of at least 1, or ``draws`` are not of two latents.
@@ -156,13 +169,28 @@ def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
 
 
 def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:
-    """Mean of p(x|z) over :func:`latent_grid`, the paper's Figure 4; means ``(side * side, D)``."""
+    """Mean of p(x|z) over a grid of latents, the paper's Figure 4.
+
+    Arguments:
+        means: Mean of p(x|z) at each latent of :func:`latent_grid`, ``(side * side, D)``.
+        shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours.
+        title: Text printed above the figure; by default none.
+
+    Raises:
+        InputError: If ``means`` are not rows of as many numbers as ``shape`` holds.
+    """
     _check_rows("means", means)
     return image_grid(means, shape, columns=math.isqrt(len(means)), title=title)
 
 
 def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_name: str = "latent") -> Figure:
-    """Data in two latent dimensions, ``(N, 2)``, coloured by label where there are any, ``(N,)``.
+    """Data in two latent dimensions, coloured by label where there are any.
+
+    Arguments:
+        z: Latents of the data, ``(N, K)`` with K of at least 2, the first two of which are shown.
+        labels: Label of each datum, ``(N,)``; by default all data have one colour.
+        title: Text printed above the figure; by default none.
+        axis_name: Name of the axes, to which 1 and 2 are added.
 
     Raises:
         InputError: If there are fewer than two latents, or not one label for each datum.
@@ -200,12 +228,12 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def _all(things: Any, holds: Callable[[Any], bool]) -> bool:
-    """Are they several things in a row, each one such?"""
+    """Whether they are a sequence, no text, of things for which all ``holds``."""
     return isinstance(things, Sequence) and not isinstance(things, str) and all(map(holds, things))
 
 
 def _check_rows(name: str, rows: Tensor, least: int = 1) -> Tensor:
-    """Rows of numbers, ``(N, D)`` with D of at least ``least``, if they are."""
+    """The rows, if they are a tensor of shape ``(N, D)`` with D of at least ``least``."""
     if instance(name, rows, Tensor).dim() != 2 or len(rows) == 0 or rows.shape[1] < least or rows.is_meta:
         found = f"of shape {tuple(rows.shape)}{' on the device meta' if rows.is_meta else ''}"
         raise InputError(f"{name} must be rows, (N, D) with D at least {least}, not {found}")
@@ -233,8 +261,9 @@ def _tiles(images: Tensor, shape: Shape) -> np.ndarray[Any, Any]:
 
 
 def _grey(values: Tensor) -> Tensor:
-    """[0, 1] as it is; values beyond it stretch the scale instead of being cut."""
-    low, high = min(0.0, values.min().item()), max(1.0, values.max().item())
+    """Values moved into [0, 1]: those within stay as they are, those beyond stretch the scale instead of being cut."""
+    low = min(0.0, values.min().item())
+    high = max(1.0, values.max().item())
     return (values - low) / (high - low)
 
 

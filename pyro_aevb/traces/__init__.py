@@ -23,6 +23,7 @@ from pyro_aevb.traces.observed import Observed, check_observed, check_values, ob
 from pyro_aevb.traces.parts import modules_of, moved_parts, refused_in_one_line
 from pyro_aevb.traces.plates import without_looking
 from pyro_aevb.traces.sites import (
+    UnknownDensityError,
     analytic_kl,
     check_reparameterised,
     latent_sites,
@@ -44,6 +45,7 @@ __all__ = [
     "Observed",
     "Particles",
     "PathDensities",
+    "UnknownDensityError",
     "analytic_kl",
     "check_agreement",
     "check_guide",

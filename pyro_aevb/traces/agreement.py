@@ -6,13 +6,14 @@ Where they do not, a loss is no bound, and one estimator's number is not another
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
 from pyro_aevb.traces.plates import may_look, own_scale, same_scale
-from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, observed_sites
+from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, layers_of, observed_sites
 
 __all__ = [
     "check_agreement",
@@ -24,15 +25,21 @@ __all__ = [
     "check_scales",
 ]
 
+STRAIGHT_THROUGH = (
+    torch.distributions.OneHotCategoricalStraightThrough,
+    dist.RelaxedBernoulliStraightThrough,
+    dist.RelaxedOneHotCategoricalStraightThrough,
+)
+
 
 def check_agreement(model_trace: Trace, guide_trace: Trace, look: bool | None = None) -> None:
     """Refuse a pair whose parts do not count the same latents in the same way.
 
     Arguments:
-        model_trace: The model's trace.
-        guide_trace: The guide's.
-        look: Compare scales and masks that are tensors by their values, which a recorded step must not read; by default
-            where none is being recorded.
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
+        look: Whether to compare by their values those scales and masks that are tensors, which a step that is being
+            recorded as a graph must not read; by default yes, unless one is being recorded.
 
     Raises:
         InputError: Names the site, and what each part says of it.
@@ -59,6 +66,11 @@ def check_agreement(model_trace: Trace, guide_trace: Trace, look: bool | None = 
 def check_scales(model_trace: Trace, guide_trace: Trace, look: bool) -> None:
     """Refuse a latent that model and guide scale differently: a plate of another size would scale log q alone.
 
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
+        look: Whether to compare scales that are tensors by their values.
+
     Raises:
         InputError: Names the site and both scales.
     """
@@ -68,12 +80,10 @@ def check_scales(model_trace: Trace, guide_trace: Trace, look: bool) -> None:
 
 
 def _check_scale(model_site: Site, guide_site: Site, look: bool) -> None:
-    name, scales = guide_site["name"], (model_site["scale"], guide_site["scale"])
-    if not same_scale(*scales, look):
-        model_scale, guide_scale = (_words(scale) for scale in scales)
+    if not same_scale(model_site["scale"], guide_site["scale"], look):
         raise InputError(
-            f"site {name!r} is scaled by {model_scale} in the model and by {guide_scale} in the guide: give both the "
-            "same size, and the same poutine.scale"
+            f"site {guide_site['name']!r} is scaled by {_words(model_site['scale'])} in the model and by "
+            f"{_words(guide_site['scale'])} in the guide: give both the same size, and the same poutine.scale"
         )
 
 
@@ -94,12 +104,9 @@ def _words(scale: Any) -> str:
 
 
 def _mask_of(site: Site) -> Tensor | None:
-    """Where a site counts; ``None`` for everywhere."""
-    masks = [site["mask"]]
-    distribution = site["fn"]
-    while hasattr(distribution, "base_dist"):
-        masks.append(getattr(distribution, "_mask", None))
-        distribution = distribution.base_dist
+    """Where a site counts, by its own mask and those of the layers of its distribution; ``None`` for everywhere."""
+    masked = (layer for layer in layers_of(site["fn"]) if isinstance(layer, dist.MaskedDistribution))
+    masks = [site["mask"], *(layer._mask for layer in masked)]
     known = [torch.as_tensor(mask) for mask in masks if mask is not None and mask is not True]
     return None if not known else torch.stack(list(torch.broadcast_tensors(*known))).all(0)
 
@@ -120,8 +127,8 @@ def check_no_factors(guide_trace: Trace, uncounted: str) -> None:
     """Refuse terms of a guide that are no latents: what it observes, and factors.
 
     Arguments:
-        guide_trace: The guide's trace.
-        uncounted: Who does not count them.
+        guide_trace: Trace of the guide.
+        uncounted: Name of what would leave these terms out, an estimator say, for the message.
 
     Raises:
         InputError: Names the site.
@@ -137,7 +144,7 @@ def check_observes(observed: Collection[Any]) -> None:
     """Refuse a model that observes nothing: what was trained or evaluated would be its prior alone.
 
     Arguments:
-        observed: The sites of a model that carry data; a factor is one.
+        observed: The sites of a model that carry data, among them its factors.
 
     Raises:
         InputError: If there are none.
@@ -151,6 +158,10 @@ def check_observes(observed: Collection[Any]) -> None:
 
 def check_one_scale(sites: Iterable[Site], look: bool) -> None:
     """Refuse sites that ``poutine.scale`` scales differently: a log-weight of a datum has one scale for all its terms.
+
+    Arguments:
+        sites: Sites of model and guide.
+        look: Whether to compare scales that are tensors by their values.
 
     Raises:
         InputError: Names two sites and their scales.
@@ -175,7 +186,7 @@ def check_no_point_masses(sites: Iterable[Site]) -> None:
     if any(site["infer"].get("is_auxiliary") for site in sites):
         return  # an AutoGuide's: a Delta that carries the density of the auxiliary site that it was made from
     for site in sites:
-        if type(base_of(site["fn"])).__name__ == "Delta":
+        if isinstance(base_of(site["fn"]), dist.Delta):
             raise InputError(
                 f"the guide's site {site['name']!r} is a Delta, a point mass, which has no density: numbers per datum "
                 "need one; train a point by SGVB, and evaluate with a guide that has a density"
@@ -189,8 +200,8 @@ def check_densities(sites: Iterable[Site]) -> None:
         InputError: Names the site.
     """
     for site in sites:
-        base = base_of(site["fn"])
-        if "StraightThrough" in type(base).__name__ or hasattr(site["value"], "_unquantize"):
+        straight = any(isinstance(layer, STRAIGHT_THROUGH) for layer in layers_of(site["fn"]))
+        if straight or hasattr(site["value"], "_unquantize"):  # Pyro's mark on a value whose density is another's
             raise InputError(
                 f"site {site['name']!r} ({describe(site['fn'])}) draws straight-through values, whose density is that "
                 "of another value: numbers per datum need the density of the value itself; use the relaxed "

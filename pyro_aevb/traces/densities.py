@@ -11,10 +11,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import Pair
 from pyro_aevb.traces.agreement import check_no_point_masses, check_one_scale
 from pyro_aevb.traces.particles import Run, rows_of, run
 from pyro_aevb.traces.plates import may_look, size_of_data_plate
-from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites, pair_trace, site_kls, without_gradient
+from pyro_aevb.traces.sites import Latents, Site, latent_sites, pair_trace, site_kls, without_gradient
 from pyro_aevb.traces.ways import Choices, Ways
 
 __all__ = [
@@ -41,7 +42,7 @@ class LogDensities(NamedTuple):
     log_guide: Tensor
     """log q(z|x)"""
     scale: float | Tensor = 1.0
-    """N/M under a subsampling plate; where the data have weights, times each one's, ``(B,)``"""
+    """N/M under a subsampling plate; where ``poutine.scale`` gives each datum a weight, times these, ``(B,)``"""
 
     @property
     def log_weight(self) -> Tensor:
@@ -49,7 +50,7 @@ class LogDensities(NamedTuple):
         return self.log_likelihood + self.log_prior - self.log_guide
 
     def scaled_sum(self, bound: Tensor) -> Tensor:
-        """The sum over data of a number for each, ``(B,)``, each times its scale."""
+        """Sum over data of the scaled bounds, a scalar, from the bound of each datum, ``(B,)``, in nats."""
         return (self.scale * bound).sum()
 
 
@@ -57,24 +58,25 @@ class PathDensities(NamedTuple):
     """Log densities at latents cut off from the guide, so that gradients by the latents can be told from all others."""
 
     latents: list[Tensor]
-    """As drawn, in the guide's order: differentiable by the guide's parameters, not by latents before."""
+    """Latents as drawn, in the guide's order: differentiable by its parameters, and by the leaves of latents before."""
     leaves: list[Tensor]
-    """The same values, cut off: the log densities, and later latents, are differentiable by these."""
+    """The same values cut off from the guide: log densities and later latents are differentiable by these."""
     runs: int
-    """How many runs of the guide, one after another, these latents are of."""
+    """Number of runs of the guide that the latents come from: those of the first run, then those of the next."""
     densities: LogDensities
-    """At the leaves."""
+    """Log densities at the leaves."""
 
 
 class Particles:
     """A pair, run for many particles at once in the ways that were found to give what one at a time gives.
 
     Arguments:
-        model: The model.
+        model: The model, any Pyro function.
         guide: Its guide.
-        choices: Ways chosen before, where they are kept.
-        of: What tells the pair from others there, if its functions are made anew for each call.
-        vectorised: ``False`` to run one particle at a time.
+        choices: The ways of running particles that were found so far, reused and added to; by default none are known.
+        of: What tells the pair from others among ``choices``, where its functions are made anew for each call: the
+            functions behind them, and keyword arguments. By default model and guide themselves.
+        vectorised: Whether many particles may be run at once; ``False`` for one at a time.
         scaled: Whether sums over data are to be scaled, so that all sites must be scaled alike.
     """
 
@@ -87,14 +89,20 @@ class Particles:
         vectorised: bool = True,
         scaled: bool = False,
     ) -> None:
-        self.model, self.guide, self.of = model, guide, of
-        self.vectorised, self.scaled = vectorised, scaled
+        self.model = model
+        self.guide = guide
+        self.of = of
+        self.vectorised = vectorised
+        self.scaled = scaled
         self.choices = choices or Choices()
 
     def log_densities(self, args: tuple[Any, ...], count: int = 1, constant: bool = False) -> LogDensities:
-        """Log densities of so many draws from the guide, ``(S, B)`` each.
+        """Log densities at draws from the guide, ``(S, B)`` each, in nats.
 
-        ``constant`` lets no gradient pass through the draws.
+        Arguments:
+            args: The pair's arguments, batch first.
+            count: Number S of draws for each datum.
+            constant: Whether the draws are constants, through which no gradient passes.
 
         Raises:
             InputError: If a site lies outside the data plate, or inside further plates; if sites are scaled
@@ -107,27 +115,39 @@ class Particles:
         return self._joint(args, _latents(drawn), drawn, _of_guide(drawn), ways)
 
     def path_densities(self, args: tuple[Any, ...], count: int = 1) -> PathDensities:
-        """As :meth:`log_densities`, at latents cut off from the guide.
+        """Log densities at draws from the guide that are cut off from it.
 
         The guide runs once, each latent cut off as it is drawn, so that what else is random in it, a dropout's mask
         say, is the same for the draws and for their densities.
 
+        Arguments:
+            args: The pair's arguments, batch first.
+            count: Number S of draws for each datum.
+
         Raises:
-            InputError: As there; and if the guide cannot tell the density of a value that it has not just drawn.
+            InputError: As for :meth:`log_densities`; and if the guide cannot tell the density of a value that it has
+                not just drawn.
         """
-        ways, cut = self._ways(args, count), _CutOff()
+        ways = self._ways(args, count)
+        cut = _CutOff()
         drawn = run(self.guide, args, count, ways.guide, around=cut)
         densities = self._joint(args, _latents(drawn), drawn, _of_guide(drawn), ways)
         return PathDensities(cut.latents, cut.leaves, len(drawn.parts), densities)
 
     def sample_guide(self, args: tuple[Any, ...], count: int) -> tuple[Latents, Tensor]:
-        """Draw latents from the guide: values ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``."""
+        """Latents drawn from the guide, ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``, in nats."""
         drawn = run(self.guide, args, count, self._ways(args, count).guide)
         check_every_datum(drawn.sizes, args)
         return _latents(drawn), _of_guide(drawn)
 
     def log_joint(self, args: tuple[Any, ...], latents: Latents, count: int) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and log p(z) at given latents, ``(S, B)`` each."""
+        """log p(x|z) and log p(z) at given latents, ``(S, B)`` each, in nats.
+
+        Arguments:
+            args: The pair's arguments, batch first.
+            latents: Values of all latents, ``(S, B, ...)`` each, by site.
+            count: Number S of them for each datum.
+        """
         found = _at(self.model, args, latents, {}, count, self._ways(args, count).model)
         check_every_datum(found.sizes, args)
         return _total(found, found.sites.keys() - latents.keys()), _total(found, latents)
@@ -151,21 +171,36 @@ class Particles:
 def log_densities(
     model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int = 1, constant: bool = False
 ) -> LogDensities:
-    """As :meth:`Particles.log_densities`, for a pair that is asked once."""
+    """Log densities of a pair at draws from its guide: :meth:`Particles.log_densities`, with nothing kept for later."""
     return Particles(model, guide).log_densities(args, num_particles, constant)
 
 
 def log_joint_of(
     model: Pair, args: tuple[Any, ...], latents: Latents, count: int, choices: Choices
 ) -> tuple[Tensor, Tensor]:
-    """log p(x|z) and log p(z) of a model without a guide, at given latents, ``(S, B)`` each."""
+    """log p(x|z) and log p(z) of a model without a guide, at given latents, ``(S, B)`` each, in nats.
+
+    Arguments:
+        model: The model, any Pyro function.
+        args: Its arguments, batch first.
+        latents: Values of all latents, ``(S, B, ...)`` each, by site.
+        count: Number S of them for each datum.
+        choices: The ways of running particles that were found so far, reused and added to.
+    """
     found = _at(model, args, latents, {}, count, choices.ways(model, None, args, count).model)
     check_every_datum(found.sizes, args)
     return _total(found, found.sites.keys() - latents.keys()), _total(found, latents)
 
 
 def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, count: int, choices: Choices) -> Tensor:
-    """log q(z|x) at given latents, ``(S, B)``.
+    """log q(z|x) at given latents, ``(S, B)``, in nats.
+
+    Arguments:
+        guide: The guide, any Pyro function.
+        args: Its arguments, batch first.
+        latents: Values of all latents, ``(S, B, ...)`` each, by site.
+        count: Number S of them for each datum.
+        choices: The ways of running particles that were found so far, reused and added to.
 
     Raises:
         InputError: If the guide cannot tell the density of a value that it has not just drawn; if it has other latents.
@@ -180,7 +215,14 @@ def log_guide_at(guide: Pair, args: tuple[Any, ...], latents: Latents, count: in
 
 
 def draw(function: Pair, args: tuple[Any, ...], count: int, choices: Choices) -> Latents:
-    """Draws of a model's or a guide's latents, ``(S, B, ...)`` by site."""
+    """Draws of a model's or a guide's latents, ``(S, B, ...)`` by site.
+
+    Arguments:
+        function: A model, whose latents are drawn from their prior, or a guide.
+        args: Its arguments, batch first.
+        count: Number S of draws for each datum.
+        choices: The ways of running particles that were found so far, reused and added to.
+    """
     drawn = run(function, args, count, choices.ways(function, None, args, count).model)
     check_every_datum(drawn.sizes, args)
     return _latents(drawn)
@@ -240,7 +282,15 @@ def _total(found: Run, names: Iterable[str], like: Tensor | None = None) -> Tens
 
 
 def check_every_datum(sizes: dict[str, int], args: tuple[Any, ...]) -> None:
-    """Refuse plates that do not hold every datum, by name."""
+    """Refuse plates that do not hold every datum.
+
+    Arguments:
+        sizes: Number of data that each site is for, by the site's name.
+        args: The pair's arguments, batch first.
+
+    Raises:
+        InputError: Names the site, and how many data its plate chooses.
+    """
     rows = rows_of(args)
     for name, size in sizes.items():
         if rows is not None and size != rows:
@@ -253,8 +303,8 @@ def check_every_datum(sizes: dict[str, int], args: tuple[Any, ...]) -> None:
 def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | None:
     """The closed-form KL(q || p) of each datum, ``(B,)``; ``None`` where it is not known in closed form.
 
-    It counts as known when each latent's prior and guide are one registered pair and no latent is the parent of
-    another, which is certain for a single latent site.
+    It counts as known when there is one latent site, so that none is the parent of another, and a closed form is
+    registered for the classes of its guide's and its prior's distribution.
     """
     traces = pair_trace(model, guide, args, {})
     try:
@@ -273,6 +323,11 @@ def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tup
 
     Where a distribution tells no mean, or may depend on a latent before it, the average over draws stands for it; else
     the variance is zero.
+
+    Arguments:
+        guide: The guide, any Pyro function.
+        args: Its arguments, batch first.
+        num_draws: Number of draws for each datum, where an average of draws is needed.
     """
     try:
         first = _means(guide, args)

@@ -11,7 +11,16 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, sample_sites, subsamples
+from pyro_aevb.pairs import Pair
+from pyro_aevb.traces.sites import (
+    Latents,
+    Site,
+    UnknownDensityError,
+    describe,
+    latent_sites,
+    sample_sites,
+    subsamples,
+)
 
 __all__ = ["Dream", "dream", "dream_log_guide"]
 
@@ -20,17 +29,21 @@ class Dream(NamedTuple):
     """One draw of everything from the model, all of it constants."""
 
     args: tuple[Any, ...]
-    """The model's arguments, dreamt data in the places of the observed ones."""
+    """The model's arguments, with dreamt data in the places of the observed ones."""
     latents: Latents
-    """Dreamt latents, by site."""
+    """Dreamt latents, by the name of their site."""
     rows: Latents
-    """What the plates chose, by plate."""
+    """Indices of the data that the plates chose, by the name of the plate."""
 
 
 def dream(model: Pair, args: tuple[Any, ...]) -> Dream:
     r"""Draw latents and data from the model, as many data as ``args`` hold: :math:`z \sim p(z), x \sim p(x \mid z)`.
 
     An argument that no site observes stays as it is: the model dreams given its value.
+
+    Arguments:
+        model: The model, any Pyro function.
+        args: Its arguments, batch first, some of which its sites observe.
 
     Raises:
         InputError: If a site observes what is no argument, cannot be sampled, or has another shape than its argument;
@@ -48,6 +61,11 @@ def dream(model: Pair, args: tuple[Any, ...]) -> Dream:
 def dream_log_guide(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
     r"""Scaled sum over one dreamt minibatch, :math:`\frac NM \sum_{i=1}^M \log q(z_i \mid x_i)`, in nats.
 
+    Arguments:
+        model: The model that dreams, any Pyro function.
+        guide: The guide that is asked for the density of the dreamt latents.
+        args: Arguments of both, batch first: a minibatch of M data.
+
     Raises:
         InputError: As for :func:`dream`; if model and guide have different latents; if the guide cannot tell the
             density of a value that it has not just drawn.
@@ -59,7 +77,7 @@ def dream_log_guide(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor:
         return torch.as_tensor(trace.log_prob_sum(lambda name, site: name in found.latents))
     except (KeyError, NotImplementedError) as error:
         site: Site = trace.nodes[next(iter(found.latents))]
-        raise InputError(
+        raise UnknownDensityError(
             f"{describe(site['fn'])} cannot tell the density of a given value ({error}), which a dream needs: "
             "use SGVB or IWAE, or a guide that can be inverted"
         ) from error
@@ -77,13 +95,15 @@ class _Dreaming(Messenger):
             return
         if msg["is_observed"]:
             self.observed[msg["name"]] = msg["value"]
-            msg["is_observed"], msg["value"] = False, None
+            msg["is_observed"] = False
+            msg["value"] = None
         if msg["value"] is None:
             msg["value"] = _draw(msg)
 
 
 def _draw(site: Site) -> Tensor:
-    fn, base = site["fn"], site["fn"]
+    fn = site["fn"]
+    base = fn
     while isinstance(base, (dist.Independent, dist.MaskedDistribution)):
         base = base.base_dist
     if getattr(type(base), "sample", None) is torch.distributions.Bernoulli.sample:

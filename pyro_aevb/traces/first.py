@@ -8,11 +8,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
-from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.pairs import Pair, without_a_trace
 from pyro_aevb.traces.agreement import check_observes, check_scales
 from pyro_aevb.traces.particles import rows_of
 from pyro_aevb.traces.plates import DataPlate, common_scale, data_plate, global_latents
-from pyro_aevb.traces.sites import Pair, Site, observed_sites, pair_trace
+from pyro_aevb.traces.sites import Site, observed_sites, pair_trace
 from pyro_aevb.traces.supports import check_latent_supports
 
 __all__ = ["FirstRun", "check_guide", "first_run", "met_parameters"]
@@ -22,11 +22,11 @@ class FirstRun(NamedTuple):
     """What one validated run tells of a pair."""
 
     loss: Tensor
-    """The estimator's loss."""
+    """The estimator's loss, a scalar."""
     parameters: dict[str, Tensor]
-    """Every parameter site's unconstrained leaf, by its name in the store."""
+    """The unconstrained leaf tensor behind each parameter, by its name in Pyro's parameter store."""
     plate: DataPlate | None
-    """The plate of the data, if there is one."""
+    """The plate of the data; ``None`` where the observed sites lie in none."""
     divisor: float
     """What the loss is divided by to be nats per datum: how many data it is the sum over, and what scales it all."""
     global_latents: list[str]
@@ -39,7 +39,10 @@ def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Fi
     Buffers and training switches of modules are afterwards what they were.
 
     Arguments:
-        loss: Called with model, guide and ``args``.
+        loss: Function that computes an estimator's loss when it is called with ``model``, ``guide`` and ``*args``.
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first: a minibatch.
 
     Raises:
         InputError: If Pyro refuses the pair; its reason is in the message. If the model observes nothing.
@@ -71,6 +74,11 @@ def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Fi
 def check_guide(model: Pair, guide: Pair, args: tuple[Any, ...]) -> None:
     """Refuse a guide with other supports than the model's latents have.
 
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first.
+
     Raises:
         InputError: Names the site, both distributions and both supports.
     """
@@ -80,7 +88,7 @@ def check_guide(model: Pair, guide: Pair, args: tuple[Any, ...]) -> None:
 
 @torch.no_grad()
 def met_parameters(functions: tuple[Pair, ...], args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The unconstrained leaves behind what ``pyro.param`` gives some functions when they run, by name."""
+    """The unconstrained leaf tensors behind what ``pyro.param`` gives some functions when they run, by name."""
     with poutine.trace(param_only=True) as params:
         for function in functions:
             function(*args)

@@ -11,10 +11,11 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import Pair
 from pyro_aevb.traces.agreement import check_observes
 from pyro_aevb.traces.densities import check_every_datum, draw, log_guide_at, log_joint_of
 from pyro_aevb.traces.plates import size_of_data_plate
-from pyro_aevb.traces.sites import Latents, Pair, Site, describe, latent_sites, observed_sites, sample_sites
+from pyro_aevb.traces.sites import Latents, Site, describe, latent_sites, observed_sites, sample_sites
 from pyro_aevb.traces.ways import Choices
 
 __all__ = ["LatentSpace", "distributions", "latent_space"]
@@ -28,9 +29,9 @@ class LatentSpace:
     of z times :math:`|\det \partial z / \partial u|`.
 
     Arguments:
-        shapes: Event shape of each site's unconstrained value, by name.
-        transforms: T of each site, by name.
-        choices: How chains, which are particles to the pair, are run at once.
+        shapes: Event shape of each site's unconstrained value, by the site's name.
+        transforms: The bijection T of each site, by the site's name.
+        choices: The ways found so far to run many chains at once, which are particles to the pair.
     """
 
     shapes: dict[str, Size]
@@ -45,7 +46,8 @@ class LatentSpace:
     def latents(self, u: Tensor) -> tuple[Latents, Tensor]:
         """Values by site, and the log determinant, ``(C, B)``, from u, ``(C, B, K)``."""
         parts = u.split([shape.numel() for shape in self.shapes.values()], dim=-1)
-        values, log_determinant = {}, u.new_zeros(u.shape[:-1])
+        values = {}
+        log_determinant = u.new_zeros(u.shape[:-1])
         for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
             free = part.reshape(part.shape[:-1] + shape)
             values[name] = self.transforms[name](free)
@@ -54,7 +56,11 @@ class LatentSpace:
         return values, log_determinant
 
     def vector(self, latents: Latents) -> Tensor:
-        """u, ``(C, B, K)``, from values by site."""
+        """u, ``(C, B, K)``, from values by site.
+
+        Raises:
+            InputError: If a site's values are missing.
+        """
         if missing := self.shapes.keys() - latents.keys():
             raise InputError(f"the guide does not sample the model's site {min(missing)!r}: add it to the guide")
         flat = []
@@ -64,7 +70,7 @@ class LatentSpace:
         return torch.cat(flat, dim=-1)
 
     def probe(self, size: int) -> Latents:
-        """The latents of so many data at one u: equal for two spaces only if they are the same."""
+        """Latents at one fixed u for each of ``size`` data, by site, by which two spaces can be compared."""
         u = torch.full((1, size, self.dim), 0.3)
         return {name: value.double() for name, value in self.latents(u)[0].items()}
 
@@ -89,7 +95,14 @@ def distributions(
 ) -> tuple[dict[str, Any], dict[str, tuple[Any, Tensor]]]:
     """A model's prior of each latent site; and the likelihood, with its data, of each observed one.
 
-    At given latents, ``(B, ...)`` each, or at draws from the prior, one for each datum.
+    Arguments:
+        model: The model, any Pyro function.
+        args: Its arguments, batch first.
+        latents: Values of the latents at which the likelihood is told, ``(B, ...)`` each, by site; by default one draw
+            from the prior for each datum.
+
+    Raises:
+        InputError: If a site is masked, or lies outside the data plate.
     """
     trace = poutine.trace(poutine.condition(model, data=latents or {})).get_trace(*args)
     known = list(latents) if latents else [site["name"] for site in latent_sites(trace)]
@@ -105,6 +118,10 @@ def distributions(
 @torch.no_grad()
 def latent_space(model: Pair, args: tuple[Any, ...]) -> LatentSpace:
     """The space of a model's latents, read from two runs of it.
+
+    Arguments:
+        model: The model, any Pyro function.
+        args: Its arguments, batch first.
 
     Raises:
         InputError: If a latent is discrete, masked, outside the data plate, or without a known bijection; if its
@@ -127,7 +144,8 @@ def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
     if not latents:
         raise InputError("the model has no latent site: there is nothing to sample")
     check_every_datum({site["name"]: size_of_data_plate(site, len(args[0])) for site in latents}, args)
-    shapes, transforms = {}, {}
+    shapes = {}
+    transforms = {}
     for site in latents:
         transforms[site["name"]] = _bijection(site)
         shapes[site["name"]] = transforms[site["name"]].inv(site["value"]).shape[1:]  # less data
@@ -135,7 +153,8 @@ def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
 
 
 def _bijection(site: Site) -> Any:
-    name, support = site["name"], support_of(site["fn"])
+    name = site["name"]
+    support = support_of(site["fn"])
     if support.is_discrete:
         raise InputError(
             f"site {name!r} ({describe(site['fn'])}) is discrete, and Hamiltonian dynamics move continuous latents "

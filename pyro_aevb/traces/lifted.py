@@ -22,7 +22,9 @@ class _GivenWeights(Messenger):
     def _pyro_param(self, msg: Site) -> None:
         initial = msg["args"][1] if len(msg["args"]) > 1 else None
         if id(initial) in self.weights:
-            msg["value"], msg["done"], msg["stop"] = initial, True, True
+            msg["value"] = initial
+            msg["done"] = True
+            msg["stop"] = True  # handlers outside of the block do not hear of it
         elif self.points is not None and id(initial) not in self.points:
             raise InputError(
                 f"parameter {msg['name']!r} of the model is in none of its modules, so it cannot be given a prior: "
@@ -36,8 +38,8 @@ def given_weights(weights: Iterable[Tensor], points: Iterable[Tensor] | None = N
     Without it the parameter store would keep one run's weights as parameters, and give them to the next run.
 
     Arguments:
-        weights: Tensors that are no parameters, by identity.
-        points: If given, the only tensors that may be parameters.
+        weights: Tensors that are to be taken as they are wherever ``pyro.param`` is given one of these very objects.
+        points: The only other tensors that may be parameters; by default any may.
 
     Raises:
         InputError: When run: names a parameter that is not one of ``points``.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -11,12 +12,15 @@ from torch.distributions import constraints
 
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
+from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import seeded
 from pyro_aevb.traces.agreement import check_observes
 from pyro_aevb.traces.parts import device_of, untouched
-from pyro_aevb.traces.sites import Pair, Site, base_of, observed_sites
+from pyro_aevb.traces.sites import Site, base_of, observed_sites
 
 __all__ = ["Observed", "check_observed", "check_values", "observed"]
+
+NAN_MASKED = (dist.NanMaskedNormal, dist.NanMaskedMultivariateNormal)
 
 
 class Observed(NamedTuple):
@@ -25,9 +29,10 @@ class Observed(NamedTuple):
     name: str
     value: Tensor
     support: Any
-    """Where it has a density; ``None`` where nobody is to look: it depends on a latent, or the user switched it off."""
+    """The constraint on values that have a density; ``None`` where values are not to be checked: because it depends on
+    a latent, or because the user switched validation off."""
     takes_nan: bool
-    """Whether NaN is a value to it."""
+    """Whether its distribution takes NaN for a value that is missing."""
 
     @property
     def is_constant(self) -> bool:
@@ -63,7 +68,11 @@ def _bounds(support: Any) -> dict[str, Any]:
 def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> list[Observed]:
     """The sites of a model that carry data, from a run of it in a parameter store and noise of its own.
 
-    At latents of the guide, where there is one: a prior need not be one that can be sampled.
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide, from which latents are drawn, since a prior need not be one that can be sampled; ``None`` to
+            draw them from the prior.
+        args: Arguments of both, batch first.
 
     Raises:
         InputError: If the pair cannot be run; if beside a guide the model observes nothing.
@@ -99,7 +108,7 @@ def _sites(model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int) ->
 
 def _observed(site: Site) -> Observed:
     base = base_of(site["fn"])
-    takes_nan = type(base).__name__.startswith("NanMasked")
+    takes_nan = isinstance(base, NAN_MASKED)
     try:
         support = None if takes_nan or base._validate_args is False else site["fn"].support
     except (NotImplementedError, AttributeError):  # a support that is not told cannot be compared
@@ -111,10 +120,10 @@ def check_observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows:
     """Refuse data where a model has no density for them.
 
     Arguments:
-        model: The model.
-        guide: Its guide, if there is one.
-        args: Their arguments, batch first.
-        rows: The numbers of these data, for the message.
+        model: The model, any Pyro function.
+        guide: Its guide; ``None`` where there is none.
+        args: Arguments of both, batch first.
+        rows: Index of each of these data in the whole data set, ``(B,)``, for the message.
 
     Raises:
         InputError: Names the first datum that is not where its own distribution has a density.
@@ -125,6 +134,11 @@ def check_observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows:
 
 def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> None:
     """Refuse values that a site has no density for.
+
+    Arguments:
+        values: Data for the site, ``(B, ...)``.
+        site: The site, as :func:`observed` tells it.
+        rows: Index of each of these data in the whole data set, ``(B,)``, for the message; by default 0 to B - 1.
 
     Raises:
         InputError: Names the first datum.

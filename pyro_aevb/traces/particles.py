@@ -18,37 +18,36 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import repeated
+from pyro_aevb.pairs import Pair, repeated
 from pyro_aevb.traces.parts import device_of
 from pyro_aevb.traces.plates import PARTICLES, own_scale, plate_scale, size_of_data_plate
-from pyro_aevb.traces.sites import Latents, Pair, Site, describe, sample_sites, subsamples
+from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, describe, sample_sites, subsamples
 
 __all__ = ["Around", "Run", "Way", "rows_of", "run"]
 
 Way = Literal["broadcast", "fold", "loop"]
 Around = Callable[[Pair], Pair]
-"""A handler outside of the plate of particles: inside, one draw would be made before the plate asks for many."""
+"""A handler to put outside of the plate of particles: inside, it would draw once, before the plate asks for many."""
 
 
 class Run:
     """A Pyro function, run for S particles: its sites' values and log densities for each.
 
     Arguments:
-        traces: Of each run: one for each particle, or one for all.
+        traces: Traces of the runs: one for each particle in a loop, else a single one of all particles.
         count: Number S of particles.
-        way: How they were run.
-        rows: Number B of data, where the arguments tell it.
-        device: Where the data lie.
+        way: How the particles were run.
+        rows: Number B of data; ``None`` where the arguments do not tell it.
+        device: Device that the data lie on.
 
     Raises:
         InputError: If a site does not lie in the one data plate.
     """
 
     sizes: dict[str, int]
-    """How many of the data each site is for."""
+    """Number of data that each site is for, by the site's name."""
     size: int
-    """How many of the data it is for, if it has no site too."""
+    """Number of data that the function is for: its largest site's, or ``rows`` where it has no site."""
 
     def __init__(self, traces: list[Trace], count: int, way: Way, rows: int | None, device: torch.device) -> None:
         self.count = count
@@ -70,26 +69,34 @@ class Run:
         return self._for_each(values)
 
     def log_prob(self, name: str) -> Tensor:
-        """A site's log densities, masked and unscaled, ``(S, B)``."""
+        """A site's log densities, masked and unscaled, ``(S, B)``, in nats.
+
+        Raises:
+            UnknownDensityError: If its distribution cannot tell the density of a value that it has not just drawn.
+        """
         size = self._in_run[name]
         shape = (self.count, size) if self.way == "broadcast" else (size,)
         try:
             return self._for_each([_log_prob(part[name]).expand(shape) for part in self.parts])
         except (KeyError, NotImplementedError) as error:
-            raise InputError(
+            raise UnknownDensityError(
                 f"{describe(self.sites[name]['fn'])} cannot tell the density of a given value ({error}), which is "
                 "needed here: use SGVB or IWAE, or a guide that can be inverted"
             ) from error
 
     def rows(self) -> Latents:
-        """What the pair's plates chose, by plate."""
+        """Indices of the data that the pair's plates chose, by the name of the plate."""
         chosen = {name: value for name, value in subsamples(self.trace).items() if name != PARTICLES}
         if self.way != "fold":
             return chosen
         return {name: v[: len(v) // self.count] if len(v) % self.count == 0 else v for name, v in chosen.items()}
 
     def scale(self, of_plates: float) -> float | Tensor:
-        """What scales the sum over data, the plates' part as it is in a run without particles."""
+        """What scales the sum over data: a number, or one for each datum, ``(B,)``.
+
+        Arguments:
+            of_plates: What the plates alone scale it by in a run without particles, which folded rows hide.
+        """
         if self.way != "fold":
             return next((site["scale"] for site in self.sites.values()), 1.0)
         own = next((own_scale(site) for site in self.sites.values()), 1.0)
@@ -120,13 +127,13 @@ def run(
     """Run a Pyro function for so many particles; one particle is one run, whatever the way.
 
     Arguments:
-        function: The function.
+        function: A model or a guide, any Pyro function.
         args: Its arguments, batch first.
         count: Number S of particles.
-        way: How.
-        given: Values of sites, ``(S, B, ...)``.
-        rows: What its plates are to choose, by plate.
-        around: A handler around the whole.
+        way: How the particles are run: in a plate of their own, as further rows of data, or one after another.
+        given: Values that sites are given instead of being drawn, ``(S, B, ...)`` each, by site; by default none.
+        rows: Indices of the data that plates are given instead of choosing them, by plate; by default none.
+        around: Handler put around the function and the plate of particles; by default none.
     """
     given = given or {}
     rows = rows or {}
@@ -167,7 +174,9 @@ class _Repeated(Messenger):
 
     def __init__(self, count: int, rows: Latents, size: int) -> None:
         super().__init__()
-        self.count, self.rows, self.size = count, rows, size
+        self.count = count
+        self.rows = rows
+        self.size = size
 
     def _pyro_sample(self, msg: Site) -> None:
         if not site_is_subsample(msg) or msg["value"] is not None:

@@ -13,9 +13,8 @@ from torch import nn
 
 from pyro_aevb.data.given import precisions
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
-from pyro_aevb.pairs import modules_named_by, parts_that_ran, precision_of, without_a_trace
+from pyro_aevb.pairs import Pair, modules_named_by, parts_that_ran, precision_of, without_a_trace
 from pyro_aevb.seeds import unchanged_random_state
-from pyro_aevb.traces.sites import Pair
 
 __all__ = ["device_of", "modules_of", "moved_parts", "refused_in_one_line", "untouched"]
 
@@ -37,6 +36,15 @@ def modules_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> dict[str, nn.
 def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.device) -> dict[str, nn.Module]:
     """The modules that take part, moved to a device; the run that finds them is where their weights are now.
 
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first, on any device.
+        device: Where the modules are moved.
+
+    Returns:
+        The modules, by names that are the same in every process.
+
     Raises:
         InputError: If the pair cannot be run on these data.
     """
@@ -52,7 +60,17 @@ def moved_parts(model: Pair, guide: Pair, args: tuple[Any, ...], device: torch.d
 
 @contextmanager
 def refused_in_one_line(what: str, args: tuple[Any, ...], model: Pair, guide: Pair) -> Iterator[None]:
-    """What torch or Pyro raise of a pair that does not fit its data, in one line; the whole is its cause."""
+    """A block whose errors, where a pair does not fit its data, are raised as an ``InputError`` of one line.
+
+    Arguments:
+        what: What has failed, the beginning of the message.
+        args: The pair's arguments, whose precision the message tells where it differs from the weights'.
+        model: The model.
+        guide: Its guide.
+
+    Raises:
+        InputError: In place of what torch or Pyro raise, which is its cause.
+    """
     try:
         yield
     except InputError:

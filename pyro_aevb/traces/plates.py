@@ -39,16 +39,16 @@ class DataPlate(NamedTuple):
 
     name: str
     size: int
-    """How many data of the minibatch are in it: all, or those that the pair chose."""
+    """Number M of the minibatch's data that are in it: all, or those that the pair chose."""
     full_size: int
-    """How many data they stand for."""
+    """Number N of data that these stand for."""
 
 
 # ---------------------------------------------------------------- plates
 
 
 def data_plate(model_trace: Trace, rows: int | None) -> DataPlate | None:
-    """The plate of a model's observed sites over a minibatch of so many rows; ``None`` where there is none."""
+    """The plate of a model's observed sites over the ``rows`` of a minibatch; ``None`` where there is none."""
     frames = [f for site in observed_sites(model_trace) for f in site["cond_indep_stack"] if f.name != PARTICLES]
     fitting = [f for f in frames if rows in (f.size, f.full_size)] or [f for f in frames if f.size == -1]
     if not fitting:
@@ -75,6 +75,10 @@ def global_latents(model_trace: Trace, guide_trace: Trace, plate: DataPlate | No
 
 def size_of_data_plate(site: Site, rows: int | None) -> int:
     """How many data a site is for, which must lie in one plate at ``dim=-1``.
+
+    Arguments:
+        site: A sample site.
+        rows: Number of rows of the arguments, which is the size of a plate without one; ``None`` where they tell none.
 
     Raises:
         InputError: If it lies outside, or in more plates.
@@ -133,7 +137,14 @@ def own_scale(site: Site) -> Scale:
 
 
 def same_scale(one: Scale, other: Scale, look: bool) -> bool:
-    """Do two scales agree? ``look`` into tensors too, which a recorded step must not."""
+    """Do two scales agree?
+
+    Arguments:
+        one: A number, or a tensor with one for each datum.
+        other: What it is compared with.
+        look: Whether to compare tensors by their values, which a step that is being recorded must not read; where not,
+            a tensor is taken to agree.
+    """
     if not isinstance(one, Tensor) and not isinstance(other, Tensor):
         return math.isclose(one, other, rel_tol=1e-6)
     if not look:
@@ -148,5 +159,5 @@ def common_scale(model_trace: Trace, guide_trace: Trace) -> float:
     if not scales or any(isinstance(scale, Tensor) for scale in scales):  # a tensor may move: what it was is no unit
         return 1.0
     numbers = {float(scale) for scale in scales}
-    lowest, highest = min(numbers), max(numbers)
-    return highest if math.isclose(lowest, highest, rel_tol=1e-6) else 1.0
+    highest = max(numbers)
+    return highest if math.isclose(min(numbers), highest, rel_tol=1e-6) else 1.0

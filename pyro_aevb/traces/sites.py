@@ -1,9 +1,10 @@
 """One run of guide and replayed model: its sites, checks of them, and scaled sums over all of them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pyro.distributions.torch as pyro_torch
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
@@ -13,18 +14,22 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl, kl_divergence
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.pairs import Pair
 
 __all__ = [
     "Latents",
-    "Pair",
     "Site",
+    "UnknownDensityError",
     "analytic_kl",
     "base_of",
     "check_reparameterised",
     "describe",
     "latent_sites",
+    "layers_of",
     "log_likelihood_sum",
     "observed_sites",
     "pair_trace",
@@ -36,9 +41,17 @@ __all__ = [
     "without_gradient",
 ]
 
-Pair = Callable[..., Any]
 Site = Any  # Pyro's own Message: a dictionary with the site's name, fn, value, scale, mask, ...
 Latents = dict[str, Tensor]
+
+TORCHS_OWN = {kind for kind in vars(torch.distributions).values() if isinstance(kind, type)}
+TORCHS_OWN |= {LogitRelaxedBernoulli, ExpRelaxedCategorical}  # bases of exported ones, not exported themselves
+PYROS_OWN = {kind for kind in vars(pyro_torch).values() if isinstance(kind, type)}
+"""Pyro's versions of torch's distributions, whose densities agree with those that they extend."""
+
+
+class UnknownDensityError(InputError):
+    """A distribution cannot tell the density of a value that it has not just drawn; a planar flow is one."""
 
 
 def pair_trace(
@@ -46,8 +59,15 @@ def pair_trace(
 ) -> tuple[Trace, Trace]:
     """Run the guide, replay the model on its samples, and compute every site's scaled ``log_prob``.
 
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide, which takes the same arguments.
+        args: Positional arguments of both, batch first.
+        kwargs: Keyword arguments of both.
+        max_plate_nesting: Number of dimensions left of the event that plates may use; infinite to let Pyro find out.
+
     Returns:
-        The model's and the guide's trace, in Pyro's order.
+        The model's trace, then the guide's, the order in which Pyro returns them.
     """
     model_trace, guide_trace = get_importance_trace("flat", max_plate_nesting, model, guide, args, kwargs)
     return model_trace, guide_trace
@@ -64,6 +84,7 @@ def latent_sites(trace: Trace) -> list[Site]:
 
 
 def sample_sites(trace: Trace) -> list[Site]:
+    """The sites of a trace that have a density: neither plates' choices nor ``pyro.deterministic``."""
     return [site for site in trace.nodes.values() if _is_sample(site)]
 
 
@@ -73,7 +94,7 @@ def _is_sample(site: Site) -> bool:
 
 
 def subsamples(trace: Trace) -> Latents:
-    """What the plates of a trace chose, by plate."""
+    """The data that the plates of a trace chose, as indices, by the plate's name."""
     nodes: dict[str, Site] = dict(trace.nodes)
     return {n: site["value"] for n, site in nodes.items() if site["type"] == "sample" and site_is_subsample(site)}
 
@@ -194,7 +215,11 @@ def score_function_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
 
 
 def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Tensor]]:
-    """Each latent's guide site and its closed-form KL, unscaled; raises ``InputError`` where none is registered."""
+    """Each latent's guide site, and its closed-form KL(q || p) in nats, unscaled and unmasked.
+
+    Raises:
+        InputError: If no closed form is registered for a site's two distributions.
+    """
     for site in latent_sites(model_trace):
         guide_site = guide_trace.nodes[site["name"]]
         yield guide_site, _site_kl(site, guide_site)
@@ -216,9 +241,8 @@ def _refuse_own_densities(*distributions: Any) -> None:
     """A class whose density is its own is not the class that it extends, whose closed form is registered."""
     for distribution in distributions:
         kind: Any = type(base_of(distribution))
-        parents = [c for c in kind.__mro__ if c.__module__.startswith("torch.distributions.")]
-        its_own = bool(parents) and kind.log_prob is not parents[0].log_prob
-        if its_own and kind.__module__ != "pyro.distributions.torch" and not _registered(kind):  # those of Pyro agree
+        extended: Any = next((parent for parent in kind.__mro__ if parent in TORCHS_OWN), kind)
+        if kind.log_prob is not extended.log_prob and kind not in PYROS_OWN and not _registered(kind):
             raise NotImplementedError
 
 
@@ -232,10 +256,17 @@ def describe(distribution: Any) -> str:
 
 
 def base_of(distribution: Any) -> Any:
-    """A distribution without the wrappers around it."""
+    """A distribution without the wrappers and transforms around it."""
+    *_, innermost = layers_of(distribution)
+    return innermost
+
+
+def layers_of(distribution: Any) -> Iterator[Any]:
+    """A distribution, then what it wraps or transforms, and so on inwards."""
+    yield distribution
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
-    return distribution
+        yield distribution
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

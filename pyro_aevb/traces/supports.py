@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
@@ -27,12 +28,16 @@ class _Interval(NamedTuple):
 def check_latent_supports(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuse a guide that can draw where the prior has no density, or cannot draw where it has one.
 
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
+
     Raises:
         InputError: Names the site, both distributions and both supports.
     """
     for guide_site in latent_sites(guide_trace):
         model_site: Site | None = model_trace.nodes.get(guide_site["name"])
-        if model_site is None or type(guide_site["fn"]).__name__ == "Delta":
+        if model_site is None or isinstance(guide_site["fn"], dist.Delta):
             continue
         if fault := _fault(guide_site["fn"], model_site["fn"]):
             raise InputError(
@@ -48,9 +53,10 @@ def _fault(guide: Any, prior: Any) -> str | None:
         p = innermost(support_of(prior))
     except (NotImplementedError, AttributeError, InputError):  # a support that is not told cannot be compared
         return None
-    a, b = _interval(q), _interval(p)
+    a = _interval(q)
+    b = _interval(p)
     if a is None or b is None:
-        return None if repr(type(q)) == repr(type(p)) else "has another support than"
+        return None if type(q) is type(p) else "has another support than"
     if a.integer != b.integer:
         return "has another support than"
     if _any(a.low < b.low) or _any(a.high > b.high):
@@ -71,17 +77,20 @@ def _interval(support: Any) -> _Interval | None:
         return _Interval(torch.tensor(-INFINITY), torch.tensor(INFINITY), False)
     if isinstance(support, type(constraints.boolean)):
         return _Interval(torch.tensor(0.0), torch.tensor(1.0), True)
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    low = getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
     if low is None and high is None:
         return None
-    ends = (torch.as_tensor(-INFINITY if low is None else low), torch.as_tensor(INFINITY if high is None else high))
-    return _Interval(ends[0].detach().double(), ends[1].detach().double(), bool(support.is_discrete))
+    lowest = torch.as_tensor(-INFINITY if low is None else low)
+    highest = torch.as_tensor(INFINITY if high is None else high)
+    return _Interval(lowest.detach().double(), highest.detach().double(), bool(support.is_discrete))
 
 
 def _words(support: Any) -> str:
     interval = _interval(innermost(support))
     if interval is None:
         return str(support)
-    low, high = interval.low.min().item(), interval.high.max().item()
+    low = interval.low.min().item()
+    high = interval.high.max().item()
     varies = "about " if interval.low.numel() + interval.high.numel() > 2 else ""
     return f"{varies}[{low:g}, {high:g}]" + (" of integers" if interval.integer else "")

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.pairs import Pair, without_a_trace
 from pyro_aevb.seeds import seeded
 from pyro_aevb.traces.agreement import (
     check_agreement,
@@ -24,36 +24,36 @@ from pyro_aevb.traces.agreement import (
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.plates import in_other_plates, may_look
-from pyro_aevb.traces.sites import Latents, Pair, Site, latent_sites
+from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, latent_sites
 
 __all__ = ["Choices", "Ways"]
 
-FEW = 2  # particles are enough to tell
+FEW = 2  # particles, which are enough to tell one way from another
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of log densities: far above rounding
-COARSE = 1e-2  # of shorter types
-MOST_KEPT = 100
-DRAWS_UNTIL_ANOTHER = 20
-SHAKE = 0.1  # of a weight's usual size
+COARSE = 1e-2  # the tolerance for numbers of fewer bits
+MOST_KEPT = 100  # pairs and shapes that a choice is remembered for
+DRAWS_UNTIL_ANOTHER = 20  # of a discrete latent, most of which may be the same
+SHAKE = 0.1  # how far weights are moved, of their usual size
 
 
 class Ways(NamedTuple):
-    """How many particles of each part of a pair are run, and what its plates scale the sum over data by."""
+    """In which way many particles of guide and model are run, and what the plates scale the sum over data by."""
 
     guide: Way = "loop"
     model: Way = "loop"
     plate_scale: float = 1.0
     scaled_differently: str = ""
-    """Why sums over data have no one scale, if so"""
+    """Message of the refusal where sites are scaled differently, so that no one scale holds for a sum; else empty."""
 
 
 class _Choice(NamedTuple):
     ways: Ways
     of: tuple[Any, ...]
-    """The pair, kept alive, so that no other is taken for it"""
+    """The pair, kept alive, so that no other object can have its identity."""
     modules: list[nn.Module]
-    """Those that took part, and their parts"""
+    """The modules that took part, and their submodules."""
     training: list[bool]
-    """Whether each was in training: what was seen holds for these switches."""
+    """Whether each module was in training: the choice holds for these switches."""
 
     def holds(self) -> bool:
         """Are the switches what they were? Asked before each run, so without a call for each module."""
@@ -75,15 +75,15 @@ class Choices:
     ) -> Ways:
         """How to run so many particles on these arguments.
 
-        For one particle there is nothing to choose, but the pair is looked at all the same.
+        For one particle there is nothing to choose, but the pair is checked all the same.
 
         Arguments:
-            model: The model.
-            guide: Its guide; without one, latents are drawn from the model.
-            args: The arguments, batch first.
-            count: Number of particles.
+            model: The model, any Pyro function.
+            guide: Its guide; ``None`` to draw latents from the model.
+            args: Arguments of both, batch first.
+            count: Number S of particles.
             of: What tells the pair from others, where its functions are made anew for each call: both functions, and
-                keyword arguments.
+                keyword arguments. By default model and guide themselves.
 
         Raises:
             InputError: If model and guide do not agree, a latent has no density, or lies outside the data plate.
@@ -215,7 +215,7 @@ def _shaken(weights: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
-    """By evaluation, in which a datum's numbers depend on nothing but itself: they must be equal."""
+    """The ways found in evaluation, where a datum's numbers depend on it alone and must equal those of a loop."""
     if guide is None:
         drawn = run(model, args, FEW, "loop")
         latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
@@ -227,7 +227,10 @@ def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Way
 
 
 def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Latents]:
-    """How to draw, with draws: their densities must be those that the guide has there, one particle at a time."""
+    """How to run a guide, with draws of that way and the indices that its plates chose.
+
+    The densities that it tells of its draws must be those that it has there when it is run one particle at a time.
+    """
     for way in _possible(args):
         try:
             with _same_ranks() as ranks:
@@ -247,7 +250,7 @@ def _cannot_tell(drawn: Run, expected: Run) -> bool:
     """A planar flow's densities of given values cannot be compared; one site is only expanded, which changes none."""
     try:
         _numbers(expected)
-    except InputError:
+    except UnknownDensityError:
         return len(drawn.sites) == 1 and all(
             drawn.log_prob(n).shape == expected.value(n).shape[:2] for n in drawn.sites
         )
@@ -293,7 +296,9 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
-    """By training, where a batch normalisation sees all rows at once: what is broadcast must be what is folded.
+    """The ways that also hold in training, where a batch normalisation sees all rows at once.
+
+    What is broadcast must be what is folded.
 
     Of particles that see each other it makes no sense to ask for what one at a time gives; but those that a layer
     takes for data are wrong. Where rows cannot be folded, broadcasting must equal the loop.
@@ -309,7 +314,7 @@ def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways)
 
 
 def _way_in_training(function: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents) -> Way:
-    """Of a function that may be broadcast in evaluation."""
+    """The way in training of a function that may be broadcast in evaluation."""
     with untouched(args), torch.no_grad(), without_a_trace():
         other = _first_equal(function, args, latents, rows, ["fold"] if "fold" in _possible(args) else [])
     ways: tuple[Way, Way] = ("broadcast", other)
@@ -321,23 +326,23 @@ def _way_in_training(function: Pair, args: tuple[Any, ...], latents: Latents, ro
 
 
 class _Ranks:
-    """Number of dimensions that layers with running statistics met, in one run and in another."""
+    """Numbers of dimensions of what layers with running statistics were given, in one run and in another."""
 
     def __init__(self) -> None:
         self.runs: list[dict[int, set[int]]] = [{}]
 
     def meet(self, module: nn.Module, inputs: Any) -> None:
-        """Remember."""
+        """Remember how many dimensions a batch normalisation's input has; torch calls this before each module."""
         if isinstance(module, _NormBase) and inputs and isinstance(inputs[0], Tensor):
             self.runs[-1].setdefault(id(module), set()).add(inputs[0].dim())
 
     def other(self) -> None:
-        """What follows is another run."""
+        """Begin the second run, whose numbers of dimensions are to be compared with the first one's."""
         self.runs.append({})
 
     @property
     def same(self) -> bool:
-        """Did all layers meet the same?"""
+        """Whether all layers met the same numbers of dimensions in both runs."""
         return all(ranks == self.runs[0] for ranks in self.runs)
 
 

@@ -70,6 +70,27 @@ def mixed_pair():
     return model, guide, net
 
 
+def test_a_parameter_that_is_only_named_as_a_constrained_one_is_a_weight():
+    class Named(torch.nn.Module):
+        """Its weight has the name that PyroModule gives to the tensor behind a PyroParam."""
+
+        def __init__(self):
+            super().__init__()
+            self.shift_unconstrained = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            with pyro.plate("data", 60, subsample_size=len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z + self.shift_unconstrained, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 60, subsample_size=len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    model, _ = bayesian(Named(), guide)
+    assert list(model.prior()) == ["model.shift_unconstrained"]
+
+
 def test_constrained_parameters_are_refused_by_name_or_stay_points():
     with pytest.raises(aevb.InputError, match=r"model\.sigma is a PyroParam"):
         bayesian(*pyro_module_pair())

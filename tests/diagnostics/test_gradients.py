@@ -4,10 +4,23 @@ import csv
 
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
-from pyro_aevb import InputError
+from pyro_aevb import InputError, estimators
+from pyro_aevb.cli.compare import make_estimators
 from pyro_aevb.diagnostics import gradients as comparison
-from pyro_aevb.estimators import IWAE, SGVB, DoublyReparameterized, ScoreFunction, SGVBAnalyticKL, StickingTheLanding
+from pyro_aevb.estimators import (
+    IWAE,
+    SGVB,
+    VIMCO,
+    DoublyReparameterized,
+    MultiSample,
+    Reference,
+    Renyi,
+    ScoreFunction,
+    SGVBAnalyticKL,
+    StickingTheLanding,
+)
 from tests.estimators.test_exact import exact_elbo
 from tests.pairs import LinearGaussian
 
@@ -47,6 +60,55 @@ def test_iwaes_signal_to_noise_falls_and_dregs_rises():
     snr = {(name, k): rows[name, k, "guide"].snr for name in ("IWAE", "DoublyReparameterized") for k in (4, 64)}
     assert snr["IWAE", 64] < 0.7 * snr["IWAE", 4]
     assert snr["DoublyReparameterized", 64] > 1.5 * snr["DoublyReparameterized", 4]
+
+
+def test_each_estimator_says_which_bound_it_estimates():
+    for kind in (getattr(estimators, name) for name in estimators.__all__):
+        reference = comparison.reference_of(kind(3))
+        own = kind(3).reference
+        assert reference == (Reference(SGVB, 1) if own is None else own)
+        assert comparison.reference_of(reference.make()) == reference  # the plainest estimator of a bound is its own
+    assert comparison.reference_of(Trace_ELBO(num_particles=3)) == Reference(SGVB, 1)
+    assert comparison.reference_of(VIMCO(3)) == comparison.reference_of(DoublyReparameterized(3)) == Reference(IWAE, 3)
+    assert comparison.reference_of(IWAE(3)) != comparison.reference_of(IWAE(4))
+    assert comparison.reference_of(Renyi(3, alpha=-1.0)).make().alpha == -1
+
+
+class Geometric(MultiSample):
+    """An outsider's estimator of an outsider's bound: half the evidence lower bound, half IWAE's."""
+
+    @property
+    def reference(self):
+        return Reference(Geometric, self.num_particles)
+
+    def loss_of_weights(self, pair, args):
+        densities = pair.log_densities(args, self.num_particles)
+        weight = densities.log_weight
+        log_mean = weight.logsumexp(0) - torch.tensor(float(len(weight))).log()
+        return -densities.scaled_sum((weight.mean(0) + log_mean) / 2)
+
+
+def test_an_outsiders_estimator_is_told_by_what_it_is_not_by_its_name():
+    same_name = type("IWAE", (SGVB,), {})
+    another_name = type("Mine", (IWAE,), {})
+    assert comparison.reference_of(same_name(3)) == Reference(SGVB, 1)
+    assert comparison.reference_of(another_name(3)) == Reference(IWAE, 3)
+    pair = LinearGaussian(shift=0.3, widen=1.5)
+    seen = []
+    chosen = (Geometric(5), another_name(5))
+    rows = comparison.compare(
+        pair.model, pair.guide, pair.x, chosen, draws=100, reference_draws=200, progress=seen.append
+    )
+    assert seen == ["reference Geometric 5", "Geometric 5", "reference IWAE 5", "Mine 5"]
+    for row in rows:
+        assert row.bias < 4 * row.bias_error, row
+
+
+def test_the_command_makes_each_estimator_from_its_least_number_of_particles_on():
+    made = [(type(e).__name__, e.num_particles) for e in make_estimators("SGVB,VIMCO,Renyi", "1,2")]
+    assert made == [("SGVB", 1), ("SGVB", 2), ("VIMCO", 2), ("Renyi", 2)]
+    with pytest.raises(InputError, match="num_particles must be at least 2, not 0"):
+        make_estimators("VIMCO", "0")
 
 
 def test_it_leaves_everything_as_it_was():

@@ -89,14 +89,20 @@ def test_a_check_that_the_user_switched_off_stays_off():
 
 @pytest.mark.filterwarnings("ignore:evaluated at initial values")
 def test_nan_is_a_value_to_what_takes_it():
-    """NanMaskedNormal's density is that of what is there."""
+    """NanMaskedNormal's density is that of what is there, and so is that of a class that extends it."""
+
+    class Missing(dist.NanMaskedNormal):
+        """Under another name."""
+
     model, guide = pair_of(lambda z: dist.NanMaskedNormal(z.expand(*z.shape[:-1], 2), 1.0).to_event(1))
+    extended, _ = pair_of(lambda z: Missing(z.expand(*z.shape[:-1], 2), 1.0).to_event(1))
     full, _ = pair_of(lambda z: dist.Normal(z, 1.0).to_event(1))
     x = torch.tensor([[0.3, math.nan], [math.nan, -1.0]])
     seen = torch.tensor([[0.3], [-1.0]])
     with aevb.seeded(0):
         found = evidence.importance_sampling(model, guide, x, 500)
         torch.testing.assert_close(found, evidence.importance_sampling(full, guide, seen, 500))
+        torch.testing.assert_close(found, evidence.importance_sampling(extended, guide, x, 500))
     list(aevb.Trainer(model, guide, x, SGVB(), batch_size=1, device="cpu").run(4))
 
 

@@ -263,6 +263,25 @@ def test_a_point_mass_has_no_density():
         evidence.importance_weights(std, guide, X, 10)
 
 
+def test_what_a_distribution_is_is_told_by_its_class_not_by_its_name():
+    class Point(dist.Delta):
+        """Another name, and a point all the same."""
+
+    def log_px(fn):
+        def guide(x):
+            with plate(x):
+                pyro.sample("z", fn(x / 2))
+
+        return evidence.importance_sampling(std, guide, X, 10)
+
+    with pytest.raises(aevb.InputError, match="a point mass, which has no density"):
+        log_px(lambda loc: Point(loc, event_dim=1))
+    expected = log_px(lambda loc: dist.Normal(loc, 1.0).to_event(1))
+    for name in ("Delta", "NormalStraightThrough"):
+        named = type(name, (dist.Normal,), {})
+        torch.testing.assert_close(log_px(lambda loc, named=named: named(loc, 1.0).to_event(1)), expected)
+
+
 def test_straight_through_values_are_refused():
     """Their density is that of another value, which they carry along: NaN and -inf here and there."""
     fn = dist.RelaxedOneHotCategoricalStraightThrough
