@@ -6,7 +6,6 @@ value is used: ``self.rank = whole("rank", rank)``.
 
 import math
 import os
-import re
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
 from pathlib import Path
@@ -37,6 +36,10 @@ __all__ = [
 LONGEST_REASON = 300
 LONGEST_VALUE = 60
 
+# How the table of shapes begins that Pyro appends to a message: it makes a new error of the same class, so that nothing
+# but these words tells where the old message ended.
+SHAPES = "Trace Shapes:"
+
 REFUSALS = (
     ValueError,
     RuntimeError,
@@ -62,7 +65,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The message alone: Pyro raises an error anew with a table of all shapes where it passes a trace."""
-        return re.split(r"\s*Trace Shapes:", super().__str__(), maxsplit=1)[0]
+        return super().__str__().partition(SHAPES)[0].rstrip()
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -259,5 +262,5 @@ def _a(noun: str) -> str:
 
 def in_one_line(error: Exception) -> str:
     """An error's message in one line, without the table of shapes that Pyro adds."""
-    words = " ".join(str(error).split()).partition(" Trace Shapes:")[0]
+    words = " ".join(str(error).partition(SHAPES)[0].split())
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."

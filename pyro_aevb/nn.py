@@ -85,10 +85,12 @@ class ConvolutionalEncoder(nn.Sequential):
         shape: Sequence[int] | None = None,
     ) -> None:
         height, width = _image_shape(whole("in_dim", in_dim), shape)
-        make, sizes = _maker_of(activation), [1, *wholes("channels", channels)]
+        make = _maker_of(activation)
+        sizes = [1, *wholes("channels", channels)]
         convolutions = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in pairwise(sizes)]
         for _ in convolutions:
-            height, width = (height + 1) // 2, (width + 1) // 2
+            height = (height + 1) // 2
+            width = (width + 1) // 2
         super().__init__(
             _Images(1, *_image_shape(in_dim, shape)),
             *(part for layer in convolutions for part in layer),
@@ -140,7 +142,8 @@ class ConvolutionalDecoder(nn.Module):
         channels = wholes("channels", channels)
         if not channels:
             raise InputError("channels must hold at least one number: there is one image at least to be enlarged")
-        make, sizes = _maker_of(activation), [(height, width)]
+        make = _maker_of(activation)
+        sizes = [(height, width)]
         for _ in channels:
             sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
         outputs = [*channels[1:], out_dim // (height * width)]
@@ -243,5 +246,7 @@ def _maker_of(activation: Activation) -> Callable[[], nn.Module]:
 
 @torch.no_grad()
 def _set_initial_values(network: nn.Module, sd: float) -> None:
-    for name, parameter in network.named_parameters():
-        parameter.normal_(0, sd) if name.endswith("weight") else parameter.zero_()
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):  # an activation may have parameters too, a slope: they stay as they are
+            layer.weight.normal_(0, sd)
+            layer.bias.zero_()

@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.errors import whole
+from pyro_aevb.torch_internals import (
+    foreach_add,
+    foreach_add_,
+    foreach_addcdiv_,
+    foreach_addcmul_,
+    foreach_mul_,
+    foreach_sqrt,
+    step_without_hooks,
+)
 
 __all__ = ["Adagrad", "CosineAdam", "Paced"]
 
@@ -28,10 +37,8 @@ class Paced(torch.optim.Optimizer):
 
     def update(self, closure: Callable[[], Any] | None = None) -> Any:
         """A step of the size that is set, not counted."""
-        step: Any = super().step  # of the class mixed with
-        # torch wraps the step of every class that it makes an optimizer of in one that runs the hooks. Ours is wrapped,
-        # and so is the other class's once there is an optimizer of it: inside, the hooks must not run again.
-        return step.__wrapped__(self, closure) if getattr(step, "hooked", False) else step(closure)
+        # Torch's wrapper around our own step has run the hooks: they must not run again with the other class's.
+        return step_without_hooks(super().step, closure)  # of the class mixed with
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step."""
@@ -111,14 +118,15 @@ class Adagrad(Paced, torch.optim.Adagrad):
         """The formula for all weights at once, in seven launches."""
         if not (moved := [p for p in group["params"] if p.grad is not None]):
             return
-        sums, steps = ([self.state[p][key] for p in moved] for key in ("sum", "step"))
-        gradients = torch._foreach_add([p.grad for p in moved], moved, alpha=group["weight_decay"])
-        torch._foreach_addcmul_(sums, gradients, gradients)
-        lengths = torch._foreach_sqrt(sums)
-        torch._foreach_add_(lengths, group["eps"])
-        torch._foreach_mul_(gradients, group["lr"])
-        torch._foreach_addcdiv_(moved, gradients, lengths, value=-1)
-        torch._foreach_add_(steps, 1)
+        sums = [self.state[p]["sum"] for p in moved]
+        steps = [self.state[p]["step"] for p in moved]
+        gradients = foreach_add([p.grad for p in moved], moved, alpha=group["weight_decay"])
+        foreach_addcmul_(sums, gradients, gradients)
+        lengths = foreach_sqrt(sums)
+        foreach_add_(lengths, group["eps"])
+        foreach_mul_(gradients, group["lr"])
+        foreach_addcdiv_(moved, gradients, lengths, value=-1)
+        foreach_add_(steps, 1)
 
     def next_factor(self) -> float:
         """Zero while the pause lasts: the sums alone are stepped."""
@@ -179,9 +187,9 @@ class CosineAdam(Paced, torch.optim.Adam):
     def next_factor(self) -> float:
         """Along the cosine, at the number of steps before."""
         first = self.param_groups[0]
-        part = min(1.0, first["steps_taken"] / first["total_steps"])
+        fraction = min(1.0, first["steps_taken"] / first["total_steps"])
         first["steps_taken"] += 1
-        return 0.5 * (1 + cos(pi * part))
+        return 0.5 * (1 + cos(pi * fraction))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
@@ -18,9 +18,12 @@ from typing import Any
 
 import torch
 from pyro.params import module_from_param_with_module_name
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
+
+from pyro_aevb.origins import comes_from
 
 __all__ = [
     "Pair",
@@ -79,7 +82,7 @@ def own_module(function: Pair) -> nn.Module | None:
 
 def _inside(function: Any) -> Any:
     """What a ``partial`` calls; of one of Pyro's handlers around a function, that function."""
-    handled = len(function.args) >= 2 and getattr(function.func, "__name__", "") == "_context_wrap"
+    handled = len(function.args) >= 2 and isinstance(function.args[0], Messenger) and callable(function.args[1])
     return function.args[1] if handled else function.func
 
 
@@ -126,12 +129,12 @@ def _is_plain(thing: Any) -> bool:
     """Is it an object of a class that somebody wrote, rather than a number, a tensor or a part of torch?"""
     if isinstance(thing, (type, ModuleType, Tensor, nn.Module)) or not hasattr(thing, "__dict__"):
         return False
-    return type(thing).__module__.partition(".")[0] not in ("torch", "builtins", "numpy")
+    return not comes_from(type(thing), "torch", "builtins", "numpy")
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """A function's variables from outside: globals that it reads, what it closes over, its defaults, what it wraps."""
-    if function.__module__ and function.__module__.partition(".")[0] in ("torch", "pyro"):
+    if comes_from(function, "torch", "pyro"):
         return
     for name in sorted(_globals_read(function.__code__)):
         if name in function.__globals__:
@@ -215,8 +218,9 @@ class _Switched:
         for part, name, buffer, value in self.buffers or ():
             with torch.no_grad():
                 buffer.copy_(value)
-            if getattr(part, name) is not buffer and name in part._buffers:  # assigned anew, not changed in place
-                part._buffers[name] = buffer
+            with suppress(AttributeError):  # the block made it something else than a buffer
+                if part.get_buffer(name) is not buffer:  # assigned anew, not changed in place
+                    setattr(part, name, buffer)
 
 
 def _has_switch(module: nn.Module) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_aevb.torch_internals import version_of
+
 __all__ = ["Deferred", "UndoneStep", "alone", "shielded"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -120,8 +122,10 @@ class UndoneStep:
         tensors: list[Tensor],
         parameters: list[Tensor],
     ) -> None:
-        self.read_noise, self.write_noise = read_noise, write_noise
-        self.tensors, self.parameters = tensors, parameters
+        self.read_noise = read_noise
+        self.write_noise = write_noise
+        self.tensors = tensors
+        self.parameters = parameters
         self._copies = [tensor.detach().clone() for tensor in tensors]
         self._versions = [-1] * len(tensors)
         self._moving = set(range(len(tensors)))
@@ -133,9 +137,9 @@ class UndoneStep:
             pairs = enumerate(zip(self.tensors, self._copies, strict=True))
             self._moving = {i for i, (tensor, copy) in pairs if not torch.equal(tensor, copy)}
         for i, tensor in enumerate(self.tensors):
-            if i in self._moving or tensor._version != self._versions[i]:  # a compiled step writes without a version
+            if i in self._moving or version_of(tensor) != self._versions[i]:  # a compiled step writes without a version
                 self._copies[i] = tensor.detach().clone()
-                self._versions[i] = tensor._version
+                self._versions[i] = version_of(tensor)
         self._steps += 1
         self._noise = self.read_noise()
 

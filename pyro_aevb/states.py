@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.origins import comes_from
 from pyro_aevb.seeds import seeded
 
 __all__ = [
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 DIGEST = "digest"
+STEPS = "step"  # torch.optim's count; only this name tells it from a moment of a parameter that is one number
 LARGEST = 2**63
 MOST_VALUES = 1_000_000  # of a state; a run's has some hundreds
 DEEPEST = 50  # levels of containers in a state; a run's has eight
@@ -203,7 +205,7 @@ def check_gathered(saved: Any) -> None:
         InputError: If they are not.
     """
     check_kinds(saved, {"losses": Tensor, "divisors": list, "sizes": list})
-    losses, divisors, sizes = saved["losses"], saved["divisors"], saved["sizes"]
+    losses, divisors, sizes = (saved[key] for key in ("losses", "divisors", "sizes"))
     right = losses.dim() == 1 and losses.is_floating_point() and len(losses) == len(divisors) == len(sizes)
     right = right and all(_is_number(divisor) and divisor > 0 for divisor in divisors)
     if not (right and all(type(size) is int and 0 < size < LARGEST for size in sizes)):
@@ -266,7 +268,7 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Any, Any] | None:
 
     Somebody's own may keep things beside its state, which a copy does not have, or begin to keep them later.
     """
-    if type(optimizer).__module__.partition(".")[0] not in ("torch", "pyro", "pyro_aevb"):
+    if not comes_from(type(optimizer), "torch", "pyro", "pyro_aevb"):
         return None
     try:
         twin = copy.deepcopy(optimizer)
@@ -297,7 +299,7 @@ def _check_entry(saved: Any, own: Mapping[str, Any], where: str) -> None:
     for name, value in own.items():
         if not isinstance(value, Tensor):
             check_setting(saved[name], value, f"{where}.{name}")
-        elif name == "step" and _is_count(saved[name]) and _is_count(value):
+        elif name == STEPS and _is_count(saved[name]) and _is_count(value):
             if saved[name] < 0:
                 raise InputError(f"{where}.{name} is {saved[name].item()}, less than 0: the state is damaged")
             _check_tensor(saved[name].to(value.dtype), value, f"{where}.{name}")  # of steps, of any precision

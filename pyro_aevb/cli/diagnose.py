@@ -106,7 +106,8 @@ def write(told: dict[str, Any], found: Diagnostics, loaded: Loaded, out: str | N
 
 def numbers(found: Diagnostics) -> dict[str, Any]:
     """Everything in plain numbers, means with standard errors over data, nats per datum."""
-    kl, aggregate = found.kl, found.aggregate
+    kl = found.kl
+    aggregate = found.aggregate
     return {
         "kl": mean_of(kl.total)._asdict(),
         "active_units": int(kl.active.sum()),
@@ -130,7 +131,7 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
     if gaps is None:
         return None
     size = len(gaps.bound)
-    parts = {
+    estimates = {
         "bound": (gaps.bound, gaps.bound_error),
         "optimised_bound": (gaps.optimised_bound, gaps.optimised_bound_error),
         "log_likelihood": (gaps.log_likelihood, gaps.log_likelihood_error),
@@ -139,14 +140,16 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
     }
     told = {
         name: {**mean_of(values)._asdict(), "monte_carlo_se": (errors**2).sum().sqrt().item() / size}
-        for name, (values, errors) in parts.items()
+        for name, (values, errors) in estimates.items()
     }
     return {"count": size, "converged": gaps.converged, **told}
 
 
 def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
-    kl, aggregate = found.kl, found.aggregate
-    q, p = aggregate.draws[:, k].double(), aggregate.prior_draws[:, k].double()
+    kl = found.kl
+    aggregate = found.aggregate
+    q = aggregate.draws[:, k].double()
+    p = aggregate.prior_draws[:, k].double()
     return {
         "dimension": k,
         "kl": None if kl.per_dimension is None else mean_of(kl.per_dimension[:, k])._asdict(),

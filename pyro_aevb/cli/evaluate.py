@@ -114,18 +114,19 @@ def _methods(config: Any) -> dict[str, Method]:
 
 def measure(loaded: Loaded, x: Tensor, methods: dict[str, Method], config: Any) -> dict[str, Any]:
     """The numbers that ``evaluate`` prints, means and standard errors over data, in nats per datum."""
-    model, guide = loaded.pair.model, loaded.pair.guide
-    parts = evidence.bound(model, guide, x, seed=config.seed)
+    model = loaded.pair.model
+    guide = loaded.pair.guide
+    found = evidence.bound(model, guide, x, seed=config.seed)
     numbers: dict[str, Any] = {
-        "bound": _mean(parts.bound),
-        "log_likelihood": _mean(parts.log_likelihood),
-        "kl": _mean(parts.kl),
+        "bound": _mean(found.bound),
+        "log_likelihood": _mean(found.log_likelihood),
+        "kl": _mean(found.kl),
     }
     for name, method in methods.items():
         keep = _keep(config, name)
         with tqdm(total=len(x), desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
-            found = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
-        numbers["evidence" if name == "importance" else name] = _evidence(found, len(x))
+            estimate = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
+        numbers["evidence" if name == "importance" else name] = _evidence(estimate, len(x))
     numbers["active_units"] = evidence.active_units(guide, x) if len(x) > 1 else None
     return numbers
 
@@ -137,19 +138,21 @@ def _keep(config: Any, method: str) -> Path | None:
     return Path(config.keep) / f"{method}.pt"
 
 
-def _evidence(found: Any, count: int) -> dict[str, Any]:
+def _evidence(
+    found: evidence.WeightSums | evidence.AnnealedWeights | evidence.PosteriorDensity, count: int
+) -> dict[str, Any]:
     """Mean over data and its errors; where the method has them, signs of distrust: how many data have each."""
     numbers: dict[str, Any] = _mean(found.log_likelihood)
     error = (found.standard_error**2).sum().sqrt().item() / count
     numbers["monte_carlo_se"] = error if math.isfinite(error) else None  # one chain tells none, a stuck one neither
-    if hasattr(found, "khat"):
+    if isinstance(found, evidence.WeightSums):
         # Too few samples to see a tail are no sign of a heavy one.
         unsafe = ~(found.khat <= 0.7) if found.num_samples >= evidence.FEWEST_FOR_A_TAIL else found.khat > 0.7
         numbers["khat_above_0.7"] = int(unsafe.sum())
         numbers["effective_samples"] = found.effective_samples.median().item()
-    if hasattr(found, "acceptance"):
+    else:  # both others have chains
         numbers["acceptance"] = found.acceptance.mean().item()
-    if hasattr(found, "rhat"):
+    if isinstance(found, evidence.PosteriorDensity):
         numbers["rhat_above_1.1"] = int((~(found.rhat <= 1.1)).sum())
         numbers["kernel_densities"] = int(found.kernel.sum())
     return numbers

@@ -128,7 +128,8 @@ def _check_memory(count: int, loaded: Loaded) -> None:
 
 
 def _figures(loaded: Loaded, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:
-    shape, title = loaded.data.shape, loaded.title
+    shape = loaded.data.shape
+    title = loaded.title
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curve": lambda: plots.learning_curve(loaded.run.metrics(), title),
         "samples": lambda: plots.image_grid(draw_samples(loaded, count, seed), shape, title=title),
@@ -176,7 +177,8 @@ def _latent_space(loaded: Loaded) -> Figure:
     if z.shape[1] > 2 and len(z) > 1:
         from sklearn.decomposition import PCA  # a second to import, so only where it is used
 
-        z, axis_name = torch.from_numpy(PCA(2).fit_transform(z.numpy())), "posterior mean, principal component"
+        z = torch.from_numpy(PCA(2).fit_transform(z.numpy()))
+        axis_name = "posterior mean, principal component"
     if z.shape[1] == 1:
         z = torch.cat([z, torch.zeros_like(z)], dim=1)
     labels = loaded.data.labels_test

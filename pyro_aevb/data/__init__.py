@@ -61,13 +61,14 @@ def load(
     whole("split_seed", split_seed, least=0)
     flag("counts", counts)
     raw = _check(load_raw(name, find_root(data_root), split_seed, counts), name)
-    train, test, shape = raw.train.flatten(1), raw.test.flatten(1), tuple(raw.train.shape[1:])
-    labels = raw.labels_train, raw.labels_test
-    if binarize == "none":
-        return DataSet(name, train, test, shape, binarize, *labels, split_seed)
-    grey, grey_test = (_grey(x, name) for x in (train, test))
-    rows = grey if binarize == "dynamic" else grey.fixed(split_seed)
-    return DataSet(name, rows, grey_test.fixed(split_seed), shape, binarize, *labels, split_seed)
+    train: Tensor | DynamicBinarization = raw.train.flatten(1)
+    test = raw.test.flatten(1)
+    if binarize != "none":
+        grey, grey_test = (_grey(x, name) for x in (raw.train.flatten(1), test))
+        train = grey if binarize == "dynamic" else grey.fixed(split_seed)
+        test = grey_test.fixed(split_seed)
+    shape = tuple(raw.train.shape[1:])
+    return DataSet(name, train, test, shape, binarize, raw.labels_train, raw.labels_test, split_seed)
 
 
 def find_root(data_root: str | Path | None = None) -> Path:

@@ -41,19 +41,24 @@ class Batches:
         self, data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype | None = None
     ) -> None:
         given = data if isinstance(data, tuple) else (data,)
-        parts = as_tensors(data, evaluated=False)
-        self.size, self.batch_size, self.seed, self.device = len(parts[0]), batch_size, seed, device
+        arguments = as_tensors(data, evaluated=False)
+        self.size = len(arguments[0])
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
         if self.size == 0:
             raise InputError("the data set is empty: there is nothing to train on")
         if whole("batch_size", batch_size) > self.size:
             raise InputError(f"batch_size must lie between 1 and the {self.size} data, not {batch_size}")
-        self.fingerprint = "-".join(fingerprint(part) for part in parts)
-        self.earlier_fingerprint = "-".join(earlier_fingerprint(part) for part in parts)
-        self.binarises = tuple(isinstance(part, DynamicBinarization) for part in parts)
-        values = (part.probabilities if isinstance(part, DynamicBinarization) else part for part in parts)
+        self.fingerprint = "-".join(map(fingerprint, arguments))
+        self.earlier_fingerprint = "-".join(map(earlier_fingerprint, arguments))
+        self.binarises = tuple(isinstance(each, DynamicBinarization) for each in arguments)
+        values = (each.probabilities if isinstance(each, DynamicBinarization) else each for each in arguments)
         same = (in_precision(value, one, dtype) for value, one in zip(values, given, strict=True))
         self.parts = tuple(value.to(device) for value in same)
-        self._epoch, self._order, self._key = -1, torch.empty(0), torch.empty(0)
+        self._epoch = -1
+        self._order = torch.empty(0)
+        self._key = torch.empty(0)
 
     @property
     def per_epoch(self) -> int:
@@ -80,7 +85,9 @@ class Batches:
         if self._epoch != epoch:
             order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
             key = torch.tensor(derive(self.seed, "binarize", epoch))
-            self._epoch, self._order, self._key = epoch, order.to(self.device), key.to(self.device)
+            self._epoch = epoch
+            self._order = order.to(self.device)
+            self._key = key.to(self.device)
         return self._order[index * self.batch_size : (index + 1) * self.batch_size], self._key
 
     def take(self, rows: Tensor, key: Tensor) -> tuple[Tensor, ...]:

@@ -56,7 +56,8 @@ class DynamicBinarization:
 
     def fixed(self, seed: int = 0) -> Tensor:
         """One binary image of every row, always the same for a seed: what evaluation uses."""
-        key, rows = derive(seed, "binarize"), torch.arange(len(self), device=self.probabilities.device)
+        key = derive(seed, "binarize")
+        rows = torch.arange(len(self), device=self.probabilities.device)
         return torch.cat([self.draw(some, key) for some in rows.split(1000)])  # the hash takes 8 bytes a pixel
 
 

@@ -49,7 +49,8 @@ class DistributionFamily:
     """
 
     def __init__(self, distribution: str | type, dim: int, fixed: Mapping[str, float] | None = None) -> None:
-        self.cls, self.dim = _find(distribution), whole("dim", dim)
+        self.cls = _find(distribution)
+        self.dim = whole("dim", dim)
         self.fixed = _as_tensors({} if fixed is None else fixed)
         self._moved: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         accepted = {*inspect.signature(self.cls).parameters, *self._declared()}
@@ -197,6 +198,19 @@ def _find(distribution: str | type) -> Any:
             f"there is no distribution {told(distribution)}: give the name of a class of pyro.distributions, "
             "torch.distributions or pyro_aevb.distributions, such as Gamma"
         )
-    if not issubclass(found, TorchDistributionMixin):
-        found = getattr(dist, found.__name__, found)
+    return found if issubclass(found, TorchDistributionMixin) else _wrapped_by_pyro(found)
+
+
+def _wrapped_by_pyro(cls: type) -> Any:
+    """Pyro's class of a distribution of torch: the one in ``pyro.distributions`` that extends it directly.
+
+    Raises:
+        InputError: If Pyro has none, as of a class that somebody wrote.
+    """
+    ours = [kind for kind in vars(dist).values() if isinstance(kind, type) and issubclass(kind, TorchDistributionMixin)]
+    found = next((kind for kind in ours if cls in kind.__bases__), None)
+    if found is None:
+        raise InputError(
+            f"{cls.__name__} is no distribution of Pyro: derive it from pyro.distributions.TorchDistribution"
+        )
     return found

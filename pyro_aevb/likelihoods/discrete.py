@@ -97,7 +97,8 @@ class DiscretizedLogistic(Likelihood):
         network: Network | None = None,
     ) -> None:
         super().__init__(latent_dim, data_dim)
-        self.components, self.steps = whole("components", components), whole("steps", steps)
+        self.components = whole("components", components)
+        self.steps = whole("steps", steps)
         self.network = make_network(latent_dim, 3 * components * data_dim, hidden, activation, network)
 
     def forward(self, z: Tensor) -> TorchDistributionMixin:
@@ -105,10 +106,12 @@ class DiscretizedLogistic(Likelihood):
         outputs = self.network(z)
         outputs = outputs.reshape(*outputs.shape[:-1], 3, self.data_dim, self.components)
         logits, loc, log_scale = outputs.unbind(-3)  # (..., D, C) each
-        parts = DiscretizedLogisticDistribution(loc + 0.5, (log_scale - 2).clamp(-7, 10).exp(), self.steps)
+        loc = loc + 0.5
+        scale = (log_scale - 2).clamp(-7, 10).exp()
         if self.components == 1:
-            return DiscretizedLogisticDistribution(parts.loc[..., 0], parts.scale[..., 0], self.steps).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), parts).to_event(1)
+            return DiscretizedLogisticDistribution(loc[..., 0], scale[..., 0], self.steps).to_event(1)
+        components = DiscretizedLogisticDistribution(loc, scale, self.steps)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)
 
 
 class Poisson(Likelihood):

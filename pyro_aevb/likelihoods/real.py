@@ -41,7 +41,8 @@ class _LocationScale(Likelihood):
     ) -> None:
         super().__init__(latent_dim, data_dim)
         self.min_scale = positive("min_scale", min_scale)  # without a floor the likelihood is unbounded
-        self.sigmoid_mean, self.scale = flag("sigmoid_mean", sigmoid_mean), _checked(scale, min_scale)
+        self.sigmoid_mean = flag("sigmoid_mean", sigmoid_mean)
+        self.scale = _checked(scale, min_scale)
         self.network = make_network(
             latent_dim, data_dim * (2 if scale == "network" else 1), hidden, activation, network
         )
@@ -56,7 +57,8 @@ class _LocationScale(Likelihood):
         if self.scale == "network":
             location, log_variance = outputs.chunk(2, dim=-1)  # (..., D) each
         else:
-            location, log_variance = outputs, self.log_variance
+            location = outputs
+            log_variance = self.log_variance
         if self.sigmoid_mean:
             location = torch.sigmoid(location)
         return location, (log_variance / 2).clamp(math.log(self.min_scale), 10).exp()
@@ -215,8 +217,10 @@ class Beta(Likelihood):
     def forward(self, z: Tensor) -> TorchDistributionMixin:
         """The stretched Beta of mean mu and precision nu in [e^-10, e^10]."""
         logit, log_precision = self.network(z).chunk(2, dim=-1)  # (..., D) each
-        precision, mean = log_precision.clamp(-10, 10).exp(), logit.clamp(-10, 10).sigmoid()
-        low, width = torch.full_like(mean, -self.margin), torch.full_like(mean, 1 + 2 * self.margin)
+        precision = log_precision.clamp(-10, 10).exp()
+        mean = logit.clamp(-10, 10).sigmoid()
+        low = torch.full_like(mean, -self.margin)
+        width = torch.full_like(mean, 1 + 2 * self.margin)
         return _StretchedBeta(mean * precision, (1 - mean) * precision, low, width).to_event(1)
 
 
