@@ -248,7 +248,10 @@ if __name__ == "__main__":
     parser.add_argument("--smoke", action="store_true", help="one small size, one short round in one process")
     chosen = parser.parse_args()
     if chosen.smoke:
-        chosen.rounds, chosen.seconds, chosen.shapes, chosen.batches = 1, 0.02, ["784-100-3"], [100]
+        chosen.rounds = 1
+        chosen.seconds = 0.02
+        chosen.shapes = ["784-100-3"]
+        chosen.batches = [100]
     measured = run(chosen)
     print(table(measured))
     if not chosen.smoke and (chosen.device != "cpu" or set(chosen.shapes) == set(SHAPES)):

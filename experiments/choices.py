@@ -92,7 +92,8 @@ def keep(row: dict, folder: Path, device: str) -> None:
 def order(row: dict) -> tuple:
     """Of rows: seeds, methods, panels, choices, lengths."""
     method = row["method"]
-    panel, choice = [*PANELS[method]].index((row["data"], row["latent_dim"])), [*CHOICES[method]].index(row["choice"])
+    panel = [*PANELS[method]].index((row["data"], row["latent_dim"]))
+    choice = [*CHOICES[method]].index(row["choice"])
     return row["seed"], [*PANELS].index(method), panel, choice, row["samples"]
 
 

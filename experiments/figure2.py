@@ -182,7 +182,8 @@ def points(curve: dict) -> list[dict]:
 
 def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[dict]]:
     """Our curves: of each seed its points."""
-    wanted, found = (data, latent_dim, method, split), {}
+    wanted = (data, latent_dim, method, split)
+    found = {}
     some = [r for r in rows if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted]
     for r in sorted(some, key=lambda r: (r["seed"], r["samples"])):
         found.setdefault(r["seed"], []).append(r)
@@ -268,7 +269,9 @@ if __name__ == "__main__":
     if chosen.smoke:
         import tempfile
 
-        LATENT_DIMS, STEP_SIZES, ENGINE = {"frey_face": (2,)}, (0.01,), "eager"
+        LATENT_DIMS = {"frey_face": (2,)}
+        STEP_SIZES = (0.01,)
+        ENGINE = "eager"
         with tempfile.TemporaryDirectory() as temporary:
             found = run(Path(temporary), 1000, 1, "cpu", 2, [], Path(temporary) / "kept", None)
         print(len(found), "curves drawn")

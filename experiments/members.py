@@ -29,7 +29,8 @@ import pyro_aevb as aevb
 from pyro_aevb.training.ensemble import Ensemble
 
 FOLDER = Path(__file__).parent / "members"
-BATCH, STEPS = 100, 100
+BATCH = 100
+STEPS = 100  # of each member in a round
 MEMBERS = (2, 4, 8)
 
 
@@ -97,7 +98,8 @@ class Workers:
     """Processes side by side that share the machine's threads."""
 
     def __init__(self, processes: int) -> None:
-        context, self.processes = multiprocessing.get_context("spawn"), processes
+        context = multiprocessing.get_context("spawn")
+        self.processes = processes
         self.threads = max(1, torch.get_num_threads() // processes)
         self.pipes = []
         for _ in range(processes):
@@ -182,7 +184,9 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     workers = [Workers(processes) for processes in (1, 2)]
     if chosen.smoke:
-        SHAPES, MEMBERS, chosen.rounds = (Shape(16, 4, 2, 200),), (2,), 1
+        SHAPES = (Shape(16, 4, 2, 200),)
+        MEMBERS = (2,)
+        chosen.rounds = 1
     rows: list[dict] = []
     for shape in SHAPES:
         if not chosen.only or str(shape) in chosen.only:

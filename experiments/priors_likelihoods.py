@@ -29,8 +29,14 @@ from pyro_aevb import likelihoods, priors
 from pyro_aevb.evidence import importance_weights
 
 FOLDER = Path(__file__).parent / "priors_likelihoods"
-HIDDEN, LATENT_DIM, BATCH, SAMPLES, SEED = 200, 10, 100, 500_000, 0
-IMAGES, DRAWS, SHOWN = 1000, 500, 12
+HIDDEN = 200
+LATENT_DIM = 10
+BATCH = 100
+SAMPLES = 500_000
+SEED = 0
+IMAGES = 1000  # of the test set, that are evaluated
+DRAWS = 500  # importance samples for each image
+SHOWN = 12  # pictures of each case
 
 PRIORS: dict[str, Callable[..., priors.Prior]] = {
     "StandardNormal": priors.StandardNormal,
@@ -109,7 +115,9 @@ def run_case(
     train: Tensor | aevb.data.DynamicBinarization, test: Tensor, unit: float, prior: Callable, likelihood: Callable
 ) -> tuple[dict, Tensor, Tensor]:
     """Train and evaluate a pair: numbers, per-datum evidence, means of p(x|z) with z from the prior, in [0, 1]."""
-    started, dim, size = time.perf_counter(), test.shape[1], len(train)
+    started = time.perf_counter()
+    dim = test.shape[1]
+    size = len(train)
     with aevb.seeded(SEED):
         q = make_guide(dim, unit)
         p = prior(LATENT_DIM, guide=q) if getattr(prior, "func", None) is priors.VampPrior else prior(LATENT_DIM)
@@ -143,7 +151,10 @@ def measure(data_name: str, what: str, name: str) -> tuple[dict, Tensor, Tensor,
     data = aevb.data.load(data_name)
     if what == "prior" and data_name == "mnist":
         binary = aevb.data.load(data_name, binarize="dynamic")
-        train, test, unit, excess = binary.train, binary.test, 1.0, 0.0
+        train = binary.train
+        test = binary.test
+        unit = 1.0
+        excess = 0.0
         likelihood: Callable = likelihoods.Bernoulli
     else:
         kind, likelihood = LIKELIHOODS[name if what == "likelihood" else "Gaussian(network)"]
@@ -229,7 +240,9 @@ if __name__ == "__main__":
     if parser.parse_args().smoke:
         import tempfile
 
-        SAMPLES, IMAGES, DRAWS = 300, 20, 3
+        SAMPLES = 300
+        IMAGES = 20
+        DRAWS = 3
         with tempfile.TemporaryDirectory() as temporary:
             found = table(run(["frey_face"], Path(temporary)), Path(temporary))
             plot(found, Path(temporary), "likelihood").savefig(Path(temporary) / "samples.png")

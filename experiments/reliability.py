@@ -28,7 +28,6 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # children are fork
 
 import sklearn.datasets  # noqa: F401  # imported late by what runs below: once here, not in each child
 import torch
-import torch._dynamo
 from shared.results import HERE, provenance, write
 
 import pyro_aevb as aevb
@@ -36,6 +35,8 @@ from pyro_aevb import evidence
 from pyro_aevb.cli import main
 from pyro_aevb.runs import options
 from pyro_aevb.runs.folder import Run
+
+torch.compiler.reset()  # imports the compiler: once here, not in each child
 
 NAME = "reliability"
 OPTIONS = [

@@ -237,7 +237,8 @@ def by_command_line() -> str:
     from pyro_aevb.cli import main
 
     torch.set_num_threads(1)
-    digest, printed = hashlib.sha256(), io.StringIO()
+    digest = hashlib.sha256()
+    printed = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(printed):
         run = f"{folder}/run"
         words = ["--data=digits", "--latent_dim=2", "--hidden=50", "--samples=20000", f"--out={run}", "--device=cpu"]

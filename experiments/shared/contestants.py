@@ -65,7 +65,8 @@ def pair(shape: Shape) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
 
 def minibatches(shape: Shape, batch_size: int) -> Callable[[], Tensor]:
     """The next minibatch, from one tensor in memory by a permutation."""
-    batches, step = Batches(data(shape), batch_size, 0, torch.device(shape.device)), iter(range(10**9))
+    batches = Batches(data(shape), batch_size, 0, torch.device(shape.device))
+    step = iter(range(10**9))
     return lambda: batches[next(step)][0]
 
 

@@ -31,7 +31,8 @@ def figure3(size: int, method: str, split: str) -> Curve:
 
 def at(curve: Curve, samples: float) -> float | None:
     """The curve's value at so many samples, on the line between its nearest points; ``None`` outside of it."""
-    below, above = ([p for p in curve if p[0] <= samples], [p for p in curve if p[0] >= samples])
+    below = [p for p in curve if p[0] <= samples]
+    above = [p for p in curve if p[0] >= samples]
     if not below or not above:
         return None
     (a, low), (b, high) = below[-1], above[0]

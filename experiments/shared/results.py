@@ -21,7 +21,8 @@ HERE = Path(__file__).parent.parent  # experiments, where results are kept, unle
 
 def provenance(threads: int | None = None, device: str = "cpu", **settings: object) -> dict:
     """Commit, versions and device, with an experiment's own settings first; ``threads`` of its runs, if not ours."""
-    cpu, where = f"{threads or torch.get_num_threads()} threads of {processor()}", find_device(device)
+    cpu = f"{threads or torch.get_num_threads()} threads of {processor()}"
+    where = find_device(device)
     return {
         **settings,
         "commit": commit(),
@@ -73,7 +74,8 @@ def taken(rows: list[dict], known: list[dict], *keys: str) -> list[dict]:
 
     A curve is what the keys tell apart.
     """
-    before, now = far(known, keys), far(rows, keys)
+    before = far(known, keys)
+    now = far(rows, keys)
     for curve in (curve for curve in now if now[curve] < before.get(curve, 0)):
         print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now[curve]:,}")
     return [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
@@ -90,7 +92,8 @@ def shorter(rows: list[dict], known: list[dict], *keys: str) -> bool:
 
     For results that all curves share, a picture of all or their differences, and that stay then.
     """
-    before, now = far(known, keys), far(rows, keys)
+    before = far(known, keys)
+    now = far(rows, keys)
     less = [curve for curve, samples in before.items() if samples > now.get(curve, 0)]
     for curve in less:
         print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now.get(curve, 0):,}")
