@@ -56,7 +56,7 @@ CURVES = {"test_predictive": "o-", "train_predictive": "o--", "log_px_bound": "o
 
 
 def make(method: str, data: torch.Tensor, seed: int, samples: int, device: str) -> aevb.Trainer:
-    """A training from the start."""
+    """A trainer of one method that has not begun."""
     size, dim = data.shape
     with aevb.seeded(seed):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, dim, hidden=HIDDEN, activation="tanh")

@@ -45,7 +45,7 @@ MILESTONE = 100_000_000  # the paper's
 
 
 def options_of(data: str, latent_dim: int, part: str, samples: int, seed: int, device: str) -> list[str]:
-    """The command line's."""
+    """Options of ``pyro-aevb train`` for a curve."""
     if part == "convolutions":
         networks = [f"--{which}.network={name}" for which, (name, _) in NETWORKS.items()]
         networks += [f"--{which}.network.channels={channels}" for which, (_, channels) in NETWORKS.items()]

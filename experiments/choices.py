@@ -42,7 +42,7 @@ CASE = ("method", "choice", "data", "latent_dim", "seed")
 
 
 def cases(seeds: int) -> list[tuple]:
-    """As ``CASE`` names them."""
+    """All cases, tuples of what ``CASE`` names."""
     return [
         (method, choice, *panel, seed)
         for seed in range(seeds)
@@ -90,7 +90,7 @@ def keep(row: dict, folder: Path, device: str) -> None:
 
 
 def order(row: dict) -> tuple:
-    """Of rows: seeds, methods, panels, choices, lengths."""
+    """What rows are sorted by: seed, method, panel, choice, length."""
     method = row["method"]
     panel = [*PANELS[method]].index((row["data"], row["latent_dim"]))
     choice = [*CHOICES[method]].index(row["choice"])

@@ -64,7 +64,7 @@ def chosen() -> list[estimators.Estimator]:
 
 
 def make_trainer(data: aevb.data.DataSet, estimator: estimators.Estimator, engine: str) -> aevb.Trainer:
-    """Always the same start."""
+    """A trainer of the pair, which always begins with the same weights."""
     size = len(data.train)
     with aevb.seeded(0):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, data.dim, hidden=HIDDEN)
@@ -101,7 +101,7 @@ def measure_training(data: aevb.data.DataSet, samples: int, seconds: float) -> l
 
 
 def few_latents_pair(data: aevb.data.DataSet, samples: int) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
-    """Three latents, full covariance, trained."""
+    """A trained pair with three latents and a guide with full covariance."""
     latent_dim = 3
     size = len(data.train)
     with aevb.seeded(0):
@@ -114,7 +114,7 @@ def few_latents_pair(data: aevb.data.DataSet, samples: int) -> tuple[aevb.Genera
 
 
 def fit(model: nn.Module, guide: nn.Module, x: Any, estimator: estimators.Estimator, steps: int) -> None:
-    """So many steps of Adam."""
+    """Train a pair for so many steps of Adam."""
     optimizer = partial(torch.optim.Adam, lr=1e-3)
     list(aevb.Trainer(model, guide, x, estimator, optimizer, BATCH, engine="eager", device="cpu").run(steps * BATCH))
 

@@ -73,7 +73,7 @@ MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is rea
 def options_of(
     data: str, latent_dim: int, method: str, step_size: float, seed: int, **other: str | float | None
 ) -> list[str]:
-    """The command line's; ``other`` settings than the method's."""
+    """Options of ``pyro-aevb train`` for a curve; ``other`` settings replace the method's."""
     settings = METHODS[method] | other
     networks = ("likelihood", "guide")
     return [
@@ -139,7 +139,7 @@ def first_bound(path: Path, options: list[str], first: int) -> float:
 
 
 def last_test(metrics: list[dict]) -> str:
-    """In words."""
+    """The last test bound of a run, in words."""
     last = [m for m in metrics if "test_bound" in m][-1]
     return f"test bound {last['test_bound']:.2f} ± {last['test_se']:.2f} after {last['samples_seen']:,} samples"
 
@@ -191,7 +191,7 @@ def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) 
 
 
 def mean(points: list[dict], column: str = "bound") -> float:
-    """Over seeds."""
+    """Mean of a column over points, one of each seed."""
     return sum(point[column] for point in points) / len(points)
 
 
@@ -210,7 +210,7 @@ def table(rows: list[dict]) -> list[dict]:
 
 
 def plot(rows: list[dict]) -> Figure:
-    """As the paper has it, its own curves behind ours."""
+    """The figure as the paper has it, the paper's own curves behind ours."""
     figure = Figure(figsize=(16, 6), layout="constrained")
     panels = figure.subplots(2, 5)
     for line, data in enumerate(("mnist", "frey_face")):

@@ -77,7 +77,7 @@ Training = aevb.Trainer | aevb.MonteCarloEM
 
 
 def make(method: str, data: torch.Tensor, rate: float, seed: int, device: str, long: bool) -> Training:
-    """A training from the start."""
+    """A trainer of one method that has not begun."""
     size = len(data)
     dim = data.shape[1]
     settings = SETTINGS.get(method, SETTINGS["AEVB"])
@@ -128,7 +128,7 @@ def choose_rate(method: str, data: torch.Tensor, seed: int, device: str, first: 
 
 
 def appendix_d(model: aevb.GenerativeModel, x: torch.Tensor) -> aevb.evidence.PosteriorDensity:
-    """With chains that begin at prior draws, the likelier the more often."""
+    """Appendix D's estimate of log p(x), with chains that begin at prior draws, chosen with odds p(x|z)."""
     with aevb.seeded(0), torch.no_grad():
         candidates = model.prior().sample((CANDIDATES,))  # (S, K)
         likelihood = model.likelihood(candidates)

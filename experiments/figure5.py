@@ -36,7 +36,7 @@ def run(runs: Path, latent_dim: int, seed: int, samples: int, device: str, value
 
 
 def plot(found: list[dict], values: Path) -> Figure:
-    """Side by side."""
+    """The samples of all models, side by side."""
     figure = Figure(figsize=(3.2 * len(found), 3.5), layout="constrained")
     for axes, row in zip(figure.subplots(1, len(found)), found, strict=True):
         side = int(COUNT**0.5)

@@ -52,7 +52,7 @@ ROWS: dict[str, tuple[list[str], float | None]] = {  # options; published log p(
 
 
 def options_of(name: str, samples: int, seed: int, device: str) -> list[str]:
-    """The command line's."""
+    """Options of ``pyro-aevb train`` for a row."""
     return [
         *("--data=mnist", "--binarize=dynamic", "--latent_dim=50", f"--seed={seed}", f"--device={device}"),
         *("--optimizer=pyro_aevb.optimizers.CosineAdam", f"--optimizer.lr={'3e-3' if samples <= 1e6 else '1e-3'}"),
@@ -97,7 +97,7 @@ def keep(row: dict, folder: Path, device: str) -> None:
 
 
 def order(row: dict) -> tuple:
-    """Of rows: lengths, then the table's."""
+    """What rows are sorted by: length, then place in the table, then seed."""
     return row["samples"], [*ROWS].index(row["name"]), row["seed"]
 
 
@@ -107,7 +107,7 @@ def draw(folder: Path) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """In the form that the literature uses."""
+    """The rows in Markdown, in the form that the literature uses."""
     head = "| | seed | epochs | bound, 1000 images | log p(x), 1000 images | all 10,000 | published, 3280 epochs |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for r in rows:

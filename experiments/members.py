@@ -45,7 +45,7 @@ class Shape:
     likelihood: str = "Bernoulli"
 
     def __str__(self) -> str:
-        """As in 784-100-3."""
+        """The sizes of the layers from data to latents, 784-100-3 say."""
         return f"{self.data_dim}-{self.hidden}-{self.latent_dim}"
 
 
@@ -58,7 +58,7 @@ SHAPES = (
 
 
 def trainer(shape: Shape, seed: int, data: torch.Tensor, captured: bool) -> aevb.Trainer:
-    """One member."""
+    """A trainer of one member, its seed that of weights and order."""
     dims = shape.latent_dim, shape.data_dim
     with aevb.seeded(seed):
         likelihood = getattr(aevb.likelihoods, shape.likelihood)(*dims, hidden=shape.hidden)

@@ -103,7 +103,7 @@ def forms(data: aevb.data.DataSet) -> dict[str, Form]:
 
 
 def make_guide(data_dim: int, unit: float) -> aevb.guides.Guide:
-    """The one guide."""
+    """The guide that all cases have."""
 
     def network(in_dim: int, out_dim: int) -> nn.Module:
         return nn.Sequential(Divided(unit), aevb.nn.MLP(in_dim, out_dim, HIDDEN))

@@ -33,7 +33,7 @@ def cases(seeds: int) -> list[tuple]:
 
 
 def name_of(case: tuple) -> str:
-    """Of its run."""
+    """The name of a case's run."""
     return "-".join(map(str, case))
 
 

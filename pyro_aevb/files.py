@@ -50,6 +50,10 @@ MOST_COMPRESSED = 200  # times; an archive of a gigabyte and more that holds mor
 def regular_file(path: Path, advice: str = "check the path") -> Path:
     """The path, if a file is there: a pipe would be waited for, a device never ends.
 
+    Arguments:
+        path: The path.
+        advice: What to do where no file is there, for the message.
+
     Raises:
         InputError: If nothing is there, or something else than a file.
     """
@@ -84,7 +88,8 @@ def check_archive(path: Path, *, compressed: bool = False) -> None:
 
     Arguments:
         path: The archive, a ``.pt`` or ``.npz`` file.
-        compressed: Whether its members may be; what torch saves is not, so that none is longer than the file.
+        compressed: Whether its members may be compressed, as NumPy's are. What torch saves is not, so that its members
+            together are no longer than the file.
 
     Raises:
         DamagedArchiveError: Says what is wrong.
@@ -92,22 +97,22 @@ def check_archive(path: Path, *, compressed: bool = False) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len({member.filename for member in members}) < len(members):
-            raise DamagedArchiveError("two of its parts have one name")
+            raise DamagedArchiveError("two of its members have one name")
         size = path.stat().st_size
         most = sum(member.file_size for member in members)
         if most > max(1e9, MOST_COMPRESSED * size) or any(m.compress_type > zipfile.ZIP_DEFLATED for m in members):
             raise DamagedArchiveError(f"it would become {most / 1e9:.1f} GB of {size / 1e6:.1f} MB")
         if not compressed and any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise DamagedArchiveError("a part of it is compressed, which torch does not do")
+            raise DamagedArchiveError("a member of it is compressed, which torch does not do")
         if not compressed and most > size:
-            raise DamagedArchiveError("its parts are said to be longer than the file")
+            raise DamagedArchiveError("its members are said to be longer than the file")
         if (broken := archive.testzip()) is not None:
-            raise DamagedArchiveError(f"the checksum of its part {broken} is wrong")
+            raise DamagedArchiveError(f"the checksum of its member {broken} is wrong")
         _check_index(archive)
 
 
 def _check_index(archive: zipfile.ZipFile) -> None:
-    """See that an archive's index leaves out no part: a flipped bit in it ended the list, and no checksum was wrong."""
+    """See that an archive's index leaves out no member: a flipped bit there ended it, with all checksums right."""
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     file: Any = archive.fp  # open, inside with
     begins = [*(member.header_offset for member in members[1:]), archive.start_dir]
@@ -116,7 +121,7 @@ def _check_index(archive: zipfile.ZipFile) -> None:
         name, extra = struct.unpack("<HH", file.read(4))
         end = member.header_offset + HEADER + name + extra + member.compress_size
         if not end <= following <= end + DESCRIPTOR:
-            raise DamagedArchiveError(f"its index is damaged after the part {member.filename}")
+            raise DamagedArchiveError(f"its index is damaged after the member {member.filename}")
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:

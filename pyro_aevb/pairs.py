@@ -67,7 +67,7 @@ def modules_named_by(model: Pair, guide: Pair) -> dict[str, nn.Module]:
 
 
 def precision_of(model: Pair, guide: Pair) -> torch.dtype | None:
-    """Of a pair's weights, those that can be named; ``None`` where there are none."""
+    """The precision of a pair's weights, of the first that a name leads to; ``None`` where none is found."""
     named = modules_named_by(model, guide).values()
     return next((p.dtype for module in named for p in module.parameters() if p.is_floating_point()), None)
 
@@ -169,6 +169,11 @@ def parts_that_ran(model: Pair, guide: Pair, ran: Mapping[str, Iterable[nn.Modul
 
     Of a module that holds one that takes part the whole takes part. What no name leads to is named by its class and
     the order in which it ran.
+
+    Arguments:
+        model: The model.
+        guide: Its guide.
+        ran: The modules that ran, in their order, under the roles ``"model"`` and ``"guide"``.
     """
     seen = {id(module) for modules in ran.values() for module in modules}
     own = [own_module(model), own_module(guide)]
@@ -251,7 +256,7 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
     ``sys.setprofile`` tells; where somebody else's profiler is at work, calls of modules are seen alone.
 
     Arguments:
-        evaluate: Switch modules to ``eval()`` as they are first seen.
+        evaluate: Whether to switch modules to ``eval()`` as they are first seen.
 
     Yields:
         The modules seen, in their order, by identity.
@@ -355,8 +360,8 @@ def trained_parameters(
     Arguments:
         model: The model.
         guide: Its guide.
-        modules: Those that take part, by name.
-        met: The parameters that Pyro met, by their names in its store.
+        modules: The modules that take part in the pair, by their stable names.
+        met: The parameters that Pyro met in a run of the pair, by their names in its parameter store.
     """
     in_modules = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
     parts = [part for part in (_as_module(model), _as_module(guide)) if part is not None]

@@ -109,10 +109,10 @@ class UndoneStep:
     """What a step changes before its update: noise, buffers, gradients. One that fails there is taken back.
 
     Arguments:
-        read_noise: The state of the noise that the step draws from.
-        write_noise: Puts such a state back.
-        tensors: Buffers, and what the estimator counts: all that a step may write to but for weights and moments.
-        parameters: Whose gradients a step leaves behind.
+        read_noise: Function that returns the state of the noise that the step draws from.
+        write_noise: Function that puts such a state back.
+        tensors: Tensors that a step may write to before its update: buffers, and what the estimator counts.
+        parameters: Parameters whose gradients a step leaves behind.
     """
 
     def __init__(

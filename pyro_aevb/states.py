@@ -59,8 +59,8 @@ def check_digest(state: Mapping[str, Any], what: str, *, required: bool) -> None
 
     Arguments:
         state: The state.
-        what: What the caller knows it by.
-        required: Whether states of its format have a digest; where not, one line says that it is not checked.
+        what: How the message calls the state.
+        required: Whether states of its format have a digest; of one without, one line says that it is not checked.
 
     Raises:
         InputError: If the digest is missing or another.
@@ -102,6 +102,10 @@ def _add(digest: Any, value: Any) -> None:
 def check_identity(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """See that a state is of these data, this seed, and whatever else a training cannot change on its way.
 
+    Arguments:
+        saved: The saved values, by name.
+        own: This training's values, by name.
+
     Raises:
         InputError: Names what is another.
     """
@@ -126,6 +130,11 @@ def check_kinds(state: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
 
 def check_plain(value: Any, where: str, depth: int = 0) -> int:
     """See that there is nothing but plain tensors in a state, each with memory of its own.
+
+    Arguments:
+        value: The state, or what lies inside it.
+        where: How the message calls it.
+        depth: How many levels of containers lie around it.
 
     Returns:
         How many values there are: a list of lists of one list may be many.
@@ -166,7 +175,13 @@ def _check_count(count: int, depth: int) -> None:
 def check_tensors(saved: Any, own: Mapping[str, Any], where: str, finite: bool = True) -> None:
     """See that saved tensors have the shapes and precisions of those that they are to be copied into.
 
-    Those that are missing or too many are left to whoever loads them; what is no tensor is, too.
+    Those that are missing or too many are left to whoever loads them, and so is what is no tensor.
+
+    Arguments:
+        saved: The saved tensors, by name.
+        own: Those that they are to be copied into, by name.
+        where: How the message calls the saved ones.
+        finite: Whether their values must be finite.
 
     Raises:
         InputError: Names the first that has another.
@@ -236,9 +251,9 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, stepped: bool)
     What it should look like a copy of the optimizer shows, by one step on copies of the parameters.
 
     Arguments:
-        saved: What ``optimizer.state_dict()`` gave.
+        saved: The saved state, as ``optimizer.state_dict()`` returned it.
         optimizer: The optimizer that is to go on from it.
-        stepped: Whether steps were taken, so that a state cannot be empty.
+        stepped: Whether steps were taken before it was saved, so that it cannot be empty.
 
     Raises:
         InputError: Names what is not.

@@ -1,8 +1,8 @@
 """The contestants of ``benchmark.py``: the same variational auto-encoder trained in different ways.
 
 Each is a function of (shape, batch size, particles) that returns a function of a number of steps, which may return
-before a GPU has taken them. Unless its name says
-otherwise a contestant runs as its user would run it: no process-wide setting is touched for it.
+before a GPU has taken them. Unless its name says otherwise a contestant runs as its user would run it: no process-wide
+setting is touched for it.
 """
 
 import importlib.util
@@ -56,7 +56,7 @@ def networks(shape: Shape) -> tuple[nn.Module, nn.Module]:
 
 
 def pair(shape: Shape) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
-    """The same as a Pyro pair."""
+    """The auto-encoder of :func:`networks` as a model and a guide of this package."""
     likelihood = aevb.likelihoods.Bernoulli(shape.latent_dim, shape.data_dim, hidden=shape.hidden[::-1])
     guide = aevb.guides.DiagonalNormal(shape.data_dim, shape.latent_dim, hidden=shape.hidden)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(shape.latent_dim), likelihood, SIZE)
@@ -115,7 +115,7 @@ def matrix_products(shape: Shape, batch_size: int, particles: int = 1) -> Step:
 
 
 def by_hand(shape: Shape, batch_size: int, particles: int = 1, compiled: bool = False) -> Step:
-    """``sgvb.py``, estimator A, fused Adam."""
+    """A loop over estimator A of ``sgvb.py`` and torch's fused Adam."""
     encoder, decoder = networks(shape)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, fused=True)
 
@@ -135,7 +135,7 @@ def by_hand(shape: Shape, batch_size: int, particles: int = 1, compiled: bool = 
 
 
 def svi(shape: Shape, batch_size: int, particles: int = 1, estimator: type = Trace_ELBO, checks: bool = True) -> Step:
-    """Pyro's own loop."""
+    """Pyro's own loop, ``SVI.step``, with any of its estimators, with or without its checks."""
     model, guide = pair(shape)
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     loop = SVI(model, guide, pyro.optim.Adam({"lr": RATE}), estimator(**options))
@@ -152,7 +152,7 @@ def svi(shape: Shape, batch_size: int, particles: int = 1, estimator: type = Tra
 def make_trainer(
     shape: Shape, batch_size: int, particles: int, engine: str, rows: Tensor | aevb.data.DynamicBinarization
 ) -> aevb.Trainer:
-    """Ours, fused Adam."""
+    """A ``Trainer`` of the same pair, with one estimator and torch's Adam."""
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     optimizer = partial(torch.optim.Adam, lr=RATE)
     estimator = aevb.estimators.SGVB(**options)
@@ -175,7 +175,7 @@ def engine_alone(shape: Shape, batch_size: int, particles: int = 1) -> Step:
 def trainer(
     shape: Shape, batch_size: int, particles: int = 1, engine: str = "captured", binarize: bool = False
 ) -> Step:
-    """Ours, reports and all."""
+    """``Trainer.run`` as its user runs it, data and reports and all."""
     rows = aevb.data.DynamicBinarization(data(shape) * 0.9) if binarize else data(shape)
     training = make_trainer(shape, batch_size, particles, engine, rows)
 

@@ -31,10 +31,10 @@ def arguments(doc: str, name: str, samples: float, smoke: str, redraw: bool = Tr
 
     Arguments:
         doc: The script's docstring, of which the first line is shown.
-        name: The script's; its runs are kept in the folder of that name.
-        samples: By default.
-        smoke: What ``--smoke`` does.
-        redraw: Whether pictures can be drawn from results alone.
+        name: The script's name, which is that of the folder in ``runs`` that its runs are kept in.
+        samples: Default of ``--samples``.
+        smoke: What ``--smoke`` does, for ``--help``.
+        redraw: Whether there is a ``--redraw``, which draws pictures from the results alone.
     """
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--samples", type=float, default=samples)
@@ -62,10 +62,10 @@ def train(path: Path, options: list[str], samples: int, every: int | str) -> lis
     """Begin a run, or go on with it, up to so many samples; its metrics up to there.
 
     Arguments:
-        path: Of the run.
-        options: The command line's, but how far and how often.
-        samples: Up to which to train.
-        every: Samples between two evaluations, and saves; or ``log``.
+        path: Folder of the run.
+        options: Options of ``pyro-aevb train`` but for how far to train and how often to evaluate and save.
+        samples: Number of samples up to which to train.
+        every: Samples between two evaluations, and between two saves; or ``log``, for ever more between them.
 
     Raises:
         RunFailedError: If the run that is there was begun with other options.
@@ -126,7 +126,7 @@ def copy(run: Path, other: Path) -> None:
 
 
 def minutes_of(metrics: list[dict]) -> float:
-    """Of training, all sessions of a run together: the clock in ``metrics.jsonl`` starts anew with each."""
+    """Minutes of training, all sessions of a run together: the clock in ``metrics.jsonl`` starts anew with each."""
     seconds = [m["seconds"] for m in metrics if "seconds" in m]
     sessions = (now for now, following in zip(seconds, [*seconds[1:], 0.0], strict=True) if following < now)
     return round(sum(sessions) / 60, 1)

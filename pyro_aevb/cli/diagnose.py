@@ -36,17 +36,17 @@ def options(
     """Diagnose a saved run: KL by latent dimension, the aggregate posterior, gaps of the bound, signs of collapse.
 
     Args:
-        run: A folder that train made.
-        count: The first so many data.
-        gap_count: The gaps are of the first so many of them; 0 leaves the gaps out.
-        ais_steps: Steps of annealed importance sampling, which log p(x) for the gaps comes from.
-        split: Which data.
-        checkpoint: Which state.
+        run: Folder of the run, which train made.
+        count: Number of data, the first ones.
+        gap_count: Number of them, the first ones, that the gaps of the bound are measured on; 0 leaves the gaps out.
+        ais_steps: Steps of annealed importance sampling, which estimates the log p(x) of the gaps.
+        split: Which of the run's data sets to look at.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on test data.
         seed: Seed of the draws.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: Folder of diagnostics.json and diagnostics.png; by default the run's folder and its figures.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
 

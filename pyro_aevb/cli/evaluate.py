@@ -39,22 +39,24 @@ def options(
     """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
     Args:
-        run: A folder that train made.
-        split: Which data.
-        checkpoint: Which state.
-        evidence: Of ``importance``, ``appendix_d``, ``ais``, separated by commas: how log p(x) is estimated.
+        run: Folder of the run, which train made.
+        split: Which of the run's data sets to look at.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on test data.
+        evidence: How log p(x) is estimated: one or several of ``importance``, ``appendix_d`` and ``ais``, separated by
+            commas.
         num_samples: Importance samples per datum; 0 leaves log p(x) out.
-        chunk_size: Importance samples at once: memory and time, not numbers; 5 on a CPU, 50 elsewhere by default.
-        draws: Posterior draws that appendix D fits its density to, and as many again.
-        steps: Distributions on the way from guide to posterior, in ais.
-        chains: Chains per datum, in ais.
-        count: Only the first so many data.
+        chunk_size: Importance samples per datum that are taken at once, which changes memory and time and no number; by
+            default 5 on a CPU, 50 elsewhere.
+        draws: Posterior draws per datum that appendix D fits its density to; as many again evaluate it.
+        steps: Number of distributions on the way from guide to posterior, in ais.
+        chains: Number of chains per datum, in ais.
+        count: Number of data, the first ones; by default all.
         keep: Folder for results of finished data, so that the same command goes on where it was stopped.
-        float64: Compute in double precision.
+        float64: Whether to compute in double precision.
         seed: Seed of the draws.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
 

@@ -35,15 +35,15 @@ def sample_options(
     """Draw from a saved run's model: z from its own prior, then p(x|z).
 
     Args:
-        run: A folder that train made.
+        run: Folder of the run, which train made.
         count: Number of samples.
-        draw: Show the mean of p(x|z), as the paper does, or a draw x.
-        checkpoint: Which state.
+        draw: What to show of each p(x|z): its mean, as the paper does, or a draw x.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on test data.
         seed: Seed of the draws.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: A new .png file, or .npy for the values; by default samples.png among the run's figures.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
 
@@ -60,14 +60,14 @@ def plot_options(
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
     Args:
-        run: A folder that train made.
-        checkpoint: Which state.
+        run: Folder of the run, which train made.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on test data.
         count: Number of samples shown.
-        side: The manifold, for two latent dimensions, has side x side pictures.
+        side: Pictures in a row and in a column of the manifold, which only two latent dimensions have.
         seed: Seed of the samples.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
 

@@ -45,9 +45,10 @@ def load(
             else taken as it is.
         binarize: ``none`` keeps grey values, ``static`` draws binary pixels once, ``dynamic`` at each visit in training
             (the test set then is drawn once).
-        data_root: Folder of data sets; else ``$PYRO_AEVB_DATA``, else the user's cache folder.
+        data_root: Folder of data sets; ``None`` for ``$PYRO_AEVB_DATA``, and where that is not set the user's cache
+            folder.
         split_seed: Seed of random splits and of fixed binarisations.
-        counts: A file's ``uint8`` values are counts, taken as they are.
+        counts: Whether a file's ``uint8`` values are counts, taken as they are; else they are grey values.
 
     Raises:
         InputError: If a file is missing, truncated, or not what it should be; if values are not finite, or not in

@@ -134,7 +134,7 @@ LOADERS: dict[str, Callable[[Path, int], Raw]] = {
 
 
 def is_there(name: str, root: Path) -> bool:
-    """Whether a data set can be loaded without a download; of a path or another name the loading tells."""
+    """Whether a data set can be loaded without a download; true of paths too, for they are never downloaded."""
     folders = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
     if name in folders:
         return all((root / folders[name] / "raw" / file).is_file() for file in MNIST_SHA256)

@@ -23,8 +23,10 @@ __all__ = ["DistributionFamily"]
 # Where two parameters say the same, the one that computes well.
 _INSTEAD = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 
-BOUND = 10.0  # of unconstrained values of bounded parameters: beyond it a float32 exp squared over- or underflows
-LOCATION = 100.0  # of the least of parameters that increase: beyond it e^-10 more is the same float32
+# The largest unconstrained value of a parameter with a constraint: beyond it a float32 exp squared over- or underflows.
+BOUND = 10.0
+# That of the first of parameters that increase, Uniform's ``low`` say: beyond it e^-10 more is the same float32.
+LOCATION = 100.0
 
 
 class DistributionFamily:
@@ -36,7 +38,8 @@ class DistributionFamily:
         distribution: Name of a class of ``pyro.distributions``, ``torch.distributions`` or
             ``pyro_aevb.distributions``, or the class.
         dim: Length of the vectors.
-        fixed: Parameters that are not made but given, the same for all.
+        fixed: Values of parameters that are not made of unconstrained numbers but given, by name, the same for all
+            dimensions; ``None`` for none.
 
     Raises:
         InputError: If there is no such class, or a parameter cannot be made and is not fixed.
@@ -85,10 +88,10 @@ class DistributionFamily:
 
     def __call__(self, unconstrained: Tensor) -> TorchDistributionMixin:
         """The distribution at these numbers, ``(..., size)``: batch shape ``(...)``, event shape ``(dim,)``."""
-        parts = unconstrained.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        each = unconstrained.split([shape.numel() for shape in self.shapes.values()], dim=-1)
         values: dict[str, Tensor] = {}
-        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
-            values[name] = self._constrained(name, part.reshape(part.shape[:-1] + shape), values)
+        for (name, shape), numbers in zip(self.shapes.items(), each, strict=True):
+            values[name] = self._constrained(name, numbers.reshape(numbers.shape[:-1] + shape), values)
         fixed = self._fixed_like(unconstrained)
         made = self.cls(**values, **fixed)
         if made.event_shape:

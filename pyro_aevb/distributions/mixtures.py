@@ -39,10 +39,11 @@ class NormalMixture(dist.TorchDistribution):
     Oracle: closed-form moments, and the CDFs solved for z by SciPy.
 
     Arguments:
-        logits: Of the weights :math:`\pi`, up to a constant, ``(..., C)``.
+        logits: Logarithms of the weights :math:`\pi`, up to a constant, ``(..., C)``.
         loc: Means :math:`\mu`, ``(..., C, K)``.
         scale: Standard deviations :math:`\sigma > 0`, ``(..., C, K)``.
-        validate_args: As in torch.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | Stochastic backpropagation through mixture density distributions (Graves, 2016)
@@ -78,16 +79,16 @@ class NormalMixture(dist.TorchDistribution):
         return (self.logits.log_softmax(-1) + each).logsumexp(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """A component's draw."""
+        """Draws of z, each from one of the components, without gradients."""
         with torch.no_grad():
             return self._draw(drawn_shape(self, sample_shape)).to(self.loc.dtype)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """A component's draw, moving with the parameters."""
+        """Draws of z, each from one of the components, with gradients as in the class's docstring."""
         return self._moving(self._draw(drawn_shape(self, sample_shape))).to(self.loc.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         return expanded(
             self,
             NormalMixture,

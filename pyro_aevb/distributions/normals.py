@@ -24,11 +24,11 @@ class PreciseMultivariateNormal(dist.MultivariateNormal):
     Oracle: sixty digits, by mpmath.
 
     Arguments:
-        As for :class:`torch.distributions.MultivariateNormal`.
+        Those of :class:`torch.distributions.MultivariateNormal`.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """torch's, in double precision."""
+        """torch's own formula, in double precision."""
         loc, scale_tril, point = wide(self.loc, scale_tril_of(self), checked(self, value))
         inner = torch.distributions.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
         return inner.log_prob(point).to(torch.promote_types(value.dtype, self.loc.dtype))
@@ -38,7 +38,7 @@ class PreciseLowRankMultivariateNormal(OwnFactors, dist.LowRankMultivariateNorma
     r"""torch's ``LowRankMultivariateNormal``, its density and entropy by orthogonal projections in double precision.
 
     With :math:`A = D^{-1/2} W` the columns of :math:`(A; I)` are made orthonormal, one after another (modified
-    Gram-Schmidt), and :math:`b = D^{-1/2}(z - \mu)` loses its parts along them:
+    Gram-Schmidt), and :math:`b = D^{-1/2}(z - \mu)` loses its projections on them:
 
     .. math:: \log |\Sigma| = \log |D| + 2 \sum_r \log \ell_r, \qquad
               (z - \mu)^\top \Sigma^{-1} (z - \mu) = \min_t |b - A t|^2 + |t|^2 = |(b; 0) - \text{projections}|^2
@@ -50,10 +50,11 @@ class PreciseLowRankMultivariateNormal(OwnFactors, dist.LowRankMultivariateNorma
     Oracle: sixty digits, by mpmath, and ``scipy.stats.multivariate_normal``.
 
     Arguments:
-        loc: Mean, ``(..., K)``.
-        cov_factor: W, ``(..., K, R)``.
-        cov_diag: Diagonal of D, ``(..., K)``.
-        validate_args: As in torch.
+        loc: Mean :math:`\mu`, ``(..., K)``.
+        cov_factor: The factor W of low rank, ``(..., K, R)``.
+        cov_diag: Diagonal of D, variances, ``(..., K)``; the covariance is :math:`\Sigma = W W^\top + D`.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | Numerical methods for least squares problems, section 2.4 (Björck, 1996)
@@ -71,7 +72,7 @@ class PreciseLowRankMultivariateNormal(OwnFactors, dist.LowRankMultivariateNorma
         torch.distributions.Distribution.__init__(self, shape, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         new = expanded(
             self,
             PreciseLowRankMultivariateNormal,

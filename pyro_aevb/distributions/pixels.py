@@ -44,8 +44,9 @@ class ContinuousBernoulli(dist.TorchDistribution):
     Oracle: closed form, and quadrature.
 
     Arguments:
-        logits: :math:`\lambda`.
-        validate_args: As in torch.
+        logits: Logits :math:`\lambda`, of any shape, which is the batch shape.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | The continuous Bernoulli: fixing a pervasive error in VAEs (Loaiza-Ganem & Cunningham, 2019)
@@ -78,7 +79,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return torch.where(small, near_uniform, mirrored).clamp(0, 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         return expanded(self, ContinuousBernoulli, _instance, batch_shape, logits=self.logits.expand(batch_shape))
 
     @property
@@ -111,10 +112,11 @@ class DiscretizedLogistic(dist.TorchDistribution):
     Oracle: ``scipy.stats.logistic``.
 
     Arguments:
-        loc: :math:`\mu`.
-        scale: :math:`s > 0`.
-        steps: 255 where bytes were divided by 255, 256 where by 256.
-        validate_args: As in torch.
+        loc: Location :math:`\mu` before rounding, in units of pixels in [0, 1].
+        scale: Scale :math:`s > 0` before rounding, in the same units.
+        steps: Number of pixel values less one: 255 where bytes were divided by 255, 256 where they were by 256.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | PixelCNN++ (Salimans et al., 2017)
@@ -135,7 +137,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return _Grid(self.steps)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """As above; at 0 and 1 one of the two terms is dropped."""
+        """The logarithm of the class's formula; at 0 and at 1 one of its two terms is dropped."""
         value = checked(self, value)
         half = 0.5 / self.steps
         upper = (value + half - self.loc) / self.scale
@@ -155,7 +157,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
             return (draw.clamp(0, 1) * self.steps).round() / self.steps
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         loc = self.loc.expand(batch_shape)
         scale = self.scale.expand(batch_shape)
         return expanded(self, DiscretizedLogistic, _instance, batch_shape, loc=loc, scale=scale, steps=self.steps)
@@ -172,8 +174,9 @@ class GridCategorical(dist.TorchDistribution):
     Oracle: closed form.
 
     Arguments:
-        logits: One for each value, ``(..., steps + 1)``.
-        validate_args: As in torch.
+        logits: Logits of all values, not normalised, ``(..., steps + 1)``.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
@@ -185,7 +188,7 @@ class GridCategorical(dist.TorchDistribution):
 
     @property
     def steps(self) -> int:
-        """Number of values less one."""
+        """Number of pixel values less one."""
         return self.logits.shape[-1] - 1
 
     @property
@@ -200,16 +203,16 @@ class GridCategorical(dist.TorchDistribution):
         return logits.gather(-1, index[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """A value."""
+        """Draws of pixel values."""
         categorical: TorchDistributionMixin = dist.Categorical(logits=self.logits, validate_args=False)
         return categorical.sample(torch.Size(sample_shape)).to(self.logits.dtype) / self.steps
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         return expanded(self, GridCategorical, _instance, batch_shape, logits=self.logits.expand(*batch_shape, -1))
 
     @property
     def mean(self) -> Tensor:
-        """Of the values."""
+        """The mean of the values, weighted by their probabilities."""
         values = torch.linspace(0, 1, self.steps + 1, dtype=self.logits.dtype, device=self.logits.device)
         return (self.logits.exp() * values).sum(-1)

@@ -25,9 +25,10 @@ class InverseCDF(dist.TorchDistribution):
     and ``log_prob``, and set ``support``.
 
     Arguments:
-        parameters: In the order of ``arg_constraints``.
-        validate_args: As in torch.
-        named: Parameters by their names.
+        parameters: Parameters, numbers or tensors that broadcast, in the order of ``arg_constraints``.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
+        named: Parameters by their names, in place of those by their order.
 
     Raises:
         InputError: If a parameter is missing or unknown.
@@ -67,7 +68,7 @@ class InverseCDF(dist.TorchDistribution):
         return draw
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         parameters = {name: getattr(self, name).expand(batch_shape) for name in self.arg_constraints}
         return expanded(self, type(self), _instance, batch_shape, **parameters)
 
@@ -103,7 +104,7 @@ class Rayleigh(InverseCDF):
     Oracle: ``scipy.stats.rayleigh``.
 
     Arguments:
-        scale: :math:`\sigma > 0`.
+        scale: Standard deviation :math:`\sigma > 0` of the two normals.
     """
 
     arg_constraints = {"scale": constraints.positive}  # noqa: RUF012  # as torch writes it
@@ -133,8 +134,8 @@ class Reciprocal(InverseCDF):
     Oracle: ``scipy.stats.loguniform``.
 
     Arguments:
-        low: :math:`a`.
-        high: :math:`b`.
+        low: Least value :math:`a > 0`.
+        high: Largest value :math:`b > a`.
     """
 
     arg_constraints = {"low": constraints.positive, "high": constraints.dependent}  # noqa: RUF012
@@ -168,8 +169,8 @@ class Gompertz(InverseCDF):
     Oracle: ``scipy.stats.gompertz``.
 
     Arguments:
-        concentration: :math:`\eta > 0`.
-        rate: :math:`b > 0`.
+        concentration: Shape :math:`\eta > 0`.
+        rate: Rate :math:`b > 0` at which the hazard grows.
     """
 
     arg_constraints = {"concentration": constraints.positive, "rate": constraints.positive}  # noqa: RUF012
@@ -193,7 +194,9 @@ class Triangular(InverseCDF):
     Oracle: ``scipy.stats.triang``.
 
     Arguments:
-        low, peak, high: In increasing order.
+        low: Least value :math:`a`.
+        peak: Value of the highest density, :math:`c > a`.
+        high: Largest value :math:`b > c`.
     """
 
     arg_constraints = dict.fromkeys(("low", "peak", "high"), constraints.dependent)
@@ -229,7 +232,7 @@ class Triangular(InverseCDF):
 
     @property
     def mean(self) -> Tensor:
-        """Of the three corners."""
+        """The mean of the three corners."""
         return (self.low + self.peak + self.high) / 3
 
 
@@ -239,8 +242,8 @@ class Erlang(dist.Gamma):
     Oracle: ``scipy.stats.erlang``.
 
     Arguments:
-        concentration: Whole number of events.
-        rate: :math:`> 0`.
+        concentration: Number of events, whole and at least 1.
+        rate: Events per unit of time, positive.
     """
 
     arg_constraints = {"concentration": constraints.positive_integer, "rate": constraints.positive}  # noqa: RUF012
@@ -257,9 +260,10 @@ class EllipticalLaplace(dist.TorchDistribution):
     Oracle: ``scipy.stats.laplace`` in one dimension, quadrature in two.
 
     Arguments:
-        loc: Centre, ``(..., K)``.
-        scale_tril: Lower triangular with positive diagonal, ``(..., K, K)``.
-        validate_args: As in torch.
+        loc: Centre :math:`\mu`, ``(..., K)``.
+        scale_tril: Factor :math:`L`, lower triangular with positive diagonal, ``(..., K, K)``.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | A multivariate generalization of the power exponential family of distributions (Gómez et al., 1998)
@@ -296,12 +300,12 @@ class EllipticalLaplace(dist.TorchDistribution):
         return constant - whitened.squeeze(-1).norm(dim=-1) - log_det
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         loc = self.loc.expand(*batch_shape, -1)
         scale_tril = self.scale_tril.expand(*batch_shape, -1, -1)
         return expanded(self, EllipticalLaplace, _instance, batch_shape, loc=loc, scale_tril=scale_tril)
 
     @property
     def mean(self) -> Tensor:
-        """The centre."""
+        """The centre mu."""
         return self.loc

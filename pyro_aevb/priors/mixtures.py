@@ -63,9 +63,10 @@ class VampPrior(Prior):
 
     Arguments:
         latent_dim: Number of latent dimensions K.
-        guide: The guide q(z|x), which it shares; the command line gives its own.
+        guide: The guide q(z|x), which the prior shares with the pair; it must be given, but the command line does so
+            by itself.
         components: Number of pseudo-inputs C.
-        unit_interval: Keep pseudo-inputs in [0, 1], as pixels are.
+        unit_interval: Whether pseudo-inputs pass a sigmoid, so that they lie in [0, 1] as pixels do.
 
     Raises:
         InputError: If ``components`` is not positive, or there is no guide, or one of another ``latent_dim``.
@@ -117,7 +118,7 @@ class _Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes its 
 
 
 def _log_densities(components: Any, value: Tensor) -> Tensor:
-    """Of each component, ``(..., C)``, at values ``(..., K)``."""
+    """Log density of each component, ``(..., C)``, at values ``(..., K)``."""
     normal: Any = getattr(components, "base_dist", None)
     known = isinstance(normal, Normal) and type(normal).log_prob is Normal.log_prob  # not a subclass's own
     if known and normal.loc.dim() == 2 and value.device.type != "mps":  # which has no float64
@@ -127,7 +128,7 @@ def _log_densities(components: Any, value: Tensor) -> Tensor:
 
 
 def _log_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
-    r"""Densities of C diagonal Gaussians, parameters ``(C, K)``, as one matrix product.
+    r"""Log densities of C diagonal Gaussians, parameters ``(C, K)``, at z ``(..., K)``, by one matrix product.
 
     .. math:: \log \mathcal{N}(z; \mu_c, \mathrm{diag}(\sigma_c^2)) = \sum_k \Big( -\frac{z_k^2}{2 \sigma_{ck}^2}
               + \frac{\mu_{ck} z_k}{\sigma_{ck}^2} - \frac{\mu_{ck}^2}{2 \sigma_{ck}^2}
