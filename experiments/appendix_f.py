@@ -112,7 +112,7 @@ def of_weights(method: str, trainer: aevb.Trainer, train: torch.Tensor) -> dict:
 
 
 def measure(method: str, trainer: aevb.Trainer, train: torch.Tensor, test: torch.Tensor) -> dict:
-    """A point, all in nats per datum, errors over images."""
+    """The numbers of one point, all in nats per datum, with errors over images."""
     row = {"train_bound": bound(trainer, train[:IMAGES]), "test_bound": bound(trainer, test[:IMAGES])}
     predictive = log_predictive(trainer, torch.cat([train[:IMAGES], test[:IMAGES]]), WEIGHTS).split(IMAGES)
     for split, values in zip(("train", "test"), predictive, strict=True):
@@ -188,7 +188,7 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def keep(records: list[dict], folder: Path, device: str) -> None:
-    """CSV, JSON, figure."""
+    """Write CSV, JSON and figure, unless longer results are there."""
     rows = [row for record in records for row in record["rows"]]
     path = folder / "points.csv"
     if results.shorter(rows, results.read_csv(path), *CURVE):

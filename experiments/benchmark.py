@@ -71,7 +71,7 @@ class Worker:
         return self._ask((shape, batch_size, particles))
 
     def seconds(self, steps: int) -> float:
-        """What so many steps take."""
+        """Seconds that so many steps take."""
         return self._ask(steps)
 
     def _ask(self, question: object) -> float:
@@ -220,7 +220,7 @@ def keep(results: dict, folder: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> dict:
-    """All measurements."""
+    """Take all measurements; the results as they are kept in JSON."""
     names = [name for name in (SMOKE if options.smoke else CONTESTANTS) if name not in options.without]
     workers = {name: Worker(name, apart=not options.smoke) for name in names}
     shapes = {key: replace(SHAPES[key], device=options.device) for key in options.shapes}

@@ -87,7 +87,7 @@ def cases(samples: int, seeds: int) -> list[tuple[str, int, str, int, int]]:
 
 
 def bounds_of(rows: list[dict], *curve: object) -> list[tuple]:
-    """Samples, test bound and its error."""
+    """Samples, test bound and its error at each point of a curve."""
     return sorted((r["samples"], r["bound"], r["se"]) for r in rows if of(r, (*CURVE, "split")) == (*curve, "test"))
 
 
@@ -138,7 +138,7 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts
 
 
 def keep(curve: dict, folder: Path) -> None:
-    """Into CSV, JSON and the figure, beside the curves that are there."""
+    """Write a curve into CSV, JSON and the figure, beside the curves that are there."""
     known = read_csv(folder / "curves.csv")
     if new := taken(points(curve), known, *CURVE):
         order = [case[:4] for case in cases(0, 1 + max(r["seed"] for r in known + new))]

@@ -85,7 +85,7 @@ def table(rows: list[dict]) -> str:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there."""
+    """Write a row into CSV, JSON and a table to read, beside the rows that are there."""
     keep_row(row, folder / "bounds.csv", CASE, order, device, draw)
 
 

@@ -189,14 +189,14 @@ def draw_stages(rows: list[dict]) -> Figure:
 
 
 def keep_few_latents(rows: list[dict]) -> None:
-    """CSV and figure."""
+    """Write CSV and figure."""
     FOLDER.mkdir(exist_ok=True)
     write_csv(FOLDER / "few_latents.csv", rows)
     draw_few_latents(rows).savefig(FOLDER / "few_latents.png", dpi=110)
 
 
 def keep(rows: list[dict], training: list[dict], settings: dict) -> None:
-    """CSV, JSON, figures."""
+    """Write CSV, JSON and figures."""
     FOLDER.mkdir(exist_ok=True)
     write_csv(FOLDER / "gradients.csv", rows)
     write_csv(FOLDER / "training.csv", training)

@@ -181,7 +181,7 @@ def points(curve: dict) -> list[dict]:
 
 
 def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[dict]]:
-    """Our curves: of each seed its points."""
+    """The points of our curves, by seed."""
     wanted = (data, latent_dim, method, split)
     found = {}
     some = [r for r in rows if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted]
@@ -223,7 +223,7 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> None:
-    """One data set and number of latents."""
+    """Draw the curves of one data set and number of latents."""
     for method, color in zip(METHODS, ("C3", "C2"), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
             name = f"{WORDS[method]}, {split}"
@@ -242,7 +242,7 @@ CURVE = ("data", "latent_dim", "method", "seed")
 
 
 def keep(curve: dict, folder: Path) -> None:
-    """Into CSV, JSON and the figure, beside the curves that are there."""
+    """Write a curve into CSV, JSON and the figure, beside the curves that are there."""
     known = read_csv(folder / "curves.csv")
     if new := taken(points(curve), known, *CURVE):
         write_csv(folder / "curves.csv", beside(known, new, *CURVE))

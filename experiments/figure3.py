@@ -154,7 +154,7 @@ def measure(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor
 
 
 def anneal(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor) -> dict:
-    """The same images by both methods, the first hundred."""
+    """Mean log p(x) of the first hundred images of each split by appendix D and by annealed importance sampling."""
     found = {}
     for split, x in (("train", train), ("test", test)):
         few = x[:ANNEALED_IMAGES]
@@ -203,7 +203,7 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
 
 
 def keep(record: dict, kept: Path, trainer: Training, state: Path) -> None:
-    """The state first: the record says what it has."""
+    """Write state and record, the state first: the record says how far it is."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replaced(state) as file:
         torch.save(trainer.state_dict(), file)
@@ -256,7 +256,7 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def write(runs: Path, rows: list[dict], folder: Path, device: str) -> None:
-    """CSV, JSON, figure, beside the curves that are there."""
+    """Write CSV, JSON and figure, beside the curves that are there."""
     known = read_csv(folder / "points.csv")
     order = [*METHODS, *MONTE_CARLO_EM]
     new = taken(rows, known, *CURVE)

@@ -43,7 +43,7 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
 
 
 def keep(found: list[dict], runs: Path, folder: Path, device: str) -> None:
-    """Pictures of the first seed, numbers of all, beside what is there."""
+    """Write pictures of the first seed and numbers of all, beside what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "settings.json"
     curve = ("data", "seed")

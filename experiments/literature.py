@@ -92,7 +92,7 @@ def evidence(path: Path, images: int, device: str) -> dict:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there; those of other lengths stay."""
+    """Write a row into CSV, JSON and a table to read, beside those there; rows of other lengths stay."""
     keep_row(row, folder / "evidence.csv", ("name", "seed"), order, device, draw)
 
 

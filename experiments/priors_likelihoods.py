@@ -168,7 +168,7 @@ def measure(data_name: str, what: str, name: str) -> tuple[dict, Tensor, Tensor,
 
 
 def run(names: list[str], folder: Path) -> list[dict]:
-    """All cases that are not there yet; rows of all."""
+    """Train all cases that are not there yet; the rows of all."""
     for data_name in names:
         for what, name in cases():
             stem = folder / "cases" / f"{data_name}-{what}-{name}"
@@ -180,7 +180,7 @@ def run(names: list[str], folder: Path) -> list[dict]:
 
 
 def keep_case(stem: Path, row: dict, values: Tensor, pictures: Tensor, shape: tuple[int, ...]) -> None:
-    """Pictures first: the JSON says that a case is whole."""
+    """Write a case, pictures first: where its JSON is there, it is whole."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     strip = torch.cat(list(pictures.view(-1, *shape)), dim=1).numpy()
     imsave(stem.with_name(f"{stem.name}.png"), strip, cmap="gray", vmin=0, vmax=1)

@@ -83,7 +83,7 @@ def cell(rows: list[dict]) -> str:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there."""
+    """Write a row into CSV, JSON and a table to read, beside the rows that are there."""
     print(row, flush=True)
     keep_row(row, folder / "bounds.csv", CASE, lambda r: of(r, (*CASE, "samples")), device, draw)
 

@@ -156,7 +156,7 @@ def flag(name: str, value: bool) -> bool:
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> Any:
-    """One of some words.
+    """The value, if it is one of the allowed words.
 
     Raises:
         InputError: If it is none of them: names them all.

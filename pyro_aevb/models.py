@@ -83,7 +83,7 @@ def _plate(x: Tensor, size: int | None, training: bool) -> pyro.plate:
 
 
 def check_sizes(count: int, *parts: Pair) -> None:
-    """Refuse a model or guide whose ``size`` is less than the number of data to train on: its loss would be of fewer.
+    """Refuse a model or guide whose ``size`` is less than the number of data to train on: its loss would count fewer.
 
     Arguments:
         count: Number of data to train on.

@@ -98,7 +98,7 @@ class Adagrad(Paced, torch.optim.Adagrad):
     count = "steps_left"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A state that knows no pause, such as torch's own Adagrad's, is past it."""
+        """Take a saved state; one that knows no pause, such as torch's own Adagrad's, is past it."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no types
         self.param_groups[0].setdefault("steps_left", 0)
         for group in self.param_groups:
@@ -183,7 +183,7 @@ class CosineAdam(Paced, torch.optim.Adam):
     count = "steps_taken"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Where on the cosine a state is it must say itself."""
+        """Take a saved state, which must say how many steps were taken, and of how many."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no types
         if not {"steps_taken", "total_steps"} <= self.param_groups[0].keys():
             raise ValueError("saved by another optimizer: it does not say how many steps were taken of how many")

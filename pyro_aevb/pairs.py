@@ -217,7 +217,7 @@ class _Switched:
                     self.buffers += [(part, name, b, b.detach().clone()) for name, b in own]
 
     def restore(self) -> None:
-        """Everything as it was."""
+        """Put switches and buffers of all modules seen back as they were."""
         for part, was in self.training if self.evaluate else ():
             part.training = was
         for part, name, buffer, value in self.buffers or ():
@@ -276,7 +276,7 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
 
 
 def _on_call(see: Callable[[nn.Module], None], frame: FrameType, event: str, _: Any) -> None:
-    """Told by Python of each call: is it one of a module's?"""
+    """Called by Python at each call of a function: see the module that it is a method of, if it is one."""
     code = frame.f_code
     if event != "call" or not code.co_argcount or code.co_filename == __file__:
         return

@@ -132,7 +132,7 @@ class UndoneStep:
         self._steps = 0
 
     def remember(self) -> None:
-        """A step begins. Most buffers are constants, which the first step tells; they need no further copy."""
+        """Copy what a step may change, before it begins; buffers that the first step left as they were, only once."""
         if self._steps == 1:
             pairs = enumerate(zip(self.tensors, self._copies, strict=True))
             self._moving = {i for i, (tensor, copy) in pairs if not torch.equal(tensor, copy)}
@@ -145,7 +145,7 @@ class UndoneStep:
 
     @torch.no_grad()
     def take_back(self) -> None:
-        """All as it was when the step began."""
+        """Put everything back as it was when the step began."""
         self.write_noise(self._noise)
         for tensor, copy in zip(self.tensors, self._copies, strict=True):
             if not torch.equal(tensor, copy):

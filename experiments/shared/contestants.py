@@ -49,7 +49,7 @@ def data(shape: Shape) -> Tensor:
 
 
 def networks(shape: Shape) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder."""
+    """Encoder and decoder as plain modules, with the widths of a shape."""
     encoder = aevb.nn.MLP(shape.data_dim, 2 * shape.latent_dim, shape.hidden)
     decoder = aevb.nn.MLP(shape.latent_dim, shape.data_dim, shape.hidden[::-1])
     return encoder.to(shape.device), decoder.to(shape.device)
@@ -71,7 +71,7 @@ def minibatches(shape: Shape, batch_size: int) -> Callable[[], Tensor]:
 
 
 def repeat(once: Callable[[], object]) -> Step:
-    """Take a step many times."""
+    """A function that takes a step as often as it is told."""
 
     def steps(count: int) -> None:
         for _ in range(count):

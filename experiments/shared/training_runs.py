@@ -27,7 +27,7 @@ class RunFailedError(Exception):
 
 
 def arguments(doc: str, name: str, samples: float, smoke: str, redraw: bool = True) -> argparse.ArgumentParser:
-    """What every figure takes.
+    """The parser of what every figure's command line takes.
 
     Arguments:
         doc: The script's docstring, of which the first line is shown.
@@ -51,7 +51,7 @@ def arguments(doc: str, name: str, samples: float, smoke: str, redraw: bool = Tr
 
 @contextmanager
 def said() -> Iterator[None]:
-    """A failed run's words, without a traceback, and exit code 1."""
+    """End with a failed run's words, without a traceback, and exit code 1, where one fails in a block."""
     try:
         yield
     except RunFailedError as error:
@@ -99,13 +99,13 @@ def call(*words: str) -> str:
 
 
 def all_of(function: Callable[..., Any], cases: Iterable[tuple], jobs: int) -> list[Any]:
-    """A function of each case, so many at once; results in the cases' order."""
+    """Call a function with each case, so many at once in threads; its results in the cases' order."""
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda case: function(*case), cases))
 
 
 def all_kept(function: Callable[..., Any], keep: Callable[[Any], None], cases: Iterable[tuple], jobs: int) -> list[Any]:
-    """As :func:`all_of`; what each returns is kept as it ends, one at a time."""
+    """Call a function as :func:`all_of` does; ``keep`` is called with each result as it comes, one at a time."""
     lock = threading.Lock()
 
     def run_and_keep(*case: object) -> object:
@@ -118,7 +118,7 @@ def all_kept(function: Callable[..., Any], keep: Callable[[Any], None], cases: I
 
 
 def copy(run: Path, other: Path) -> None:
-    """A run under another name; an interrupted copy is not there."""
+    """Copy a run to another path; where the copy is interrupted nothing is there."""
     half = other.parent / f"{other.name}.half"
     shutil.rmtree(half, ignore_errors=True)
     shutil.copytree(run, half)

@@ -93,7 +93,7 @@ class Batches:
         return self._order[index * self.batch_size : (index + 1) * self.batch_size], self._key
 
     def take(self, rows: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        """The data in rows ``(M,)``; those that are binarised at each visit are with the key ``()``."""
+        """The data in rows ``(M,)``; what is binarised anew at each visit is drawn with the key, ``()``."""
         # index_select: twice as fast as part[rows], 7 against 16 us for 100 rows of 784.
         batch = (part.index_select(0, rows) for part in self.parts)
         return tuple(
@@ -102,7 +102,7 @@ class Batches:
         )
 
     def check(self, model: Pair, guide: Pair | None) -> None:
-        """Are all data, not only the first batch, where the model has a density for them?
+        """Check that all data, not only the first batch, lie where the model has a density for them.
 
         Where a distribution's support is one for all data they are looked at at once; where it differs by datum or by
         minibatch each minibatch is looked at by itself.
