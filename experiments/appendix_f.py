@@ -36,12 +36,19 @@ import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood
 from pyro_aevb.files import replaced
 
-SIZES = {1000: 1.0, 50_000: 1.5}  # training images, and the part of --samples that are visited in all
+SIZES = {1000: 1.0, 50_000: 1.5}  # training images, and how many times --samples are visited in all
 METHODS = {"ML": {"point_mass": True, "prior_scale": 1e6}, "MAP": {"point_mass": True}, "VB": {"initial_scale": 0.03}}
-LATENT_DIM, HIDDEN, BATCH, STEP_SIZE = 3, 100, 100, 0.01
+LATENT_DIM = 3
+HIDDEN = 100
+BATCH = 100
+STEP_SIZE = 0.01  # Adam's first
 POINTS = (0.05, 0.1, 0.2, 0.5, 1.0)  # of the samples
-IMAGES, DRAWS = 1000, 3  # of each split; draws of the weights for bounds
-WEIGHTS, END_WEIGHTS, LATENTS, SPREAD = 100, 400, 250, 1.3  # draws for log p(x | X), on the way and at the end
+IMAGES = 1000  # of each split, that are evaluated
+DRAWS = 3  # of the weights, for bounds
+WEIGHTS = 100  # draws of the weights for log p(x | X), on the way
+END_WEIGHTS = 400  # and at the end
+LATENTS = 250  # draws of the latents for each of the weights
+SPREAD = 1.3  # standard deviation of what latents are drawn from
 BY_GUIDE = 10, 100  # draws of weights and latents with the encoder
 ALIVE = 0.05  # nats that the average weight out of a hidden unit knows
 CURVE = ("size", "method", "seed")
@@ -49,7 +56,7 @@ CURVES = {"test_predictive": "o-", "train_predictive": "o--", "log_px_bound": "o
 
 
 def make(method: str, data: torch.Tensor, seed: int, samples: int, device: str) -> aevb.Trainer:
-    """A training from the start."""
+    """A trainer of one method that has not begun."""
     size, dim = data.shape
     with aevb.seeded(seed):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, dim, hidden=HIDDEN, activation="tanh")
@@ -57,7 +64,8 @@ def make(method: str, data: torch.Tensor, seed: int, samples: int, device: str) 
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(LATENT_DIM), likelihood, size)
     pair = bayesian(model, aevb.RecognitionModel(q, size), **METHODS[method])
     optimizer = partial(aevb.optimizers.CosineAdam, lr=STEP_SIZE, total_steps=math.ceil(samples / BATCH))
-    estimator, engine = aevb.estimators.SGVBAnalyticKL(), "captured" if samples > 100_000 else "eager"
+    estimator = aevb.estimators.SGVBAnalyticKL()
+    engine = "captured" if samples > 100_000 else "eager"
     return aevb.Trainer(*pair, data, estimator, optimizer, BATCH, seed, engine, device=device)
 
 
@@ -74,7 +82,8 @@ def log_predictive(trainer: aevb.Trainer, x: torch.Tensor, weights: int) -> torc
 
     .. math:: \log \frac{1}{RS} \sum_{r=1}^R \sum_{s=1}^S p(x \mid z_{rs}, \theta_r) \frac{p(z_{rs})}{r(z_{rs})}
     """
-    x, sums = x.to(trainer.device), []
+    x = x.to(trainer.device)
+    sums = []
     for seed in range(weights):
         uniform = torch.quasirandom.SobolEngine(LATENT_DIM, True, seed=seed).draw(LATENTS, dtype=torch.float64)
         z = SPREAD * torch.special.ndtri(uniform.clamp(1e-9)).float().to(x.device)  # (S, K)
@@ -88,7 +97,9 @@ def log_predictive(trainer: aevb.Trainer, x: torch.Tensor, weights: int) -> torc
 def of_weights(method: str, trainer: aevb.Trainer, train: torch.Tensor) -> dict:
     """What only MAP or only VB has, nats per datum: log p(theta); the bound on log p(X), KL; hidden units that live."""
     found = dict.fromkeys(("log_prior", "log_px_bound", "log_px_bound_se", "kl", "units"))
-    p, q, size = trainer.model.prior(), trainer.guide.posterior(), len(train)
+    p = trainer.model.prior()
+    q = trainer.guide.posterior()
+    size = len(train)
     if method == "MAP":
         found["log_prior"] = sum(p[site].log_prob(q[site].mean).item() for site in p) / size
     elif method == "VB":
@@ -101,7 +112,7 @@ def of_weights(method: str, trainer: aevb.Trainer, train: torch.Tensor) -> dict:
 
 
 def measure(method: str, trainer: aevb.Trainer, train: torch.Tensor, test: torch.Tensor) -> dict:
-    """A point, all in nats per datum, errors over images."""
+    """The numbers of one point, all in nats per datum, with errors over images."""
     row = {"train_bound": bound(trainer, train[:IMAGES]), "test_bound": bound(trainer, test[:IMAGES])}
     predictive = log_predictive(trainer, torch.cat([train[:IMAGES], test[:IMAGES]]), WEIGHTS).split(IMAGES)
     for split, values in zip(("train", "test"), predictive, strict=True):
@@ -119,8 +130,10 @@ def measure_end(trainer: aevb.Trainer, x: torch.Tensor) -> dict:
 def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, device: str) -> dict:
     """One method and number of data: its record, points kept before and the new ones."""
     mnist = aevb.data.load("mnist", binarize="static")
-    train, test = mnist.train[:size], mnist.test
-    kept, trainer = runs / f"{size}-{method}-{seed}-{samples}.pt", make(method, train, seed, samples, device)
+    train = mnist.train[:size]
+    test = mnist.test
+    kept = runs / f"{size}-{method}-{seed}-{samples}.pt"
+    trainer = make(method, train, seed, samples, device)
     record = {"size": size, "method": method, "seed": seed, "minutes": 0.0, "rows": []}
     record["settings"] = [METHODS[method], LATENT_DIM, HIDDEN, BATCH, STEP_SIZE, IMAGES, DRAWS, LATENTS, SPREAD]
     record["settings"] += [WEIGHTS, END_WEIGHTS, *BY_GUIDE, *POINTS]
@@ -130,7 +143,7 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
             raise RunFailedError(f"{kept} was begun with other settings: remove it or give --runs")
         record = begun
         trainer.load_state_dict(state)
-    for point in (int(part * samples) for part in POINTS[len(record["rows"]) :]):
+    for point in (int(share * samples) for share in POINTS[len(record["rows"]) :]):
         started = time.perf_counter()
         list(trainer.run(point - trainer.samples_seen))
         with trainer.settings.applied():
@@ -146,7 +159,8 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
 
 def differences(records: list[dict]) -> list[dict]:
     """Of each two methods' log p(x | X) at the end, image by image: mean and standard error."""
-    rows, images = [], {(r["size"], r["seed"], r["method"]): torch.tensor(r["images"]) for r in records}
+    rows = []
+    images = {(r["size"], r["seed"], r["method"]): torch.tensor(r["images"]) for r in records}
     for (size, seed), (a, b) in product(sorted({key[:2] for key in images}), combinations(reversed(METHODS), 2)):
         gain = images[size, seed, a] - images[size, seed, b]
         found = {"test_predictive": gain.mean().item(), "se": (gain.std() / len(gain) ** 0.5).item()}
@@ -174,8 +188,9 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def keep(records: list[dict], folder: Path, device: str) -> None:
-    """CSV, JSON, figure."""
-    rows, path = [row for record in records for row in record["rows"]], folder / "points.csv"
+    """Write CSV, JSON and figure, unless longer results are there."""
+    rows = [row for record in records for row in record["rows"]]
+    path = folder / "points.csv"
     if results.shorter(rows, results.read_csv(path), *CURVE):
         return
     results.write_csv(path, rows)
@@ -202,7 +217,12 @@ if __name__ == "__main__":
     parser = arguments(__doc__, "appendix_f", 1e6, "a thousand samples of 1000 images, nothing kept")
     chosen = parser.parse_args()
     if chosen.smoke:
-        IMAGES, WEIGHTS, END_WEIGHTS, LATENTS, BY_GUIDE, POINTS = 20, 3, 5, 50, (2, 5), (0.5, 1.0)
+        IMAGES = 20
+        WEIGHTS = 3
+        END_WEIGHTS = 5
+        LATENTS = 50
+        BY_GUIDE = (2, 5)
+        POINTS = (0.5, 1.0)
         with tempfile.TemporaryDirectory() as temporary:
             records = [run_curve(Path(temporary), m, 1000, 0, 1000, "cpu") for m in METHODS]
             keep(records, Path(temporary), "cpu")

@@ -71,7 +71,7 @@ class Worker:
         return self._ask((shape, batch_size, particles))
 
     def seconds(self, steps: int) -> float:
-        """What so many steps take."""
+        """Seconds that so many steps take."""
         return self._ask(steps)
 
     def _ask(self, question: object) -> float:
@@ -220,7 +220,7 @@ def keep(results: dict, folder: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> dict:
-    """All measurements."""
+    """Take all measurements; the results as they are kept in JSON."""
     names = [name for name in (SMOKE if options.smoke else CONTESTANTS) if name not in options.without]
     workers = {name: Worker(name, apart=not options.smoke) for name in names}
     shapes = {key: replace(SHAPES[key], device=options.device) for key in options.shapes}
@@ -248,7 +248,10 @@ if __name__ == "__main__":
     parser.add_argument("--smoke", action="store_true", help="one small size, one short round in one process")
     chosen = parser.parse_args()
     if chosen.smoke:
-        chosen.rounds, chosen.seconds, chosen.shapes, chosen.batches = 1, 0.02, ["784-100-3"], [100]
+        chosen.rounds = 1
+        chosen.seconds = 0.02
+        chosen.shapes = ["784-100-3"]
+        chosen.batches = [100]
     measured = run(chosen)
     print(table(measured))
     if not chosen.smoke and (chosen.device != "cpu" or set(chosen.shapes) == set(SHAPES)):

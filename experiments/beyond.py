@@ -25,7 +25,7 @@ from shared import paper
 from shared.results import beside, note, of, provenance, read_csv, taken, write_csv
 from shared.training_runs import all_kept, arguments, minutes_of, said, train
 
-PANELS = {  # latents: learning rate, and the part of the samples
+PANELS = {  # latents: learning rate, and how many times --samples
     "frey_face": {2: (2e-3, 0.25), 5: (2e-3, 0.25), 10: (1e-3, 0.5), 20: (1e-3, 0.5)},
     "mnist": {**dict.fromkeys((3, 5, 10, 20), (3e-3, 1.0)), 200: (3e-3, 1.25)},
 }
@@ -40,12 +40,12 @@ PARTS = {  # side by side
 BESIDE = {"mnist": 20, "frey_face": 10}  # latents of the panels that show all parts
 SHAPE = {"mnist": "[28,28]", "frey_face": "[28,20]"}
 NETWORKS = {"likelihood": ("ConvolutionalDecoder", "[32,16]"), "guide": ("ConvolutionalEncoder", "[16,32]")}  # channels
-SMALL = 0.25  # part of the samples for parts side by side
+SMALL = 0.25  # times --samples, for parts side by side
 MILESTONE = 100_000_000  # the paper's
 
 
 def options_of(data: str, latent_dim: int, part: str, samples: int, seed: int, device: str) -> list[str]:
-    """The command line's."""
+    """Options of ``pyro-aevb train`` for a curve."""
     if part == "convolutions":
         networks = [f"--{which}.network={name}" for which, (name, _) in NETWORKS.items()]
         networks += [f"--{which}.network.channels={channels}" for which, (_, channels) in NETWORKS.items()]
@@ -64,7 +64,8 @@ def run_curve(runs: Path, data: str, latent_dim: int, part: str, seed: int, samp
     """Train one curve, or go on with it."""
     name = f"{data}-{latent_dim}-{part}-{seed}-{samples}"
     metrics = train(runs / name, options_of(data, latent_dim, part, samples, seed, device), samples, samples // 20)
-    minutes, last = minutes_of(metrics), [m for m in metrics if "test_bound" in m][-1]
+    minutes = minutes_of(metrics)
+    last = [m for m in metrics if "test_bound" in m][-1]
     print(f"{name}: test bound {last['test_bound']:.2f} ± {last['test_se']:.2f}, {minutes} minutes", flush=True)
     return {
         **{"data": data, "latent_dim": latent_dim, "method": part, "seed": seed, "rate": PANELS[data][latent_dim][0]},
@@ -74,10 +75,10 @@ def run_curve(runs: Path, data: str, latent_dim: int, part: str, seed: int, samp
 
 def cases(samples: int, seeds: int) -> list[tuple[str, int, str, int, int]]:
     """Data, latents, part, seed and samples of every curve."""
-    panels = [(data, dim, part) for data, dims in PANELS.items() for dim, (_, part) in dims.items()]
+    panels = [(data, dim, times) for data, dims in PANELS.items() for dim, (_, times) in dims.items()]
     found = []
     for seed in range(seeds):
-        found += [(data, dim, MAIN, seed, int(samples * part)) for data, dim, part in panels]
+        found += [(data, dim, MAIN, seed, int(samples * times)) for data, dim, times in panels]
         found += [(data, dim, part, seed, int(samples * SMALL)) for data, dim in BESIDE.items() for part in PARTS]
     return found
 
@@ -86,7 +87,7 @@ def cases(samples: int, seeds: int) -> list[tuple[str, int, str, int, int]]:
 
 
 def bounds_of(rows: list[dict], *curve: object) -> list[tuple]:
-    """Samples, test bound and its error."""
+    """Samples, test bound and its error at each point of a curve."""
     return sorted((r["samples"], r["bound"], r["se"]) for r in rows if of(r, (*CURVE, "split")) == (*curve, "test"))
 
 
@@ -95,7 +96,8 @@ def table(rows: list[dict]) -> list[dict]:
     out = []
     for curve in dict.fromkeys(of(row, CURVE) for row in rows):
         data, latent_dim, part, seed = curve
-        found, theirs = bounds_of(rows, *curve), paper.at(paper.figure2(data, latent_dim, "AEVB", "test"), MILESTONE)
+        found = bounds_of(rows, *curve)
+        theirs = paper.at(paper.figure2(data, latent_dim, "AEVB", "test"), MILESTONE)
         samples, bound, se = found[-1]
         row = {"data": data, "latent_dim": latent_dim, "part": part, "seed": seed, "samples": samples}
         row |= {"paper_1e8": round(theirs, 4), "ours": round(bound, 4), "se": round(se, 4)}
@@ -126,7 +128,8 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts
     axes.axhline(paper.at(theirs, MILESTONE), color="C3", lw=0.6, ls=":")
     for color, part in enumerate(parts):
         for seed in sorted({r["seed"] for r in rows if of(r, CURVE[:3]) == (data, latent_dim, part)}):
-            own, label = bounds_of(rows, data, latent_dim, part, seed), None if seed else part
+            own = bounds_of(rows, data, latent_dim, part, seed)
+            label = None if seed else part
             axes.plot(*list(zip(*own, strict=True))[:2], color=f"C{color}", lw=1.2, label=label)
     axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(4e4, 1.2e8))
     axes.set_ylim(*((-165, -90) if data == "mnist" else (0, 1650)))
@@ -135,7 +138,7 @@ def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts
 
 
 def keep(curve: dict, folder: Path) -> None:
-    """Into CSV, JSON and the figure, beside the curves that are there."""
+    """Write a curve into CSV, JSON and the figure, beside the curves that are there."""
     known = read_csv(folder / "curves.csv")
     if new := taken(points(curve), known, *CURVE):
         order = [case[:4] for case in cases(0, 1 + max(r["seed"] for r in known + new))]

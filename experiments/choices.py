@@ -42,7 +42,7 @@ CASE = ("method", "choice", "data", "latent_dim", "seed")
 
 
 def cases(seeds: int) -> list[tuple]:
-    """As ``CASE`` names them."""
+    """All cases, tuples of what ``CASE`` names."""
     return [
         (method, choice, *panel, seed)
         for seed in range(seeds)
@@ -85,14 +85,15 @@ def table(rows: list[dict]) -> str:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there."""
+    """Write a row into CSV, JSON and a table to read, beside the rows that are there."""
     keep_row(row, folder / "bounds.csv", CASE, order, device, draw)
 
 
 def order(row: dict) -> tuple:
-    """Of rows: seeds, methods, panels, choices, lengths."""
+    """What rows are sorted by: seed, method, panel, choice, length."""
     method = row["method"]
-    panel, choice = [*PANELS[method]].index((row["data"], row["latent_dim"])), [*CHOICES[method]].index(row["choice"])
+    panel = [*PANELS[method]].index((row["data"], row["latent_dim"]))
+    choice = [*CHOICES[method]].index(row["choice"])
     return row["seed"], [*PANELS].index(method), panel, choice, row["samples"]
 
 

@@ -26,10 +26,14 @@ from pyro_aevb.diagnostics import gradients as comparison
 from pyro_aevb.plots.pictures import draw_comparison
 
 FOLDER = Path(__file__).parent / "estimators"
-HIDDEN, LATENT_DIM, BATCH = 200, 20, 100
+HIDDEN = 200
+LATENT_DIM = 20
+BATCH = 100
 STAGES = {"untrained": 0, "half-trained": 200_000, "trained": 2_000_000}
-DRAWS, REFERENCE_DRAWS = 100, 1000
-TRAIN_SAMPLES, TRAIN_SECONDS = 200_000, 8.0
+DRAWS = 100  # of each estimator's gradient
+REFERENCE_DRAWS = 1000  # of the gradient that biases are measured against
+TRAIN_SAMPLES = 200_000  # how far each estimator trains, for equal numbers of data
+TRAIN_SECONDS = 8.0  # and for equal times
 REPORT_EVERY = 10_000  # data; the seconds are over at a report
 MANY = (5, 50)
 PERTURB = 0.001
@@ -60,7 +64,7 @@ def chosen() -> list[estimators.Estimator]:
 
 
 def make_trainer(data: aevb.data.DataSet, estimator: estimators.Estimator, engine: str) -> aevb.Trainer:
-    """Always the same start."""
+    """A trainer of the pair, which always begins with the same weights."""
     size = len(data.train)
     with aevb.seeded(0):
         likelihood = aevb.likelihoods.Bernoulli(LATENT_DIM, data.dim, hidden=HIDDEN)
@@ -74,7 +78,8 @@ def make_trainer(data: aevb.data.DataSet, estimator: estimators.Estimator, engin
 def measure_gradients(data: aevb.data.DataSet, stages: dict[str, int], draws: int, reference_draws: int) -> list[dict]:
     """Rows of the comparison at each stage of one training with estimator A."""
     trainer = make_trainer(data, estimators.SGVB(), "captured" if max(stages.values()) > 10**6 else "eager")
-    x, rows = data.evaluation("train")[:BATCH], []
+    x = data.evaluation("train")[:BATCH]
+    rows = []
     for stage, samples in stages.items():
         for _ in trainer.run(samples - trainer.samples_seen) if samples > trainer.samples_seen else ():
             pass
@@ -96,8 +101,9 @@ def measure_training(data: aevb.data.DataSet, samples: int, seconds: float) -> l
 
 
 def few_latents_pair(data: aevb.data.DataSet, samples: int) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
-    """Three latents, full covariance, trained."""
-    latent_dim, size = 3, len(data.train)
+    """A trained pair with three latents and a guide with full covariance."""
+    latent_dim = 3
+    size = len(data.train)
     with aevb.seeded(0):
         likelihood = aevb.likelihoods.Bernoulli(latent_dim, data.dim, hidden=HIDDEN)
         q = aevb.guides.FullCovarianceNormal(data.dim, latent_dim, hidden=HIDDEN)
@@ -108,7 +114,7 @@ def few_latents_pair(data: aevb.data.DataSet, samples: int) -> tuple[aevb.Genera
 
 
 def fit(model: nn.Module, guide: nn.Module, x: Any, estimator: estimators.Estimator, steps: int) -> None:
-    """So many steps of Adam."""
+    """Train a pair for so many steps of Adam."""
     optimizer = partial(torch.optim.Adam, lr=1e-3)
     list(aevb.Trainer(model, guide, x, estimator, optimizer, BATCH, engine="eager", device="cpu").run(steps * BATCH))
 
@@ -121,7 +127,8 @@ def measure_few_latents(data: aevb.data.DataSet, samples: int, particles: tuple[
     moved a little, N(0, 0.001^2), as Rainforth et al. (2018) do, so that there is a signal. With 20 latents, or the
     guide as training left it, few weights have nearly all the mass, and no law of many particles holds.
     """
-    x, rows = data.evaluation("train")[:BATCH], []
+    x = data.evaluation("train")[:BATCH]
+    rows = []
     model, guide = few_latents_pair(data, samples)
     model.requires_grad_(False).eval()
     for estimator, steps in CLOSER if samples > 10_000 else CLOSER[:1]:
@@ -182,14 +189,14 @@ def draw_stages(rows: list[dict]) -> Figure:
 
 
 def keep_few_latents(rows: list[dict]) -> None:
-    """CSV and figure."""
+    """Write CSV and figure."""
     FOLDER.mkdir(exist_ok=True)
     write_csv(FOLDER / "few_latents.csv", rows)
     draw_few_latents(rows).savefig(FOLDER / "few_latents.png", dpi=110)
 
 
 def keep(rows: list[dict], training: list[dict], settings: dict) -> None:
-    """CSV, JSON, figures."""
+    """Write CSV, JSON and figures."""
     FOLDER.mkdir(exist_ok=True)
     write_csv(FOLDER / "gradients.csv", rows)
     write_csv(FOLDER / "training.csv", training)

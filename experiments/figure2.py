@@ -73,7 +73,7 @@ MILESTONES = (1_000_000, 10_000_000, 100_000_000)  # where the test bound is rea
 def options_of(
     data: str, latent_dim: int, method: str, step_size: float, seed: int, **other: str | float | None
 ) -> list[str]:
-    """The command line's; ``other`` settings than the method's."""
+    """Options of ``pyro-aevb train`` for a curve; ``other`` settings replace the method's."""
     settings = METHODS[method] | other
     networks = ("likelihood", "guide")
     return [
@@ -139,7 +139,7 @@ def first_bound(path: Path, options: list[str], first: int) -> float:
 
 
 def last_test(metrics: list[dict]) -> str:
-    """In words."""
+    """The last test bound of a run, in words."""
     last = [m for m in metrics if "test_bound" in m][-1]
     return f"test bound {last['test_bound']:.2f} ± {last['test_se']:.2f} after {last['samples_seen']:,} samples"
 
@@ -181,8 +181,9 @@ def points(curve: dict) -> list[dict]:
 
 
 def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) -> dict[int, list[dict]]:
-    """Our curves: of each seed its points."""
-    wanted, found = (data, latent_dim, method, split), {}
+    """The points of our curves, by seed."""
+    wanted = (data, latent_dim, method, split)
+    found = {}
     some = [r for r in rows if (r["data"], r["latent_dim"], r["method"], r["split"]) == wanted]
     for r in sorted(some, key=lambda r: (r["seed"], r["samples"])):
         found.setdefault(r["seed"], []).append(r)
@@ -190,7 +191,7 @@ def ours(rows: list[dict], data: str, latent_dim: int, method: str, split: str) 
 
 
 def mean(points: list[dict], column: str = "bound") -> float:
-    """Over seeds."""
+    """Mean of a column over points, one of each seed."""
     return sum(point[column] for point in points) / len(points)
 
 
@@ -209,7 +210,7 @@ def table(rows: list[dict]) -> list[dict]:
 
 
 def plot(rows: list[dict]) -> Figure:
-    """As the paper has it, its own curves behind ours."""
+    """The figure as the paper has it, the paper's own curves behind ours."""
     figure = Figure(figsize=(16, 6), layout="constrained")
     panels = figure.subplots(2, 5)
     for line, data in enumerate(("mnist", "frey_face")):
@@ -222,7 +223,7 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int) -> None:
-    """One data set and number of latents."""
+    """Draw the curves of one data set and number of latents."""
     for method, color in zip(METHODS, ("C3", "C2"), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
             name = f"{WORDS[method]}, {split}"
@@ -241,7 +242,7 @@ CURVE = ("data", "latent_dim", "method", "seed")
 
 
 def keep(curve: dict, folder: Path) -> None:
-    """Into CSV, JSON and the figure, beside the curves that are there."""
+    """Write a curve into CSV, JSON and the figure, beside the curves that are there."""
     known = read_csv(folder / "curves.csv")
     if new := taken(points(curve), known, *CURVE):
         write_csv(folder / "curves.csv", beside(known, new, *CURVE))
@@ -268,7 +269,9 @@ if __name__ == "__main__":
     if chosen.smoke:
         import tempfile
 
-        LATENT_DIMS, STEP_SIZES, ENGINE = {"frey_face": (2,)}, (0.01,), "eager"
+        LATENT_DIMS = {"frey_face": (2,)}
+        STEP_SIZES = (0.01,)
+        ENGINE = "eager"
         with tempfile.TemporaryDirectory() as temporary:
             found = run(Path(temporary), 1000, 1, "cpu", 2, [], Path(temporary) / "kept", None)
         print(len(found), "curves drawn")

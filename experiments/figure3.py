@@ -53,23 +53,33 @@ import pyro_aevb as aevb
 from pyro_aevb.files import replaced
 from pyro_aevb.optimizers import Adagrad
 
-SIZES, LATENT_DIM, HIDDEN, BATCH = (1000, 50_000), 3, 100, 100
+SIZES = (1000, 50_000)  # training images
+LATENT_DIM = 3
+HIDDEN = 100
+BATCH = 100
 METHODS = {"AEVB": aevb.estimators.SGVBAnalyticKL, "WS": aevb.estimators.WakeSleep}
 MONTE_CARLO_EM = ("MCEM", "minibatch MCEM")
-LEAPFROG_STEPS, UPDATES = 10, 5
-STEP_SIZES, FIRST = (0.01, 0.02, 0.1), 100_000
+LEAPFROG_STEPS = 10  # of Monte Carlo EM's chains, each time that they move
+UPDATES = 5  # of the weights after that
+STEP_SIZES = (0.01, 0.02, 0.1)  # Adagrad's, to choose from
+FIRST = 100_000  # samples after which one is chosen
 COMPARED = 10_000_000  # the first point that the table shows of curves that go further
 POINTS = (1_000_000, 3_000_000, 10_000_000, 30_000_000)
 FURTHER = {("MCEM", 1000): 3, ("AEVB", 1000): 3, ("MCEM", 50_000): 6.75}  # where the paper's curves cross, or begin
-DRAWS, BURN_IN, IMAGES, ANNEALED_IMAGES, CANDIDATES = 50, 20, 1000, 100, 1000
-ANNEALING_STEPS = 300
+DRAWS = 50  # of the posterior, that appendix D fits its density to, and as many again
+BURN_IN = 20  # transitions of each chain before its draws
+IMAGES = 1000  # of each split, that are evaluated
+ANNEALED_IMAGES = 100  # that annealed importance sampling evaluates too
+CANDIDATES = 1000  # prior draws among which a chain's beginning is chosen
+ANNEALING_STEPS = 300  # distributions from prior to posterior
 
 Training = aevb.Trainer | aevb.MonteCarloEM
 
 
 def make(method: str, data: torch.Tensor, rate: float, seed: int, device: str, long: bool) -> Training:
-    """A training from the start."""
-    size, dim = len(data), data.shape[1]
+    """A trainer of one method that has not begun."""
+    size = len(data)
+    dim = data.shape[1]
     settings = SETTINGS.get(method, SETTINGS["AEVB"])
     network = partial(aevb.nn.MLP, hidden=HIDDEN, initial_sd=settings["initial_sd"])
     with aevb.seeded(seed):
@@ -105,7 +115,8 @@ def train_to(trainer: Training, method: str, samples: float) -> list[float]:
 def choose_rate(method: str, data: torch.Tensor, seed: int, device: str, first: int) -> float:
     """The step size with the highest objective over the second half of the first samples."""
     if method == "MCEM":  # its first 1e5 samples do not move 50,000 chains once: 1000 images, ten times the samples
-        data, first = data[: SIZES[0]], 10 * first
+        data = data[: SIZES[0]]
+        first = 10 * first
     found = {}
     for rate in STEP_SIZES:
         try:
@@ -117,7 +128,7 @@ def choose_rate(method: str, data: torch.Tensor, seed: int, device: str, first: 
 
 
 def appendix_d(model: aevb.GenerativeModel, x: torch.Tensor) -> aevb.evidence.PosteriorDensity:
-    """With chains that begin at prior draws, the likelier the more often."""
+    """Appendix D's estimate of log p(x), with chains that begin at prior draws, chosen with odds p(x|z)."""
     with aevb.seeded(0), torch.no_grad():
         candidates = model.prior().sample((CANDIDATES,))  # (S, K)
         likelihood = model.likelihood(candidates)
@@ -143,7 +154,7 @@ def measure(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor
 
 
 def anneal(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor) -> dict:
-    """The same images by both methods, the first hundred."""
+    """Mean log p(x) of the first hundred images of each split by appendix D and by annealed importance sampling."""
     found = {}
     for split, x in (("train", train), ("test", test)):
         few = x[:ANNEALED_IMAGES]
@@ -159,7 +170,8 @@ def anneal(model: aevb.GenerativeModel, train: torch.Tensor, test: torch.Tensor)
 def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, device: str) -> list[dict]:
     """One method and number of data: rows of all points, those kept before and the new ones."""
     data = aevb.data.load("mnist")
-    train, test = data.train[:size], data.test
+    train = data.train[:size]
+    test = data.test
     kept, state = (runs / f"{size}-{method}-{seed}.{ending}" for ending in ("json", "pt"))
     settings = [SETTINGS.get(method), HIDDEN, BATCH, [*STEP_SIZES]]
     settings += [LEAPFROG_STEPS, UPDATES, DRAWS, BURN_IN, IMAGES, CANDIDATES, min(FIRST, samples)]
@@ -191,7 +203,7 @@ def run_curve(runs: Path, method: str, size: int, seed: int, samples: int, devic
 
 
 def keep(record: dict, kept: Path, trainer: Training, state: Path) -> None:
-    """The state first: the record says what it has."""
+    """Write state and record, the state first: the record says how far it is."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replaced(state) as file:
         torch.save(trainer.state_dict(), file)
@@ -211,7 +223,8 @@ def table(rows: list[dict]) -> list[dict]:
         points = sorted({row["point"] for row in curve if row["point"] >= min(COMPARED, last)})
         for point, split in itertools.product(points, ("train", "test")):
             seeds = [row for row in curve if row["point"] == point]
-            samples, ours = seeds[0]["samples"], mean(seeds, split)
+            samples = seeds[0]["samples"]
+            ours = mean(seeds, split)
             paper = at(paper_figure3(size, method, split), samples)
             line = {"size": size, "method": method, "samples": samples, "split": split}
             line |= {"paper": "" if paper is None else round(paper, 4), "ours": round(ours, 4)}
@@ -243,8 +256,9 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def write(runs: Path, rows: list[dict], folder: Path, device: str) -> None:
-    """CSV, JSON, figure, beside the curves that are there."""
-    known, order = read_csv(folder / "points.csv"), [*METHODS, *MONTE_CARLO_EM]
+    """Write CSV, JSON and figure, beside the curves that are there."""
+    known = read_csv(folder / "points.csv")
+    order = [*METHODS, *MONTE_CARLO_EM]
     new = taken(rows, known, *CURVE)
     rows = beside(known, new, *CURVE)
     rows.sort(key=lambda row: (row["size"], row["seed"], order.index(row["method"]), row["samples"]))
@@ -291,7 +305,8 @@ if __name__ == "__main__":
         BURN_IN = 5
         STEP_SIZES = (0.02,)
         with tempfile.TemporaryDirectory() as temporary:
-            folder, methods = Path(temporary), (*METHODS, *MONTE_CARLO_EM)
+            folder = Path(temporary)
+            methods = (*METHODS, *MONTE_CARLO_EM)
             rows = [row for m in methods for row in run_curve(folder, m, 1000, 0, 1000, "cpu")]
             write(folder, rows, folder / "kept", "cpu")
         print(len(rows), "points measured")

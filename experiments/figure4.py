@@ -21,7 +21,9 @@ from shared.training_runs import all_of, arguments, call, minutes_of, said, trai
 
 from pyro_aevb.runs.folder import Folder
 
-SAMPLES, DATA, STEP_SIZE = 2_000_000, ("mnist", "frey_face"), 0.02  # for MNIST, as Figure 2 chooses with few latents
+SAMPLES = 2_000_000  # of MNIST; Frey Face has half as many
+DATA = ("mnist", "frey_face")
+STEP_SIZE = 0.02  # for MNIST, as Figure 2 chooses with few latents
 
 
 def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
@@ -41,9 +43,10 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
 
 
 def keep(found: list[dict], runs: Path, folder: Path, device: str) -> None:
-    """Pictures of the first seed, numbers of all, beside what is there."""
+    """Write pictures of the first seed and numbers of all, beside what is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    about, curve = folder / "settings.json", ("data", "seed")
+    about = folder / "settings.json"
+    curve = ("data", "seed")
     known = json.loads(about.read_text())["runs"] if about.exists() else []
     if not (new := taken(found, known, *curve)):
         return

@@ -17,7 +17,10 @@ from shared.training_runs import all_of, arguments, call, said, train
 
 from pyro_aevb.runs.folder import Folder
 
-SAMPLES, STEP_SIZE, LATENT_DIMS, COUNT = 2_000_000, 0.02, (2, 5, 10, 20), 100
+SAMPLES = 2_000_000
+STEP_SIZE = 0.02
+LATENT_DIMS = (2, 5, 10, 20)
+COUNT = 100  # samples shown of each model, a square number
 
 
 def run(runs: Path, latent_dim: int, seed: int, samples: int, device: str, values: Path) -> dict:
@@ -33,7 +36,7 @@ def run(runs: Path, latent_dim: int, seed: int, samples: int, device: str, value
 
 
 def plot(found: list[dict], values: Path) -> Figure:
-    """Side by side."""
+    """The samples of all models, side by side."""
     figure = Figure(figsize=(3.2 * len(found), 3.5), layout="constrained")
     for axes, row in zip(figure.subplots(1, len(found)), found, strict=True):
         side = int(COUNT**0.5)
@@ -53,7 +56,8 @@ if __name__ == "__main__":
         values = Path(temporary)
         if chosen.smoke:
             LATENT_DIMS = (2, 5)
-            chosen.runs, chosen.samples = values / "figure5", 500
+            chosen.runs = values / "figure5"
+            chosen.samples = 500
         for seed in range(chosen.seeds):
             cases = [(chosen.runs, dim, seed, int(chosen.samples), chosen.device, values) for dim in LATENT_DIMS]
             with said():

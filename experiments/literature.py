@@ -28,7 +28,10 @@ from pathlib import Path
 from shared.results import keep_row, read_csv, write
 from shared.training_runs import all_kept, arguments, call, minutes_of, said, train
 
-TRAINING_SIZE, FIRST_IMAGES, TEST_IMAGES, DRAWS = 60_000, 1000, 10_000, 5000
+TRAINING_SIZE = 60_000  # images, an epoch
+FIRST_IMAGES = 1000  # of the test set, that are evaluated in every row
+TEST_IMAGES = 10_000  # all of it, where a published number stands beside
+DRAWS = 5000  # importance samples for each image
 WHOLE_FROM = 1_000_000  # samples, from which all test images are worth their five minutes a row
 MLP = ["--hidden=[200,200]"]
 CONVOLUTIONS = ["--likelihood.network=ConvolutionalDecoder", "--likelihood.network.channels=[32,16]"]
@@ -49,7 +52,7 @@ ROWS: dict[str, tuple[list[str], float | None]] = {  # options; published log p(
 
 
 def options_of(name: str, samples: int, seed: int, device: str) -> list[str]:
-    """The command line's."""
+    """Options of ``pyro-aevb train`` for a row."""
     return [
         *("--data=mnist", "--binarize=dynamic", "--latent_dim=50", f"--seed={seed}", f"--device={device}"),
         *("--optimizer=pyro_aevb.optimizers.CosineAdam", f"--optimizer.lr={'3e-3' if samples <= 1e6 else '1e-3'}"),
@@ -89,12 +92,12 @@ def evidence(path: Path, images: int, device: str) -> dict:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there; those of other lengths stay."""
+    """Write a row into CSV, JSON and a table to read, beside those there; rows of other lengths stay."""
     keep_row(row, folder / "evidence.csv", ("name", "seed"), order, device, draw)
 
 
 def order(row: dict) -> tuple:
-    """Of rows: lengths, then the table's."""
+    """What rows are sorted by: length, then place in the table, then seed."""
     return row["samples"], [*ROWS].index(row["name"]), row["seed"]
 
 
@@ -104,7 +107,7 @@ def draw(folder: Path) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """In the form that the literature uses."""
+    """The rows in Markdown, in the form that the literature uses."""
     head = "| | seed | epochs | bound, 1000 images | log p(x), 1000 images | all 10,000 | published, 3280 epochs |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for r in rows:
@@ -127,7 +130,10 @@ if __name__ == "__main__":
     if chosen.smoke:
         import tempfile
 
-        FIRST_IMAGES, TEST_IMAGES, DRAWS, WHOLE_FROM = 5, 6, 20, 0
+        FIRST_IMAGES = 5
+        TEST_IMAGES = 6
+        DRAWS = 20
+        WHOLE_FROM = 0
         with tempfile.TemporaryDirectory() as temporary:
             cases = [(Path(temporary), name, 400, 0, "cpu") for name in ("VAE", "VAE, flow guide")]
             print(run_all(cases, 1, Path(temporary)), "rows measured")
@@ -135,7 +141,8 @@ if __name__ == "__main__":
         draw(chosen.results / "literature")
     else:
         wanted = [name for name in ROWS if not chosen.only or name in chosen.only]
-        seeds, samples = range(chosen.seeds), int(chosen.samples)
+        seeds = range(chosen.seeds)
+        samples = int(chosen.samples)
         turned = wanted[::-1]  # convolutions, half of the time at 1e5 samples, would leave a core idle at the end
         cases = [(chosen.runs, name, samples, seed, chosen.device) for seed in seeds for name in turned]
         with said():

@@ -29,7 +29,8 @@ import pyro_aevb as aevb
 from pyro_aevb.training.ensemble import Ensemble
 
 FOLDER = Path(__file__).parent / "members"
-BATCH, STEPS = 100, 100
+BATCH = 100
+STEPS = 100  # of each member in a round
 MEMBERS = (2, 4, 8)
 
 
@@ -44,7 +45,7 @@ class Shape:
     likelihood: str = "Bernoulli"
 
     def __str__(self) -> str:
-        """As in 784-100-3."""
+        """The sizes of the layers from data to latents, 784-100-3 say."""
         return f"{self.data_dim}-{self.hidden}-{self.latent_dim}"
 
 
@@ -57,7 +58,7 @@ SHAPES = (
 
 
 def trainer(shape: Shape, seed: int, data: torch.Tensor, captured: bool) -> aevb.Trainer:
-    """One member."""
+    """A trainer of one member, its seed that of weights and order."""
     dims = shape.latent_dim, shape.data_dim
     with aevb.seeded(seed):
         likelihood = getattr(aevb.likelihoods, shape.likelihood)(*dims, hidden=shape.hidden)
@@ -97,7 +98,8 @@ class Workers:
     """Processes side by side that share the machine's threads."""
 
     def __init__(self, processes: int) -> None:
-        context, self.processes = multiprocessing.get_context("spawn"), processes
+        context = multiprocessing.get_context("spawn")
+        self.processes = processes
         self.threads = max(1, torch.get_num_threads() // processes)
         self.pipes = []
         for _ in range(processes):
@@ -182,7 +184,9 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     workers = [Workers(processes) for processes in (1, 2)]
     if chosen.smoke:
-        SHAPES, MEMBERS, chosen.rounds = (Shape(16, 4, 2, 200),), (2,), 1
+        SHAPES = (Shape(16, 4, 2, 200),)
+        MEMBERS = (2,)
+        chosen.rounds = 1
     rows: list[dict] = []
     for shape in SHAPES:
         if not chosen.only or str(shape) in chosen.only:

@@ -29,8 +29,14 @@ from pyro_aevb import likelihoods, priors
 from pyro_aevb.evidence import importance_weights
 
 FOLDER = Path(__file__).parent / "priors_likelihoods"
-HIDDEN, LATENT_DIM, BATCH, SAMPLES, SEED = 200, 10, 100, 500_000, 0
-IMAGES, DRAWS, SHOWN = 1000, 500, 12
+HIDDEN = 200
+LATENT_DIM = 10
+BATCH = 100
+SAMPLES = 500_000
+SEED = 0
+IMAGES = 1000  # of the test set, that are evaluated
+DRAWS = 500  # importance samples for each image
+SHOWN = 12  # pictures of each case
 
 PRIORS: dict[str, Callable[..., priors.Prior]] = {
     "StandardNormal": priors.StandardNormal,
@@ -97,7 +103,7 @@ def forms(data: aevb.data.DataSet) -> dict[str, Form]:
 
 
 def make_guide(data_dim: int, unit: float) -> aevb.guides.Guide:
-    """The one guide."""
+    """The guide that all cases have."""
 
     def network(in_dim: int, out_dim: int) -> nn.Module:
         return nn.Sequential(Divided(unit), aevb.nn.MLP(in_dim, out_dim, HIDDEN))
@@ -109,7 +115,9 @@ def run_case(
     train: Tensor | aevb.data.DynamicBinarization, test: Tensor, unit: float, prior: Callable, likelihood: Callable
 ) -> tuple[dict, Tensor, Tensor]:
     """Train and evaluate a pair: numbers, per-datum evidence, means of p(x|z) with z from the prior, in [0, 1]."""
-    started, dim, size = time.perf_counter(), test.shape[1], len(train)
+    started = time.perf_counter()
+    dim = test.shape[1]
+    size = len(train)
     with aevb.seeded(SEED):
         q = make_guide(dim, unit)
         p = prior(LATENT_DIM, guide=q) if getattr(prior, "func", None) is priors.VampPrior else prior(LATENT_DIM)
@@ -143,7 +151,10 @@ def measure(data_name: str, what: str, name: str) -> tuple[dict, Tensor, Tensor,
     data = aevb.data.load(data_name)
     if what == "prior" and data_name == "mnist":
         binary = aevb.data.load(data_name, binarize="dynamic")
-        train, test, unit, excess = binary.train, binary.test, 1.0, 0.0
+        train = binary.train
+        test = binary.test
+        unit = 1.0
+        excess = 0.0
         likelihood: Callable = likelihoods.Bernoulli
     else:
         kind, likelihood = LIKELIHOODS[name if what == "likelihood" else "Gaussian(network)"]
@@ -157,7 +168,7 @@ def measure(data_name: str, what: str, name: str) -> tuple[dict, Tensor, Tensor,
 
 
 def run(names: list[str], folder: Path) -> list[dict]:
-    """All cases that are not there yet; rows of all."""
+    """Train all cases that are not there yet; the rows of all."""
     for data_name in names:
         for what, name in cases():
             stem = folder / "cases" / f"{data_name}-{what}-{name}"
@@ -169,7 +180,7 @@ def run(names: list[str], folder: Path) -> list[dict]:
 
 
 def keep_case(stem: Path, row: dict, values: Tensor, pictures: Tensor, shape: tuple[int, ...]) -> None:
-    """Pictures first: the JSON says that a case is whole."""
+    """Write a case, pictures first: where its JSON is there, it is whole."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     strip = torch.cat(list(pictures.view(-1, *shape)), dim=1).numpy()
     imsave(stem.with_name(f"{stem.name}.png"), strip, cmap="gray", vmin=0, vmax=1)
@@ -229,7 +240,9 @@ if __name__ == "__main__":
     if parser.parse_args().smoke:
         import tempfile
 
-        SAMPLES, IMAGES, DRAWS = 300, 20, 3
+        SAMPLES = 300
+        IMAGES = 20
+        DRAWS = 3
         with tempfile.TemporaryDirectory() as temporary:
             found = table(run(["frey_face"], Path(temporary)), Path(temporary))
             plot(found, Path(temporary), "likelihood").savefig(Path(temporary) / "samples.png")

@@ -28,7 +28,6 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # children are fork
 
 import sklearn.datasets  # noqa: F401  # imported late by what runs below: once here, not in each child
 import torch
-import torch._dynamo
 from shared.results import HERE, provenance, write
 
 import pyro_aevb as aevb
@@ -36,6 +35,8 @@ from pyro_aevb import evidence
 from pyro_aevb.cli import main
 from pyro_aevb.runs import options
 from pyro_aevb.runs.folder import Folder
+
+torch.compiler.reset()  # imports the compiler: once here, not in each child
 
 NAME = "reliability"
 OPTIONS = [
@@ -74,7 +75,7 @@ def begin(arguments, limit=None):
 
 
 def ended(pid):
-    """Its exit code; that of a signal is negative."""
+    """Wait until a child has ended; its exit code, or a signal's number made negative."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -114,7 +115,7 @@ def kill(pid, run, rng, aimed):
 
 
 def stop(pid, run, rng, name):
-    """A signal to end: the run is saved, and told in one line."""
+    """Send a signal to end; check that the run was saved and that a line says so."""
     after_reports(pid, run, rng.randint(1, 8))
     os.kill(pid, getattr(signal, name))
     assert ended(pid) == SIGNALS[name], Path("stderr").read_text()
@@ -123,7 +124,7 @@ def stop(pid, run, rng, name):
 
 
 def told(what):
-    """One line of ours on standard error, beside those of recordings."""
+    """Check that a child told why it ended, in one line on standard error; only its words tell which end it was."""
     said = Path("stderr").read_text().splitlines()
     lines = [line for line in said if "recorded the step" not in line and line.startswith(("pyro-aevb", "Traceback"))]
     assert len(lines) == 1, lines
@@ -131,7 +132,7 @@ def told(what):
 
 
 def kept(run, before):
-    """After an end a run opens, and nothing that was saved is gone."""
+    """Check that a run opens after an end, and that nothing is gone that was saved; its state."""
     state = run.load()
     assert state["samples_seen"] >= before["samples_seen"]
     assert state["best_bound"] >= before["best_bound"]
@@ -140,7 +141,7 @@ def kept(run, before):
 
 
 def begun(engine, name):
-    """A run with its first save."""
+    """A new run that has been saved once."""
     assert ended(begin([*OPTIONS, f"--engine={engine}", "--samples=480", f"--out={name}"])) == 0, _said()
     return Folder(name)
 
@@ -154,7 +155,7 @@ def resumed(run):
 
 
 def goes_on_to_its_end(run, engine):
-    """Equal to a run that was left alone."""
+    """Check that a run, gone on with to its end, equals one that was left alone; the samples of both."""
     samples = run.load()["samples_seen"] + 400
     assert ended(begin([f"--resume={run.path}", f"--samples={samples}"])) == 0, _said()
     alone = f"{run.path}-alone"
@@ -177,7 +178,7 @@ def without_clock(run):
 
 
 def kills(engine, count, seed=0):
-    """Half at a random report, half at a file that is being written."""
+    """Kill a run many times: half at a random report, half while a file is being written; a row of what was seen."""
     rng = random.Random(seed)
     run = begun(engine, f"kills-{engine}")
     halves = 0
@@ -190,7 +191,7 @@ def kills(engine, count, seed=0):
 
 
 def stops(engine, count, seed=0):
-    """Each signal to end in turn."""
+    """Send a run the signals to end, in turn; a row of what was seen."""
     rng = random.Random(seed)
     run = begun(engine, f"stops-{engine}")
     state = run.load()
@@ -202,7 +203,7 @@ def stops(engine, count, seed=0):
 
 
 def limits(count, seed=0):
-    """A file may not become as large as a state is."""
+    """Train where no file may become as large as a state is; a row of what was seen."""
     rng = random.Random(seed)
     run = begun("eager", "limits")
     state = run.load()
@@ -216,7 +217,7 @@ def limits(count, seed=0):
 
 
 def full_disks(count, seed=0):
-    """A file system of 4 MB, filled up to a random rest."""
+    """Train on a file system of 4 MB, filled up to a random rest; a row of what was seen."""
     folder = Path("disk").resolve()
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
@@ -321,7 +322,7 @@ def measure(parts, count, smoke):
 
 
 def told_of(rows):
-    """Rows, shown as they come: all of it takes long."""
+    """Print rows as they come, for all of it takes long; the same rows."""
     for row in rows:
         print(row, flush=True)
     return rows

@@ -52,7 +52,7 @@ def everything(smoke: bool) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def estimator_names() -> list[str]:
-    """All of the checkout's."""
+    """Names of all estimators that the checkout has."""
     from pyro_aevb import estimators
 
     return list(estimators.__all__)
@@ -140,12 +140,12 @@ def trainer_of(pair: str, engine: str, name: str, **options: Any) -> Any:
 
 
 def particles(name: str) -> dict[str, Any]:
-    """Two where an estimator takes them."""
+    """Two particles; one for estimators A and B, as the paper has it."""
     return {} if name in ("SGVB", "SGVBAnalyticKL") else {"num_particles": 2}
 
 
 def fixed(trainer: Any) -> Any:
-    """With the settings of the processor fixed."""
+    """The trainer, with processor settings that do not depend on the machine."""
     trainer.settings = replace(trainer.settings, matmul="highest", threads=1)
     return trainer
 
@@ -157,7 +157,7 @@ def trained(pair: str, engine: str, name: str, steps: int) -> str:
 
 
 def digest_of_steps(training: Any, steps: int, weights: Callable[[], Any]) -> str:
-    """Of weights and reports."""
+    """The digest of weights and reports after each step of a training."""
     digest = hashlib.sha256()
     for progress in training.run(steps * 100):
         digest.update(repr(progress).encode())
@@ -167,7 +167,7 @@ def digest_of_steps(training: Any, steps: int, weights: Callable[[], Any]) -> st
 
 
 def by_em(engine: str, e_step: str, steps: int) -> str:
-    """Weights and chains of Monte Carlo EM."""
+    """The digest of weights, chains and reports of Monte Carlo EM."""
     import pyro_aevb as aevb
 
     model, _, data = digits_pair()
@@ -178,7 +178,7 @@ def by_em(engine: str, e_step: str, steps: int) -> str:
 
 
 def by_ensemble(steps: int) -> str:
-    """Weights of three members."""
+    """The digest of three members' weights, trained as one ensemble."""
     import pyro_aevb as aevb
 
     members = [trainer_of("digits", "eager", "SGVB", seed=seed) for seed in range(3)]
@@ -198,21 +198,21 @@ EVALUATIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 
 def evidence() -> Any:
-    """The checkout's."""
+    """The checkout's module, imported late."""
     from pyro_aevb import evidence
 
     return evidence
 
 
 def diagnostics() -> Any:
-    """The checkout's."""
+    """The checkout's module, imported late."""
     from pyro_aevb import diagnostics
 
     return diagnostics
 
 
 def evaluated(name: str) -> str:
-    """An evaluation of a pair that was trained a little."""
+    """The digest of one evaluation of a pair that was trained a little."""
     trainer = trainer_of("digits", "eager", "SGVB")
     list(trainer.run(3_000))
     data = torch.bernoulli(torch.full((130, 64), 0.3), generator=torch.Generator().manual_seed(1))
@@ -220,7 +220,7 @@ def evaluated(name: str) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """Of tensors, numbers and tuples of them."""
+    """The digest of a tensor, a number, or a container of them."""
     if isinstance(value, torch.Tensor):
         return hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
     if isinstance(value, tuple | list):
@@ -237,7 +237,8 @@ def by_command_line() -> str:
     from pyro_aevb.cli import main
 
     torch.set_num_threads(1)
-    digest, printed = hashlib.sha256(), io.StringIO()
+    digest = hashlib.sha256()
+    printed = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(printed):
         run = f"{folder}/run"
         words = ["--data=digits", "--latent_dim=2", "--hidden=50", "--samples=20000", f"--out={run}", "--device=cpu"]
@@ -255,7 +256,7 @@ def by_command_line() -> str:
 
 
 def digests_at(commit: str, smoke: bool) -> dict[str, str]:
-    """Of a commit, in a checkout of its own; of ``.`` where it is."""
+    """The digests of a commit, taken in a checkout of its own; those of ``.`` where it is."""
     if commit == ".":
         return in_checkout(ROOT, smoke)
     with tempfile.TemporaryDirectory() as folder:
@@ -268,7 +269,7 @@ def digests_at(commit: str, smoke: bool) -> dict[str, str]:
 
 
 def in_checkout(place: Path, smoke: bool) -> dict[str, str]:
-    """This file in another process, with the checkout's package."""
+    """The digests that this file takes in another process, with the checkout's package."""
     environment = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, __file__, "--here", *(["--smoke"] if smoke else [])]
     done = subprocess.run(words, env=environment, cwd=place, stdout=subprocess.PIPE, text=True, check=True)

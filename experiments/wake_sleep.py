@@ -18,7 +18,9 @@ from shared.results import keep_row, of, read_csv, write
 from shared.training_runs import RunFailedError, all_kept, arguments, minutes_of, said, train
 
 PANELS = {"frey_face": (2, 5, 10, 20), "mnist": (20,)}
-STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES = (0.01, 0.02), (100, 0), (1.0, 0.1)
+STEP_SIZES = (0.01, 0.02)
+PAUSES = (100, 0)  # of Adagrad's first steps, in which it does not move
+LOG_VARIANCE_SCALES = (1.0, 0.1)  # of the guide
 SAMPLES = 500_000
 CASE = ("data", "latent_dim", "step_size", "pause", "log_variance_scale", "seed")
 
@@ -31,7 +33,7 @@ def cases(seeds: int) -> list[tuple]:
 
 
 def name_of(case: tuple) -> str:
-    """Of its run."""
+    """The name of a case's run."""
     return "-".join(map(str, case))
 
 
@@ -81,7 +83,7 @@ def cell(rows: list[dict]) -> str:
 
 
 def keep(row: dict, folder: Path, device: str) -> None:
-    """CSV, JSON, and a table to read, beside the rows that are there."""
+    """Write a row into CSV, JSON and a table to read, beside the rows that are there."""
     print(row, flush=True)
     keep_row(row, folder / "bounds.csv", CASE, lambda r: of(r, (*CASE, "samples")), device, draw)
 
@@ -104,7 +106,10 @@ if __name__ == "__main__":
     if chosen.smoke:
         import tempfile
 
-        PANELS, STEP_SIZES, PAUSES, LOG_VARIANCE_SCALES = {"frey_face": (2,)}, (0.02,), (100,), (0.1,)
+        PANELS = {"frey_face": (2,)}
+        STEP_SIZES = (0.02,)
+        PAUSES = (100,)
+        LOG_VARIANCE_SCALES = (0.1,)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             print(run_all(folder, cases(1), 1000, "cpu", 1, folder), "settings measured")

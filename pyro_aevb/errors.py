@@ -6,7 +6,6 @@ value is used: ``self.rank = whole("rank", rank)``.
 
 import math
 import os
-import re
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
 from pathlib import Path
@@ -37,6 +36,10 @@ __all__ = [
 LONGEST_REASON = 300
 LONGEST_VALUE = 60
 
+# How the table of shapes begins that Pyro appends to a message: it makes a new error of the same class, so that nothing
+# but these words tells where the old message ended.
+SHAPES = "Trace Shapes:"
+
 REFUSALS = (
     ValueError,
     RuntimeError,
@@ -62,7 +65,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The message alone: Pyro raises an error anew with a table of all shapes where it passes a trace."""
-        return re.split(r"\s*Trace Shapes:", super().__str__(), maxsplit=1)[0]
+        return super().__str__().partition(SHAPES)[0].rstrip()
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -76,13 +79,13 @@ def whole(name: str, value: int, least: int = 1, most: int | None = None) -> int
     """A whole number of at least ``least``, as Python's own; NumPy's are taken, floats and booleans are not.
 
     Arguments:
-        name: What the caller knows it by.
-        value: What the caller gave.
-        least: The smallest number allowed.
-        most: The largest number allowed; ``None`` for any.
+        name: Name of the argument, for the message.
+        value: The argument.
+        least: Smallest number allowed.
+        most: Largest number allowed; ``None`` for any.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is no such number.
 
     >>> whole("rank", np.int64(3))
     3
@@ -115,7 +118,7 @@ def real(name: str, value: float, least: float = -math.inf, most: float = math.i
     """A finite number between two others, or equal to one of them, as Python's own float.
 
     Raises:
-        InputError: If it is none: text, a boolean, NaN, infinite or outside.
+        InputError: If it is no such number: text, a boolean, NaN, infinite or outside.
     """
     number = _finite(name, value)
     if not least <= number <= most:
@@ -142,7 +145,7 @@ def _finite(name: str, value: float) -> float:
 
 
 def flag(name: str, value: bool) -> bool:
-    """True or False: the text ``"false"`` would count as true.
+    """True or False, and nothing that only counts as one of them, as the text ``"false"`` counts as true.
 
     Raises:
         InputError: If it is neither.
@@ -153,7 +156,7 @@ def flag(name: str, value: bool) -> bool:
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> Any:
-    """One of some words.
+    """The value, if it is one of the allowed words.
 
     Raises:
         InputError: If it is none of them: names them all.
@@ -167,13 +170,13 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> Any:
 
 
 def instance(name: str, value: Kind, kind: type, advice: str = "") -> Kind:
-    """An object of a kind; of a class it is said how an object is made of it.
+    """The value, if it is an instance of a class; where that class itself was given, the message says so.
 
     Arguments:
-        name: What the caller knows it by.
-        value: What the caller gave.
-        kind: A class of which the value must be an instance.
-        advice: What to give instead.
+        name: Name of the argument, for the message.
+        value: The argument.
+        kind: The class.
+        advice: What to give instead, for the message; by default nothing is said.
 
     Raises:
         InputError: If it is no instance.
@@ -259,5 +262,5 @@ def _a(noun: str) -> str:
 
 def in_one_line(error: Exception) -> str:
     """An error's message in one line, without the table of shapes that Pyro adds."""
-    words = " ".join(str(error).split()).partition(" Trace Shapes:")[0]
+    words = " ".join(str(error).partition(SHAPES)[0].split())
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."

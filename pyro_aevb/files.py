@@ -27,7 +27,16 @@ try:
 except ImportError:  # Windows has none: there two processes are not kept apart
     fcntl = None  # type: ignore[assignment]  # mypy knows the module of the platform that it runs on
 
-__all__ = ["check_archive", "load_tensors", "locked", "refuse_existing", "regular_file", "replaced", "save_tensors"]
+__all__ = [
+    "DamagedArchiveError",
+    "check_archive",
+    "load_tensors",
+    "locked",
+    "refuse_existing",
+    "regular_file",
+    "replaced",
+    "save_tensors",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +49,10 @@ MOST_COMPRESSED = 200  # times; an archive of a gigabyte and more that holds mor
 
 def regular_file(path: Path, advice: str = "check the path") -> Path:
     """The path, if a file is there: a pipe would be waited for, a device never ends.
+
+    Arguments:
+        path: The path.
+        advice: What to do where no file is there, for the message.
 
     Raises:
         InputError: If nothing is there, or something else than a file.
@@ -66,35 +79,40 @@ def refuse_existing(path: Path) -> None:
 # ---------------------------------------------------------------- archives of tensors and arrays
 
 
+class DamagedArchiveError(ValueError):
+    """An archive is not whole, or holds what it should not; the message says which."""
+
+
 def check_archive(path: Path, *, compressed: bool = False) -> None:
     """See that a zip archive is whole: torch and NumPy read a member without comparing it with its checksum.
 
     Arguments:
         path: The archive, a ``.pt`` or ``.npz`` file.
-        compressed: Whether its members may be; what torch saves is not, so that none is longer than the file.
+        compressed: Whether its members may be compressed, as NumPy's are. What torch saves is not, so that its members
+            together are no longer than the file.
 
     Raises:
-        ValueError: Says what is wrong.
+        DamagedArchiveError: Says what is wrong.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len({member.filename for member in members}) < len(members):
-            raise ValueError("two of its parts have one name")
+            raise DamagedArchiveError("two of its members have one name")
         size = path.stat().st_size
         most = sum(member.file_size for member in members)
         if most > max(1e9, MOST_COMPRESSED * size) or any(m.compress_type > zipfile.ZIP_DEFLATED for m in members):
-            raise ValueError(f"it would become {most / 1e9:.1f} GB of {size / 1e6:.1f} MB")
+            raise DamagedArchiveError(f"it would become {most / 1e9:.1f} GB of {size / 1e6:.1f} MB")
         if not compressed and any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("a part of it is compressed, which torch does not do")
+            raise DamagedArchiveError("a member of it is compressed, which torch does not do")
         if not compressed and most > size:
-            raise ValueError("its parts are said to be longer than the file")
+            raise DamagedArchiveError("its members are said to be longer than the file")
         if (broken := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of its part {broken} is wrong")
+            raise DamagedArchiveError(f"the checksum of its member {broken} is wrong")
         _check_index(archive)
 
 
 def _check_index(archive: zipfile.ZipFile) -> None:
-    """See that an archive's index leaves out no part: a flipped bit in it ended the list, and no checksum was wrong."""
+    """See that an archive's index leaves out no member: a flipped bit there ended it, with all checksums right."""
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     file: Any = archive.fp  # open, inside with
     begins = [*(member.header_offset for member in members[1:]), archive.start_dir]
@@ -103,7 +121,7 @@ def _check_index(archive: zipfile.ZipFile) -> None:
         name, extra = struct.unpack("<HH", file.read(4))
         end = member.header_offset + HEADER + name + extra + member.compress_size
         if not end <= following <= end + DESCRIPTOR:
-            raise ValueError(f"its index is damaged after the part {member.filename}")
+            raise DamagedArchiveError(f"its index is damaged after the member {member.filename}")
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
@@ -117,7 +135,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
         check_archive(path)
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # zipfile and torch raise whatever the damage leads to
-        reason = f" ({error})" if type(error) is ValueError else ""
+        reason = f" ({error})" if isinstance(error, DamagedArchiveError) else ""
         raise InputError(f"{path} is damaged or no file of this package{reason}, so it was not loaded") from error
 
 

@@ -36,7 +36,13 @@ def _register(module: nn.Module) -> None:
 
 
 def call_part(part: nn.Module, *arguments: Tensor, batch: torch.Size, event: int) -> Any:
-    """What a part returns, checked against its contract.
+    """The distribution that a prior, likelihood or guide returns, if it is as its base class asks.
+
+    Arguments:
+        part: The prior, likelihood or guide.
+        arguments: What its ``forward`` takes.
+        batch: The batch shape that its distribution must have.
+        event: The length of the vectors that it must be over.
 
     Raises:
         InputError: Names the part, what it returned, and what was expected.
@@ -77,11 +83,12 @@ def _plate(x: Tensor, size: int | None, training: bool) -> pyro.plate:
 
 
 def check_sizes(count: int, *parts: Pair) -> None:
-    """Refuse a model or guide whose ``size`` is less than the number of data to train on: its loss would be of fewer.
+    """Refuse a model or guide whose ``size`` is less than the number of data to train on: its loss would count fewer.
 
     Arguments:
-        count: The number of data.
-        parts: Models and guides, those that are or hold one of this module's two; others are not looked at.
+        count: Number of data to train on.
+        parts: Models and guides. A ``size`` is that of a :class:`GenerativeModel` or :class:`RecognitionModel`, the
+            callable itself or a module inside it; somebody's own callables have none, and pass.
 
     Raises:
         InputError: Names the size and the number of data.
@@ -103,7 +110,8 @@ class GenerativeModel(nn.Module):
     Arguments:
         prior: The prior p(z).
         likelihood: The likelihood p(x|z).
-        size: Number N of data that minibatches are drawn from, so that the loss is scaled by N/M (8); ``None`` for 1.
+        size: Number N of data that minibatches are drawn from, so that the loss is scaled by N/M (8); ``None``, the
+            default, for a loss that is not scaled.
 
     Raises:
         InputError: If prior and likelihood have different ``latent_dim``, or are none; if ``size`` is no whole number
@@ -144,10 +152,12 @@ class RecognitionModel(nn.Module):
 
     Arguments:
         guide: The guide q(z|x).
-        size: As for :class:`GenerativeModel`; give both the same.
+        size: Number N of data that minibatches are drawn from, the same as the model's; ``None``, the default, for a
+            loss that is not scaled.
 
     Raises:
-        InputError: As there.
+        InputError: If ``guide`` is none, or ``size`` is no whole number of at least 1. When run in training: if
+            ``size`` is less than the number of data of the minibatch.
     """
 
     def __init__(self, guide: Guide, size: int | None = None) -> None:

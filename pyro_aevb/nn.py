@@ -26,9 +26,11 @@ class MLP(nn.Sequential):
     Arguments:
         in_dim: Size of the input's last dimension.
         out_dim: Size of the output's last dimension; leading dimensions pass through.
-        hidden: Units of the hidden layers, a number for one layer; an empty list for a linear map.
-        activation: Name of an activation in ``torch.nn`` (``tanh``, ``relu``, ``softplus``, ...), or what makes one.
-        initial_sd: Standard deviation of normal initial weights, biases zero; ``None`` for PyTorch's own.
+        hidden: Number of units in each hidden layer: a list, or a number for one layer; an empty list for a linear map.
+        activation: Name of an activation in ``torch.nn`` (``tanh``, ``relu``, ``softplus``, ...), in upper or lower
+            case, or a callable that makes one.
+        initial_sd: Standard deviation of the layers' initial weights, normal with mean zero, their biases being zero;
+            ``None`` for PyTorch's own initial values.
 
     Raises:
         InputError: If a size is no whole number of at least 1, ``initial_sd`` is negative, or the activation unknown.
@@ -60,12 +62,12 @@ class ConvolutionalEncoder(nn.Sequential):
     .. math:: h_{i+1} = a(\mathrm{conv}_{3 \times 3,\, \text{stride } 2}(h_i)), \quad y = W a(V h + c) + b
 
     Arguments:
-        in_dim: Number of pixels.
-        out_dim: Number of outputs.
-        channels: Channels of each convolution, a number for one.
-        hidden: Units of the hidden layer.
-        activation: A name from ``torch.nn``, upper or lower case.
-        shape: Height and width; by default a square.
+        in_dim: Number of pixels of an image, the size of the input's last dimension.
+        out_dim: Size of the output's last dimension.
+        channels: Number of output channels of each convolution, first to last: a list, or a number for one convolution.
+        hidden: Number of units in the hidden layer.
+        activation: Name of an activation in ``torch.nn``, in upper or lower case, or a callable that makes one.
+        shape: Height and width of an image, in pixels; by default a square's.
 
     Raises:
         InputError: If ``shape`` does not hold ``in_dim`` pixels, or a size is no whole number of at least 1.
@@ -85,10 +87,12 @@ class ConvolutionalEncoder(nn.Sequential):
         shape: Sequence[int] | None = None,
     ) -> None:
         height, width = _image_shape(whole("in_dim", in_dim), shape)
-        make, sizes = _maker_of(activation), [1, *wholes("channels", channels)]
+        make = _maker_of(activation)
+        sizes = [1, *wholes("channels", channels)]
         convolutions = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in pairwise(sizes)]
         for _ in convolutions:
-            height, width = (height + 1) // 2, (width + 1) // 2
+            height = (height + 1) // 2
+            width = (width + 1) // 2
         super().__init__(
             _Images(1, *_image_shape(in_dim, shape)),
             *(part for layer in convolutions for part in layer),
@@ -108,12 +112,14 @@ class ConvolutionalDecoder(nn.Module):
     .. math:: h_0 = a(V a(W z + b) + c), \quad h_{i+1} = a(\mathrm{conv}_{3 \times 3}(\mathrm{enlarge}(h_i)))
 
     Arguments:
-        in_dim: Number of inputs.
-        out_dim: Number of pixels, or a multiple of it.
-        channels: Channels from the smallest image on, a number for one.
-        hidden: Units of the hidden layer.
-        activation: A name from ``torch.nn``, upper or lower case.
-        shape: Height and width; by default a square of ``out_dim`` pixels, or half as many.
+        in_dim: Size of the input's last dimension.
+        out_dim: Size of the output's last dimension: the number of pixels of an image, or a multiple of it.
+        channels: Number of input channels of each convolution, from the smallest image on: a list, or a number for one
+            convolution.
+        hidden: Number of units in the layer between the input and the smallest image.
+        activation: Name of an activation in ``torch.nn``, in upper or lower case, or a callable that makes one.
+        shape: Height and width of an image, in pixels; by default those of a square of ``out_dim`` pixels, or of half
+            as many where that is no square.
 
     Raises:
         InputError: If ``out_dim`` is no multiple of the pixels in ``shape``, there are no channels, or a size is no
@@ -140,7 +146,8 @@ class ConvolutionalDecoder(nn.Module):
         channels = wholes("channels", channels)
         if not channels:
             raise InputError("channels must hold at least one number: there is one image at least to be enlarged")
-        make, sizes = _maker_of(activation), [(height, width)]
+        make = _maker_of(activation)
+        sizes = [(height, width)]
         for _ in channels:
             sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
         outputs = [*channels[1:], out_dim // (height * width)]
@@ -159,14 +166,14 @@ class ConvolutionalDecoder(nn.Module):
 
 
 class _Images(nn.Module):
-    """Rows of numbers as images, ``(B, C, H, W)``."""
+    """Rows of numbers, ``(..., C * H * W)``, as images."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.shape = channels, height, width
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same numbers."""
+        """The same numbers, ``(..., C, H, W)``."""
         return x.reshape(*x.shape[:-1], *self.shape)
 
 
@@ -178,7 +185,7 @@ def _image_shape(pixels: int, shape: Sequence[int] | None) -> tuple[int, int]:
 
 
 def _decoded_shape(outputs: int, shape: Sequence[int] | None) -> tuple[int, int]:
-    """What is given, else a square of all outputs, else one of half as many."""
+    """Height and width that were given, else a square's of all outputs, else a square's of half as many."""
     if shape is not None:
         return _height_and_width(shape)
     return _image_shape(outputs if isqrt(outputs) ** 2 == outputs else outputs // 2, None)
@@ -194,7 +201,14 @@ def _height_and_width(shape: Sequence[int]) -> tuple[int, int]:
 def make_network(
     in_dim: int, out_dim: int, hidden: int | Sequence[int], activation: Activation, network: Network | None
 ) -> nn.Module:
-    """The network of a part: ``network`` where one is given, else the default :class:`MLP`.
+    """The network of a likelihood or guide: what ``network`` makes, else the default :class:`MLP`.
+
+    Arguments:
+        in_dim: Size of the input's last dimension.
+        out_dim: Size of the output's last dimension.
+        hidden: Number of units in each hidden layer of the default network.
+        activation: Activation of the default network.
+        network: Callable ``(in_dim, out_dim) -> nn.Module``; ``None`` for the default.
 
     Raises:
         InputError: If the network cannot be made of two sizes, or is no ``nn.Module``.
@@ -211,7 +225,7 @@ def make_network(
 
 
 def find_activation(activation: Activation) -> Callable[[], nn.Module]:
-    """What makes an activation: itself if callable, else the class of that name in ``torch.nn``.
+    """A callable that makes an activation: what is given if it is one, else the class of that name in ``torch.nn``.
 
     >>> find_activation("leakyrelu").__name__
     'LeakyReLU'
@@ -227,11 +241,11 @@ def find_activation(activation: Activation) -> Callable[[], nn.Module]:
 
 
 def _maker_of(activation: Activation) -> Callable[[], nn.Module]:
-    """What makes an activation, and refuses to where it cannot be made, or is none."""
+    """A callable that makes an activation, and says so where the one given makes something else."""
     make = find_activation(activation)
 
     def checked() -> nn.Module:
-        """One more."""
+        """Make another activation."""
         try:
             return instance("what activation makes", make(), nn.Module)
         except TypeError as error:
@@ -243,5 +257,7 @@ def _maker_of(activation: Activation) -> Callable[[], nn.Module]:
 
 @torch.no_grad()
 def _set_initial_values(network: nn.Module, sd: float) -> None:
-    for name, parameter in network.named_parameters():
-        parameter.normal_(0, sd) if name.endswith("weight") else parameter.zero_()
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):  # an activation may have parameters too, a slope: they stay as they are
+            layer.weight.normal_(0, sd)
+            layer.bias.zero_()

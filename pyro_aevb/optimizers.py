@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.errors import whole
+from pyro_aevb.torch_internals import (
+    foreach_add,
+    foreach_add_,
+    foreach_addcdiv_,
+    foreach_addcmul_,
+    foreach_mul_,
+    foreach_sqrt,
+    step_without_hooks,
+)
 
 __all__ = ["Adagrad", "CosineAdam", "Paced"]
 
@@ -16,25 +25,24 @@ __all__ = ["Adagrad", "CosineAdam", "Paced"]
 class Paced(torch.optim.Optimizer):
     """An optimizer whose step sizes change from step to step, by a count kept in Python.
 
-    Its step comes in two parts: a CUDA graph holds the update, and is told each step's size by who counts outside.
+    Counting and updating are two methods: a CUDA graph can hold the update, whose size is set from outside by whoever
+    counts the steps with :meth:`next_factor`.
     """
 
     count: str
-    """Which of the first group's entries counts."""
+    """Name of the entry of the first parameter group that counts the steps."""
 
     def next_factor(self) -> float:
-        """What the next step's size is multiplied by; the step counts as taken."""
+        """The factor of ``lr`` for the next step, which counts as taken from then on."""
         raise NotImplementedError
 
     def update(self, closure: Callable[[], Any] | None = None) -> Any:
-        """A step of the size that is set, not counted."""
-        step: Any = super().step  # of the class mixed with
-        # torch wraps the step of every class that it makes an optimizer of in one that runs the hooks. Ours is wrapped,
-        # and so is the other class's once there is an optimizer of it: inside, the hooks must not run again.
-        return step.__wrapped__(self, closure) if getattr(step, "hooked", False) else step(closure)
+        """Take a step of size ``lr`` as it stands, without counting it."""
+        # Torch's wrapper around our own step has run the hooks: they must not run again with the other class's.
+        return step_without_hooks(super().step, closure)  # of the class mixed with
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step."""
+        """Take the next step, and count it."""
         with _scaled(self, self.next_factor()):
             return self.update(closure)
 
@@ -51,14 +59,14 @@ class Adagrad(Paced, torch.optim.Adagrad):
     Oracle: the formula, step by step.
 
     Arguments:
-        params: What to train.
+        params: Tensors to train.
         lr: Step size :math:`\eta`.
-        weight_decay: As for :class:`torch.optim.Adagrad`; 1 is the paper's prior N(0, I) on weights.
-        eps: :math:`\epsilon`.
-        warm_up: Steps :math:`t_0` without a move.
-        fused: As for :class:`torch.optim.Adagrad`.
-        capturable: Take steps by tensor operations alone, so that they can be part of a CUDA graph. torch's fused
-            kernel can too, but in its version 2.11, say, has none for a GPU.
+        weight_decay: How many times a weight is added to its gradient; 1 is the paper's prior N(0, I) on weights.
+        eps: Number :math:`\epsilon` that keeps the division from one by zero.
+        warm_up: Number of first steps :math:`t_0` that sum squares and do not move.
+        fused: Whether torch's fused kernel updates the weights; ``None`` for torch's own choice.
+        capturable: Whether to take steps by tensor operations alone, so that a CUDA graph can hold them. torch's fused
+            kernel can be held too, but in its version 2.11, say, has none for a GPU.
 
     Raises:
         InputError: If ``warm_up`` is negative.
@@ -90,14 +98,14 @@ class Adagrad(Paced, torch.optim.Adagrad):
     count = "steps_left"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A state that knows no pause, such as torch's own Adagrad's, is past it."""
+        """Take a saved state; one that knows no pause, such as torch's own Adagrad's, is past it."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no types
         self.param_groups[0].setdefault("steps_left", 0)
         for group in self.param_groups:
             group.setdefault("capturable", False)
 
     def update(self, closure: Callable[[], Any] | None = None) -> Any:
-        """A step of the size that is set, not counted."""
+        """Take a step of size ``lr`` as it stands, without counting it."""
         groups = self.param_groups
         if not all(group["capturable"] and not group["fused"] and not group["lr_decay"] for group in groups):
             return super().update(closure)
@@ -111,17 +119,18 @@ class Adagrad(Paced, torch.optim.Adagrad):
         """The formula for all weights at once, in seven launches."""
         if not (moved := [p for p in group["params"] if p.grad is not None]):
             return
-        sums, steps = ([self.state[p][key] for p in moved] for key in ("sum", "step"))
-        gradients = torch._foreach_add([p.grad for p in moved], moved, alpha=group["weight_decay"])
-        torch._foreach_addcmul_(sums, gradients, gradients)
-        lengths = torch._foreach_sqrt(sums)
-        torch._foreach_add_(lengths, group["eps"])
-        torch._foreach_mul_(gradients, group["lr"])
-        torch._foreach_addcdiv_(moved, gradients, lengths, value=-1)
-        torch._foreach_add_(steps, 1)
+        sums = [self.state[p]["sum"] for p in moved]
+        steps = [self.state[p]["step"] for p in moved]
+        gradients = foreach_add([p.grad for p in moved], moved, alpha=group["weight_decay"])
+        foreach_addcmul_(sums, gradients, gradients)
+        lengths = foreach_sqrt(sums)
+        foreach_add_(lengths, group["eps"])
+        foreach_mul_(gradients, group["lr"])
+        foreach_addcdiv_(moved, gradients, lengths, value=-1)
+        foreach_add_(steps, 1)
 
     def next_factor(self) -> float:
-        """Zero while the pause lasts: the sums alone are stepped."""
+        """Zero while the pause lasts, so that the sums grow and no weight moves; then one."""
         first = self.param_groups[0]
         moving = first["steps_left"] <= 0
         first["steps_left"] -= not moving
@@ -139,10 +148,13 @@ class CosineAdam(Paced, torch.optim.Adam):
     Oracle: torch's own Adam with torch's ``CosineAnnealingLR``.
 
     Arguments:
-        params: What to train.
-        lr: First step size :math:`\eta`.
-        total_steps: :math:`T`, the steps of the whole training: samples / batch size.
-        betas, eps, weight_decay, fused: As for :class:`torch.optim.Adam`; a weight decay of 1 is the prior N(0, I).
+        params: Tensors to train.
+        lr: First and largest step size :math:`\eta`.
+        total_steps: Number of steps :math:`T` of the whole training: samples / batch size.
+        betas: Decays of Adam's two moving averages, of the gradient and of its square, in [0, 1).
+        eps: Number added to Adam's denominator.
+        weight_decay: How many times a weight is added to its gradient; 1 is the paper's prior N(0, I) on weights.
+        fused: Whether torch's fused kernel updates the weights; ``None`` for torch's own choice.
 
     Raises:
         InputError: If ``total_steps`` is not positive.
@@ -171,22 +183,22 @@ class CosineAdam(Paced, torch.optim.Adam):
     count = "steps_taken"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Where on the cosine a state is it must say itself."""
+        """Take a saved state, which must say how many steps were taken, and of how many."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no types
         if not {"steps_taken", "total_steps"} <= self.param_groups[0].keys():
             raise ValueError("saved by another optimizer: it does not say how many steps were taken of how many")
 
     def next_factor(self) -> float:
-        """Along the cosine, at the number of steps before."""
+        """The cosine's height after the steps taken before, from 1 down to 0."""
         first = self.param_groups[0]
-        part = min(1.0, first["steps_taken"] / first["total_steps"])
+        fraction = min(1.0, first["steps_taken"] / first["total_steps"])
         first["steps_taken"] += 1
-        return 0.5 * (1 + cos(pi * part))
+        return 0.5 * (1 + cos(pi * fraction))
 
 
 @contextmanager
 def _scaled(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
-    """Step sizes times a factor, for one step."""
+    """Multiply the step sizes of all groups by a factor, for the time of a block."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor

@@ -10,7 +10,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
@@ -18,9 +18,12 @@ from typing import Any
 
 import torch
 from pyro.params import module_from_param_with_module_name
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
+
+from pyro_aevb.origins import comes_from
 
 __all__ = [
     "Pair",
@@ -66,7 +69,7 @@ def modules_named_by(model: Pair, guide: Pair) -> dict[str, nn.Module]:
 
 
 def precision_of(model: Pair, guide: Pair) -> torch.dtype | None:
-    """Of a pair's weights, those that can be named; ``None`` where there are none."""
+    """The precision of a pair's weights, of the first that a name leads to; ``None`` where none is found."""
     named = modules_named_by(model, guide).values()
     return next((p.dtype for module in named for p in module.parameters() if p.is_floating_point()), None)
 
@@ -81,7 +84,7 @@ def own_module(function: Pair) -> nn.Module | None:
 
 def wrapped_by(function: Any) -> Any:
     """What a ``partial`` calls; of one of Pyro's handlers around a function, that function."""
-    handled = len(function.args) >= 2 and getattr(function.func, "__name__", "") == "_context_wrap"
+    handled = len(function.args) >= 2 and isinstance(function.args[0], Messenger) and callable(function.args[1])
     return function.args[1] if handled else function.func
 
 
@@ -128,12 +131,12 @@ def _is_plain(thing: Any) -> bool:
     """Is it an object of a class that somebody wrote, rather than a number, a tensor or a part of torch?"""
     if isinstance(thing, (type, ModuleType, Tensor, nn.Module)) or not hasattr(thing, "__dict__"):
         return False
-    return type(thing).__module__.partition(".")[0] not in ("torch", "builtins", "numpy")
+    return not comes_from(type(thing), "torch", "builtins", "numpy")
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """A function's variables from outside: globals that it reads, what it closes over, its defaults, what it wraps."""
-    if function.__module__ and function.__module__.partition(".")[0] in ("torch", "pyro"):
+    if comes_from(function, "torch", "pyro"):
         return
     for name in sorted(globals_read(function.__code__)):
         if name in function.__globals__:
@@ -168,6 +171,11 @@ def parts_that_ran(model: Pair, guide: Pair, ran: Mapping[str, Iterable[nn.Modul
 
     Of a module that holds one that takes part the whole takes part. What no name leads to is named by its class and
     the order in which it ran.
+
+    Arguments:
+        model: The model.
+        guide: Its guide.
+        ran: The modules that ran, in their order, under the roles ``"model"`` and ``"guide"``.
     """
     seen = {id(module) for modules in ran.values() for module in modules}
     own = [own_module(model), own_module(guide)]
@@ -211,14 +219,15 @@ class _Switched:
                     self.buffers += [(part, name, b, b.detach().clone()) for name, b in own]
 
     def restore(self) -> None:
-        """Everything as it was."""
+        """Put switches and buffers of all modules seen back as they were."""
         for part, was in self.training if self.evaluate else ():
             part.training = was
         for part, name, buffer, value in self.buffers or ():
             with torch.no_grad():
                 buffer.copy_(value)
-            if getattr(part, name) is not buffer and name in part._buffers:  # assigned anew, not changed in place
-                part._buffers[name] = buffer
+            with suppress(AttributeError):  # the block made it something else than a buffer
+                if part.get_buffer(name) is not buffer:  # assigned anew, not changed in place
+                    setattr(part, name, buffer)
 
 
 def _has_switch(module: nn.Module) -> bool:
@@ -249,7 +258,7 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
     ``sys.setprofile`` tells; where somebody else's profiler is at work, calls of modules are seen alone.
 
     Arguments:
-        evaluate: Switch modules to ``eval()`` as they are first seen.
+        evaluate: Whether to switch modules to ``eval()`` as they are first seen.
 
     Yields:
         The modules seen, in their order, by identity.
@@ -269,7 +278,7 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
 
 
 def _on_call(see: Callable[[nn.Module], None], frame: FrameType, event: str, _: Any) -> None:
-    """Told by Python of each call: is it one of a module's?"""
+    """Called by Python at each call of a function: see the module that it is a method of, if it is one."""
     code = frame.f_code
     if event != "call" or not code.co_argcount or code.co_filename == __file__:
         return
@@ -353,8 +362,8 @@ def trained_parameters(
     Arguments:
         model: The model.
         guide: Its guide.
-        modules: Those that take part, by name.
-        met: The parameters that Pyro met, by their names in its store.
+        modules: The modules that take part in the pair, by their stable names.
+        met: The parameters that Pyro met in a run of the pair, by their names in its parameter store.
     """
     in_modules = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
     parts = [part for part in (_as_module(model), _as_module(guide)) if part is not None]

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_aevb.torch_internals import version_of
+
 __all__ = ["Deferred", "UndoneStep", "alone", "shielded"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -107,10 +109,10 @@ class UndoneStep:
     """What a step changes before its update: noise, buffers, gradients. One that fails there is taken back.
 
     Arguments:
-        read_noise: The state of the noise that the step draws from.
-        write_noise: Puts such a state back.
-        tensors: Buffers, and what the estimator counts: all that a step may write to but for weights and moments.
-        parameters: Whose gradients a step leaves behind.
+        read_noise: Function that returns the state of the noise that the step draws from.
+        write_noise: Function that puts such a state back.
+        tensors: Tensors that a step may write to before its update: buffers, and what the estimator counts.
+        parameters: Parameters whose gradients a step leaves behind.
     """
 
     def __init__(
@@ -120,28 +122,30 @@ class UndoneStep:
         tensors: list[Tensor],
         parameters: list[Tensor],
     ) -> None:
-        self.read_noise, self.write_noise = read_noise, write_noise
-        self.tensors, self.parameters = tensors, parameters
+        self.read_noise = read_noise
+        self.write_noise = write_noise
+        self.tensors = tensors
+        self.parameters = parameters
         self._copies = [tensor.detach().clone() for tensor in tensors]
         self._versions = [-1] * len(tensors)
         self._moving = set(range(len(tensors)))
         self._steps = 0
 
     def remember(self) -> None:
-        """A step begins. Most buffers are constants, which the first step tells; they need no further copy."""
+        """Copy what a step may change, before it begins; buffers that the first step left as they were, only once."""
         if self._steps == 1:
             pairs = enumerate(zip(self.tensors, self._copies, strict=True))
             self._moving = {i for i, (tensor, copy) in pairs if not torch.equal(tensor, copy)}
         for i, tensor in enumerate(self.tensors):
-            if i in self._moving or tensor._version != self._versions[i]:  # a compiled step writes without a version
+            if i in self._moving or version_of(tensor) != self._versions[i]:  # a compiled step writes without a version
                 self._copies[i] = tensor.detach().clone()
-                self._versions[i] = tensor._version
+                self._versions[i] = version_of(tensor)
         self._steps += 1
         self._noise = self.read_noise()
 
     @torch.no_grad()
     def take_back(self) -> None:
-        """All as it was when the step began."""
+        """Put everything back as it was when the step began."""
         self.write_noise(self._noise)
         for tensor, copy in zip(self.tensors, self._copies, strict=True):
             if not torch.equal(tensor, copy):

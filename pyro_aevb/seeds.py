@@ -23,6 +23,11 @@ __all__ = ["GlobalNoise", "derive", "generator", "hashed_uniform", "seeded", "un
 def derive(seed: int, stream: str, index: int = 0) -> int:
     """The 64-bit seed of one stream, by NumPy's ``SeedSequence`` of (seed, name, index).
 
+    Arguments:
+        seed: Seed of the whole, at least 0.
+        stream: Name of the stream, one of those at the top of this file.
+        index: Number of the stream among those of its name, an epoch say.
+
     Raises:
         InputError: If the seed is negative.
     """
@@ -44,8 +49,8 @@ def hashed_uniform(key: int | Tensor, rows: Tensor, width: int) -> Tensor:
     multiplications that was found by search, in int64 so that nothing overflows. For data, not for cryptography.
 
     Arguments:
-        key: Which stream of numbers; a tensor where it changes between replays of a graph.
-        rows: Which rows, integers.
+        key: Number that tells one stream from another; a tensor, ``()``, where it changes between replays of a graph.
+        rows: Numbers of the rows, integers, ``(B,)``.
         width: Number of columns.
 
     References:
@@ -97,7 +102,7 @@ class GlobalNoise:
 
     Arguments:
         seed: Seed of the stream.
-        device: Where the noise is drawn; its generator is swapped beside the CPU's.
+        device: Device that the noise is drawn on; its generator is swapped in beside the CPU's.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:

@@ -30,9 +30,16 @@ __all__ = [
 ]
 
 Network = Callable[[Tensor], Tensor]
+"""An encoder, from x ``(M, D)`` to ``(M, 2K)``, or a decoder, from z ``(M, K)`` to outputs."""
+
 WeightedNetwork = Callable[[Tensor, Tensor], Tensor]
+"""A decoder whose weights are an argument: from weights ``(P,)`` and z ``(M, K)`` to outputs."""
+
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
+"""From x ``(M, D)`` and a decoder's outputs to log p(x|z), ``(M,)``: one of the two functions below, say."""
+
 Estimator = Callable[[Tensor, Tensor, Network, Network, LogLikelihood], Tensor]
+"""From x, noise, encoder, decoder and log-likelihood to each datum's estimate of the bound, ``(M,)``."""
 
 
 def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -44,7 +51,7 @@ def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tenso
 
 
 def bernoulli_log_likelihood(x: Tensor, outputs: Tensor) -> Tensor:
-    r"""Equation (11), ``(M,)``.
+    r"""Equation (11): log p(x|z) of binary x ``(M, D)``, of which the outputs ``(M, D)`` are logits; returns ``(M,)``.
 
     .. math:: \sum_d x_d \log y_d + (1 - x_d) \log(1 - y_d), \quad y = \mathrm{sigmoid}(\text{outputs})
     """
@@ -52,7 +59,7 @@ def bernoulli_log_likelihood(x: Tensor, outputs: Tensor) -> Tensor:
 
 
 def gaussian_log_likelihood(x: Tensor, outputs: Tensor) -> Tensor:
-    """(12): a Gaussian whose mean and log variance are the two halves of the outputs; ``(M,)``."""
+    """(12): log p(x|z), ``(M,)``, of x ``(M, D)``; outputs ``(M, 2D)`` are mean and log variance side by side."""
     mean, log_variance = outputs.chunk(2, dim=-1)
     return gaussian_log_density(x, mean, log_variance)
 
@@ -73,7 +80,18 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def estimator_a(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood) -> Tensor:
-    """(6) with one sample, a standard normal prior and a Gaussian guide; x ``(M, D)``, noise ``(M, K)``; ``(M,)``."""
+    """(6) with one sample, a standard normal prior and a Gaussian guide.
+
+    Arguments:
+        x: A minibatch, ``(M, D)``.
+        noise: Draws from N(0, I) that become the latents, ``(M, K)``.
+        encoder: From x to mean and log variance of q(z|x) side by side, ``(M, 2K)``.
+        decoder: From latents to what ``log_likelihood`` takes as outputs.
+        log_likelihood: From x and outputs to log p(x|z), ``(M,)``.
+
+    Returns:
+        The estimate of each datum's bound, ``(M,)``, in nats.
+    """
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     z = reparameterise(mean, log_variance, noise)
     log_prior = gaussian_log_density(z, torch.zeros_like(z), torch.zeros_like(z))
@@ -82,7 +100,7 @@ def estimator_a(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, lo
 
 
 def estimator_b(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood) -> Tensor:
-    """(7) with one sample, that is (10); x ``(M, D)``, noise ``(M, K)``; returns ``(M,)``."""
+    """(7) with one sample, that is (10), the KL in closed form; arguments and result are :func:`estimator_a`'s."""
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     z = reparameterise(mean, log_variance, noise)
     return log_likelihood(x, decoder(z)) - gaussian_kl(mean, log_variance)
@@ -105,13 +123,13 @@ def full_bayes_a(
 
     Arguments:
         x: A minibatch, ``(M, D)``.
-        noise: For the latents, ``(M, K)``.
-        weights_noise: For the weights, ``(P,)``.
-        encoder: As above.
-        decoder: From weights ``(P,)`` and z ``(M, K)`` to outputs.
-        log_likelihood: As above.
-        weights: Mean and log variance of the weights side by side, ``(2P,)``.
-        size: Number of data N.
+        noise: Draws from N(0, I) that become the latents, ``(M, K)``.
+        weights_noise: Draws from N(0, I) that become the decoder's weights, ``(P,)``.
+        encoder: From x to mean and log variance of q(z|x) side by side, ``(M, 2K)``.
+        decoder: From weights ``(P,)`` and latents ``(M, K)`` to what ``log_likelihood`` takes as outputs.
+        log_likelihood: From x and outputs to log p(x|z), ``(M,)``.
+        weights: Mean and log variance of q(theta) side by side, ``(2P,)``.
+        size: Number N of all data.
 
     Returns:
         The estimate of the bound on log p(X) of all data, a scalar, in nats.
@@ -133,7 +151,7 @@ def full_bayes_b(
     weights: Tensor,
     size: int,
 ) -> Tensor:
-    r"""(24) with one sample: as :func:`full_bayes_a`, with both KLs in closed form.
+    r"""(24) with one sample, both KLs in closed form; arguments and result are those of :func:`full_bayes_a`.
 
     .. math:: \frac1M \sum_{i=1}^M N \Big(\tfrac12 \sum_j (1 + \log\sigma_{z,j}^2 - \mu_{z,j}^2 - \sigma_{z,j}^2)
               + \log p(x_i \mid z_i, \theta)\Big)
@@ -165,10 +183,15 @@ def algorithm_1(
 
     Arguments:
         data: All data, ``(N, D)``.
-        optimizer: Over the encoder's and decoder's parameters.
+        encoder: From x to mean and log variance of q(z|x) side by side, ``(M, 2K)``.
+        decoder: From latents ``(M, K)`` to what ``log_likelihood`` takes as outputs.
+        optimizer: Optimizer of the encoder's and decoder's parameters.
         latent_dim: Number of latent dimensions K.
         steps: Number of steps.
-        generator: Source of the minibatches and the noise.
+        estimator: Estimator of each datum's bound: :func:`estimator_b`, the default, or :func:`estimator_a`.
+        log_likelihood: From x and outputs to log p(x|z), ``(M,)``; by default of binary data.
+        batch_size: Number M of data in a minibatch, 100 by default as in the paper.
+        generator: Source of the minibatches and the noise; ``None`` for torch's global one.
 
     Yields:
         The minibatch's mean bound of each step, in nats per datum, before the step; a tensor, so nothing waits for it.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.origins import comes_from
 from pyro_aevb.seeds import seeded
 
 __all__ = [
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 COMPUTED_BY = ("fused", "capturable", "foreach")  # settings of an optimizer that change no number but by rounding
 DIGEST = "digest"
+STEPS = "step"  # torch.optim's count; only this name tells it from a moment of a parameter that is one number
 LARGEST = 2**63
 LARGEST_WHOLE = 2**53  # that a float holds exactly
 MOST_VALUES = 1_000_000  # of a state; a run's has some hundreds
@@ -58,8 +60,8 @@ def check_digest(state: Mapping[str, Any], what: str, *, required: bool) -> None
 
     Arguments:
         state: The state.
-        what: What the caller knows it by.
-        required: Whether states of its format have a digest; where not, one line says that it is not checked.
+        what: How the message calls the state.
+        required: Whether states of its format have a digest; of one without, one line says that it is not checked.
 
     Raises:
         InputError: If the digest is missing or another.
@@ -101,6 +103,10 @@ def _add(digest: Any, value: Any) -> None:
 def check_identity(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """See that a state is of these data, this seed, and whatever else a training cannot change on its way.
 
+    Arguments:
+        saved: The saved values, by name.
+        own: This training's values, by name.
+
     Raises:
         InputError: Names what is another.
     """
@@ -125,6 +131,11 @@ def check_kinds(state: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
 
 def check_plain(value: Any, where: str, depth: int = 0) -> int:
     """See that there is nothing but plain tensors in a state, each with memory of its own.
+
+    Arguments:
+        value: The state, or what lies inside it.
+        where: How the message calls it.
+        depth: How many levels of containers lie around it.
 
     Returns:
         How many values there are: a list of lists of one list may be many.
@@ -165,7 +176,13 @@ def _check_count(count: int, depth: int) -> None:
 def check_tensors(saved: Any, own: Mapping[str, Any], where: str, finite: bool = True) -> None:
     """See that saved tensors have the shapes and precisions of those that they are to be copied into.
 
-    Those that are missing or too many are left to whoever loads them; what is no tensor is, too.
+    Those that are missing or too many are left to whoever loads them, and so is what is no tensor.
+
+    Arguments:
+        saved: The saved tensors, by name.
+        own: Those that they are to be copied into, by name.
+        where: How the message calls the saved ones.
+        finite: Whether their values must be finite.
 
     Raises:
         InputError: Names the first that has another.
@@ -206,7 +223,7 @@ def check_gathered(saved: Any) -> None:
         InputError: If they are not.
     """
     check_kinds(saved, {"losses": Tensor, "divisors": list, "sizes": list})
-    losses, divisors, sizes = saved["losses"], saved["divisors"], saved["sizes"]
+    losses, divisors, sizes = (saved[key] for key in ("losses", "divisors", "sizes"))
     right = losses.dim() == 1 and losses.is_floating_point() and len(losses) == len(divisors) == len(sizes)
     right = right and all(_is_number(divisor) and divisor > 0 for divisor in divisors)
     if not (right and all(type(size) is int and 0 < size < LARGEST for size in sizes)):
@@ -237,9 +254,9 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, stepped: bool)
     What it should look like a copy of the optimizer shows, by one step on copies of the parameters.
 
     Arguments:
-        saved: What ``optimizer.state_dict()`` gave.
+        saved: The saved state, as ``optimizer.state_dict()`` returned it.
         optimizer: The optimizer that is to go on from it.
-        stepped: Whether steps were taken, so that a state cannot be empty.
+        stepped: Whether steps were taken before it was saved, so that it cannot be empty.
 
     Raises:
         InputError: Names what is not.
@@ -269,7 +286,7 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Any, Any] | None:
 
     Somebody's own may keep things beside its state, which a copy does not have, or begin to keep them later.
     """
-    if type(optimizer).__module__.partition(".")[0] not in ("torch", "pyro", "pyro_aevb"):
+    if not comes_from(type(optimizer), "torch", "pyro", "pyro_aevb"):
         return None
     try:
         twin = copy.deepcopy(optimizer)
@@ -300,7 +317,7 @@ def _check_entry(saved: Any, own: Mapping[str, Any], where: str) -> None:
     for name, value in own.items():
         if not isinstance(value, Tensor):
             check_setting(saved[name], value, f"{where}.{name}")
-        elif name == "step" and _is_count(saved[name]) and _is_count(value):
+        elif name == STEPS and _is_count(saved[name]) and _is_count(value):
             if saved[name] < 0:
                 raise InputError(f"{where}.{name} is {saved[name].item()}, less than 0: the state is damaged")
             _check_tensor(saved[name].to(value.dtype), value, f"{where}.{name}")  # of steps, of any precision

@@ -1,8 +1,8 @@
 """The contestants of ``benchmark.py``: the same variational auto-encoder trained in different ways.
 
 Each is a function of (shape, batch size, particles) that returns a function of a number of steps, which may return
-before a GPU has taken them. Unless its name says
-otherwise a contestant runs as its user would run it: no process-wide setting is touched for it.
+before a GPU has taken them. Unless its name says otherwise a contestant runs as its user would run it: no process-wide
+setting is touched for it.
 """
 
 import importlib.util
@@ -49,14 +49,14 @@ def data(shape: Shape) -> Tensor:
 
 
 def networks(shape: Shape) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder."""
+    """Encoder and decoder as plain modules, with the widths of a shape."""
     encoder = aevb.nn.MLP(shape.data_dim, 2 * shape.latent_dim, shape.hidden)
     decoder = aevb.nn.MLP(shape.latent_dim, shape.data_dim, shape.hidden[::-1])
     return encoder.to(shape.device), decoder.to(shape.device)
 
 
 def pair(shape: Shape) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
-    """The same as a Pyro pair."""
+    """The auto-encoder of :func:`networks` as a model and a guide of this package."""
     likelihood = aevb.likelihoods.Bernoulli(shape.latent_dim, shape.data_dim, hidden=shape.hidden[::-1])
     guide = aevb.guides.DiagonalNormal(shape.data_dim, shape.latent_dim, hidden=shape.hidden)
     model = aevb.GenerativeModel(aevb.priors.StandardNormal(shape.latent_dim), likelihood, SIZE)
@@ -65,12 +65,13 @@ def pair(shape: Shape) -> tuple[aevb.GenerativeModel, aevb.RecognitionModel]:
 
 def minibatches(shape: Shape, batch_size: int) -> Callable[[], Tensor]:
     """The next minibatch, from one tensor in memory by a permutation."""
-    batches, step = Batches(data(shape), batch_size, 0, torch.device(shape.device)), iter(range(10**9))
+    batches = Batches(data(shape), batch_size, 0, torch.device(shape.device))
+    step = iter(range(10**9))
     return lambda: batches[next(step)][0]
 
 
 def repeat(once: Callable[[], object]) -> Step:
-    """Take a step many times."""
+    """A function that takes a step as often as it is told."""
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -114,7 +115,7 @@ def matrix_products(shape: Shape, batch_size: int, particles: int = 1) -> Step:
 
 
 def by_hand(shape: Shape, batch_size: int, particles: int = 1, compiled: bool = False) -> Step:
-    """``sgvb.py``, estimator A, fused Adam."""
+    """A loop over estimator A of ``sgvb.py`` and torch's fused Adam."""
     encoder, decoder = networks(shape)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, fused=True)
 
@@ -134,7 +135,7 @@ def by_hand(shape: Shape, batch_size: int, particles: int = 1, compiled: bool = 
 
 
 def svi(shape: Shape, batch_size: int, particles: int = 1, estimator: type = Trace_ELBO, checks: bool = True) -> Step:
-    """Pyro's own loop."""
+    """Pyro's own loop, ``SVI.step``, with any of its estimators, with or without its checks."""
     model, guide = pair(shape)
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     loop = SVI(model, guide, pyro.optim.Adam({"lr": RATE}), estimator(**options))
@@ -151,7 +152,7 @@ def svi(shape: Shape, batch_size: int, particles: int = 1, estimator: type = Tra
 def make_trainer(
     shape: Shape, batch_size: int, particles: int, engine: str, rows: Tensor | aevb.data.DynamicBinarization
 ) -> aevb.Trainer:
-    """Ours, fused Adam."""
+    """A ``Trainer`` of the same pair, with one estimator and torch's Adam."""
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     optimizer = partial(torch.optim.Adam, lr=RATE)
     estimator = aevb.estimators.SGVB(**options)
@@ -174,7 +175,7 @@ def engine_alone(shape: Shape, batch_size: int, particles: int = 1) -> Step:
 def trainer(
     shape: Shape, batch_size: int, particles: int = 1, engine: str = "captured", binarize: bool = False
 ) -> Step:
-    """Ours, reports and all."""
+    """``Trainer.run`` as its user runs it, data and reports and all."""
     rows = aevb.data.DynamicBinarization(data(shape) * 0.9) if binarize else data(shape)
     training = make_trainer(shape, batch_size, particles, engine, rows)
 

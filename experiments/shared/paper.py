@@ -20,18 +20,19 @@ def curves(name: str) -> dict[tuple[str, ...], Curve]:
 
 
 def figure2(data: str, latent_dim: int, method: str, split: str) -> Curve:
-    """The bound; method AEVB or WS, split train or test."""
+    """A curve of Figure 2, the bound in nats per datum; ``method`` is AEVB or WS, ``split`` train or test."""
     return curves("figure2")[data, str(latent_dim), f"{method}_{split}"]
 
 
 def figure3(size: int, method: str, split: str) -> Curve:
-    """log p(x); nothing for a method that the paper does not have."""
+    """A curve of Figure 3, log p(x) in nats per datum; empty for a method that the paper does not have."""
     return curves("figure3").get((str(size), f"{method}_{split}"), [])
 
 
 def at(curve: Curve, samples: float) -> float | None:
     """The curve's value at so many samples, on the line between its nearest points; ``None`` outside of it."""
-    below, above = ([p for p in curve if p[0] <= samples], [p for p in curve if p[0] >= samples])
+    below = [p for p in curve if p[0] <= samples]
+    above = [p for p in curve if p[0] >= samples]
     if not below or not above:
         return None
     (a, low), (b, high) = below[-1], above[0]

@@ -21,7 +21,8 @@ HERE = Path(__file__).parent.parent  # experiments, where results are kept, unle
 
 def provenance(threads: int | None = None, device: str = "cpu", **settings: object) -> dict:
     """Commit, versions and device, with an experiment's own settings first; ``threads`` of its runs, if not ours."""
-    cpu, where = f"{threads or torch.get_num_threads()} threads of {processor()}", find_device(device)
+    cpu = f"{threads or torch.get_num_threads()} threads of {processor()}"
+    where = find_device(device)
     return {
         **settings,
         "commit": commit(),
@@ -53,7 +54,7 @@ def processor() -> str:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Columns by name, those of the first row."""
+    """Write rows as a CSV with the first row's columns."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0].keys())
     writer.writeheader()
@@ -62,7 +63,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """All of it, or nothing: what is there stays whole when we are interrupted."""
+    """Write a text file whole or not at all: what is there stays as it is when we are interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as file:
         file.write(text.encode())
@@ -73,7 +74,8 @@ def taken(rows: list[dict], known: list[dict], *keys: str) -> list[dict]:
 
     A curve is what the keys tell apart.
     """
-    before, now = far(known, keys), far(rows, keys)
+    before = far(known, keys)
+    now = far(rows, keys)
     for curve in (curve for curve in now if now[curve] < before.get(curve, 0)):
         print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now[curve]:,}")
     return [row for row in rows if now[of(row, keys)] >= before.get(of(row, keys), 0)]
@@ -90,7 +92,8 @@ def shorter(rows: list[dict], known: list[dict], *keys: str) -> bool:
 
     For results that all curves share, a picture of all or their differences, and that stay then.
     """
-    before, now = far(known, keys), far(rows, keys)
+    before = far(known, keys)
+    now = far(rows, keys)
     less = [curve for curve, samples in before.items() if samples > now.get(curve, 0)]
     for curve in less:
         print(f"results stay: {curve} is there with {before[curve]:,} samples, more than {now.get(curve, 0):,}")
@@ -125,7 +128,7 @@ def far(rows: list[dict], keys: tuple[str, ...]) -> dict[tuple, int]:
 
 
 def value_of(text: str) -> int | float | str | None:
-    """As ``write_csv`` had it."""
+    """The number or text that ``write_csv`` wrote as this text; ``None`` of an empty one."""
     if not text:
         return None
     for kind in (int, float):
@@ -141,11 +144,12 @@ def keep_row(
 
     Arguments:
         row: A result, of a training with one thread.
-        path: Of the CSV.
-        keys: What tells a curve from others.
-        order: Of rows, by which they are sorted.
-        device: On which it was trained.
-        draw: Called with the folder, when the row belongs there: :func:`of_its_length`.
+        path: Path of the CSV.
+        keys: Names of the columns that tell a curve from others.
+        order: Function of a row that returns what rows are sorted by.
+        device: Device that the result was trained on.
+        draw: Function that draws the folder's pictures and tables anew; called with the folder where the row belongs
+            there, see :func:`of_its_length`.
     """
     known = read_csv(path)
     if of_its_length(row, known, *keys):

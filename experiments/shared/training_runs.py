@@ -27,14 +27,14 @@ class RunFailedError(Exception):
 
 
 def arguments(doc: str, name: str, samples: float, smoke: str, redraw: bool = True) -> argparse.ArgumentParser:
-    """What every figure takes.
+    """The parser of what every figure's command line takes.
 
     Arguments:
         doc: The script's docstring, of which the first line is shown.
-        name: The script's; its runs are kept in the folder of that name.
-        samples: By default.
-        smoke: What ``--smoke`` does.
-        redraw: Whether pictures can be drawn from results alone.
+        name: The script's name, which is that of the folder in ``runs`` that its runs are kept in.
+        samples: Default of ``--samples``.
+        smoke: What ``--smoke`` does, for ``--help``.
+        redraw: Whether there is a ``--redraw``, which draws pictures from the results alone.
     """
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--samples", type=float, default=samples)
@@ -51,7 +51,7 @@ def arguments(doc: str, name: str, samples: float, smoke: str, redraw: bool = Tr
 
 @contextmanager
 def said() -> Iterator[None]:
-    """A failed run's words, without a traceback, and exit code 1."""
+    """End with a failed run's words, without a traceback, and exit code 1, where one fails in a block."""
     try:
         yield
     except RunFailedError as error:
@@ -62,10 +62,10 @@ def train(path: Path, options: list[str], samples: int, every: int | str) -> lis
     """Begin a run, or go on with it, up to so many samples; its metrics up to there.
 
     Arguments:
-        path: Of the run.
-        options: The command line's, but how far and how often.
-        samples: Up to which to train.
-        every: Samples between two evaluations, and saves; or ``log``.
+        path: Folder of the run.
+        options: Options of ``pyro-aevb train`` but for how far to train and how often to evaluate and save.
+        samples: Number of samples up to which to train.
+        every: Samples between two evaluations, and between two saves; or ``log``, for ever more between them.
 
     Raises:
         RunFailedError: If the run that is there was begun with other options.
@@ -100,13 +100,13 @@ def call(*words: str) -> str:
 
 
 def all_of(function: Callable[..., Any], cases: Iterable[tuple], jobs: int) -> list[Any]:
-    """A function of each case, so many at once; results in the cases' order."""
+    """Call a function with each case, so many at once in threads; its results in the cases' order."""
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda case: function(*case), cases))
 
 
 def all_kept(function: Callable[..., Any], keep: Callable[[Any], None], cases: Iterable[tuple], jobs: int) -> list[Any]:
-    """As :func:`all_of`; what each returns is kept as it ends, one at a time."""
+    """Call a function as :func:`all_of` does; ``keep`` is called with each result as it comes, one at a time."""
     lock = threading.Lock()
 
     def run_and_keep(*case: object) -> object:
@@ -119,7 +119,7 @@ def all_kept(function: Callable[..., Any], keep: Callable[[Any], None], cases: I
 
 
 def copy(run: Path, other: Path) -> None:
-    """A run under another name; an interrupted copy is not there."""
+    """Copy a run to another path; where the copy is interrupted nothing is there."""
     half = other.parent / f"{other.name}.half"
     shutil.rmtree(half, ignore_errors=True)
     shutil.copytree(run, half)
@@ -127,7 +127,7 @@ def copy(run: Path, other: Path) -> None:
 
 
 def minutes_of(metrics: list[dict]) -> float:
-    """Of training, all sessions of a run together: the clock in ``metrics.jsonl`` starts anew with each."""
+    """Minutes of training, all sessions of a run together: the clock in ``metrics.jsonl`` starts anew with each."""
     seconds = [m["seconds"] for m in metrics if "seconds" in m]
     sessions = (now for now, following in zip(seconds, [*seconds[1:], 0.0], strict=True) if following < now)
     return round(sum(sessions) / 60, 1)

@@ -26,17 +26,17 @@ class DiagnoseOptions:
     """Diagnose a saved run: KL by latent dimension, the aggregate posterior, gaps of the bound, signs of collapse.
 
     Arguments:
-        run: A folder that train made.
-        count: The first so many data.
-        gap_count: The gaps are of the first so many of them; 0 leaves the gaps out.
-        ais_steps: Steps of annealed importance sampling, which log p(x) for the gaps comes from.
-        split: Which data.
-        checkpoint: Which state.
+        run: Folder of the run, which train made.
+        count: Number of data, the first ones.
+        gap_count: Number of them, the first ones, that the gaps of the bound are measured on; 0 leaves the gaps out.
+        ais_steps: Steps of annealed importance sampling, which estimates the log p(x) of the gaps.
+        split: Which of the run's data sets to look at.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
         seed: Seed of the draws.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: Folder of diagnostics.json and diagnostics.png; by default the run's folder and its figures.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
         json: Print JSON instead of a table.
     """
 
@@ -103,7 +103,8 @@ def write(told: dict[str, Any], found: Diagnostics, run: Run, out: str | None) -
 
 def numbers(found: Diagnostics) -> dict[str, Any]:
     """Everything in plain numbers, means with standard errors over data, nats per datum."""
-    kl, aggregate = found.kl, found.aggregate
+    kl = found.kl
+    aggregate = found.aggregate
     return {
         "kl": mean_of(kl.total)._asdict(),
         "active_units": int(kl.active.sum()),
@@ -127,7 +128,7 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
     if gaps is None:
         return None
     size = len(gaps.bound)
-    parts = {
+    estimates = {
         "bound": (gaps.bound, gaps.bound_error),
         "optimised_bound": (gaps.optimised_bound, gaps.optimised_bound_error),
         "log_likelihood": (gaps.log_likelihood, gaps.log_likelihood_error),
@@ -136,14 +137,16 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
     }
     told = {
         name: {**mean_of(values)._asdict(), "monte_carlo_se": (errors**2).sum().sqrt().item() / size}
-        for name, (values, errors) in parts.items()
+        for name, (values, errors) in estimates.items()
     }
     return {"count": size, "converged": gaps.converged, **told}
 
 
 def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
-    kl, aggregate = found.kl, found.aggregate
-    q, p = aggregate.draws[:, k].double(), aggregate.prior_draws[:, k].double()
+    kl = found.kl
+    aggregate = found.aggregate
+    q = aggregate.draws[:, k].double()
+    p = aggregate.prior_draws[:, k].double()
     return {
         "dimension": k,
         "kl": None if kl.per_dimension is None else mean_of(kl.per_dimension[:, k])._asdict(),

@@ -24,22 +24,24 @@ class EvaluateOptions:
     """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
     Arguments:
-        run: A folder that train made.
-        split: Which data.
-        checkpoint: Which state.
-        evidence: Of ``importance``, ``appendix_d``, ``ais``, separated by commas: how log p(x) is estimated.
+        run: Folder of the run, which train made.
+        split: Which of the run's data sets to look at.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
+        evidence: How log p(x) is estimated: one or several of ``importance``, ``appendix_d`` and ``ais``, separated by
+            commas.
         num_samples: Importance samples per datum; 0 leaves log p(x) out.
-        chunk_size: Importance samples at once: memory and time, not numbers; 5 on a CPU, 50 elsewhere by default.
-        draws: Posterior draws that appendix D fits its density to, and as many again.
-        steps: Distributions on the way from guide to posterior, in ais.
-        chains: Chains per datum, in ais.
-        count: Only the first so many data.
+        chunk_size: Importance samples per datum that are taken at once, which changes memory and time and no number; by
+            default 5 on a CPU, 50 elsewhere.
+        draws: Posterior draws per datum that appendix D fits its density to; as many again evaluate it.
+        steps: Number of distributions on the way from guide to posterior, in ais.
+        chains: Number of chains per datum, in ais.
+        count: Number of data, the first ones; by default all.
         keep: Folder for results of finished data, so that the same command goes on where it was stopped.
-        float64: Compute in double precision.
+        float64: Whether to compute in double precision.
         seed: Seed of the draws.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
         json: Print JSON instead of a table.
     """
 
@@ -111,18 +113,19 @@ def _methods(config: EvaluateOptions) -> dict[str, Method]:
 
 def measure(run: Run, x: Tensor, methods: dict[str, Method], config: EvaluateOptions) -> dict[str, Any]:
     """The numbers that ``evaluate`` prints, means and standard errors over data, in nats per datum."""
-    model, guide = run.model, run.guide
-    parts = evidence.bound(model, guide, x, seed=config.seed)
+    model = run.model
+    guide = run.guide
+    found = evidence.bound(model, guide, x, seed=config.seed)
     numbers: dict[str, Any] = {
-        "bound": _mean(parts.bound),
-        "log_likelihood": _mean(parts.log_likelihood),
-        "kl": _mean(parts.kl),
+        "bound": _mean(found.bound),
+        "log_likelihood": _mean(found.log_likelihood),
+        "kl": _mean(found.kl),
     }
     for name, method in methods.items():
         keep = _keep(config, name)
         with tqdm(total=len(x), desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
-            found = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
-        numbers["evidence" if name == "importance" else name] = _evidence(found, len(x))
+            estimate = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
+        numbers["evidence" if name == "importance" else name] = _evidence(estimate, len(x))
     numbers["active_units"] = evidence.active_units(guide, x) if len(x) > 1 else None
     return numbers
 
@@ -134,19 +137,21 @@ def _keep(config: EvaluateOptions, method: str) -> Path | None:
     return Path(config.keep) / f"{method}.pt"
 
 
-def _evidence(found: Any, count: int) -> dict[str, Any]:
+def _evidence(
+    found: evidence.WeightSums | evidence.AnnealedWeights | evidence.PosteriorDensity, count: int
+) -> dict[str, Any]:
     """Mean over data and its errors; where the method has them, signs of distrust: how many data have each."""
     numbers: dict[str, Any] = _mean(found.log_likelihood)
     error = (found.standard_error**2).sum().sqrt().item() / count
     numbers["monte_carlo_se"] = error if math.isfinite(error) else None  # one chain tells none, a stuck one neither
-    if hasattr(found, "khat"):
+    if isinstance(found, evidence.WeightSums):
         # Too few samples to see a tail are no sign of a heavy one.
         unsafe = ~(found.khat <= 0.7) if found.num_samples >= evidence.FEWEST_FOR_A_TAIL else found.khat > 0.7
         numbers["khat_above_0.7"] = int(unsafe.sum())
         numbers["effective_samples"] = found.effective_samples.median().item()
-    if hasattr(found, "acceptance"):
+    else:  # both others have chains
         numbers["acceptance"] = found.acceptance.mean().item()
-    if hasattr(found, "rhat"):
+    if isinstance(found, evidence.PosteriorDensity):
         numbers["rhat_above_1.1"] = int((~(found.rhat <= 1.1)).sum())
         numbers["kernel_densities"] = int(found.kernel.sum())
     return numbers

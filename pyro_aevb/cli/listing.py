@@ -67,5 +67,6 @@ def _reference(part: Any) -> str | None:
 
 
 def _options(part: type) -> list[str]:
-    skipped = {"self", "latent_dim", "data_dim", "in_dim", "out_dim", "elbo_arguments"}
-    return [name for name in inspect.signature(part).parameters if name not in skipped]
+    """What can be chosen: all but the sizes, which come first and have no default, and what is passed on."""
+    found = inspect.signature(part).parameters.values()
+    return [each.name for each in found if each.kind is each.KEYWORD_ONLY or each.default is not each.empty]

@@ -27,15 +27,15 @@ class SampleOptions:
     """Draw from a saved run's model: z from its own prior, then p(x|z).
 
     Arguments:
-        run: A folder that train made.
+        run: Folder of the run, which train made.
         count: Number of samples.
-        draw: Show the mean of p(x|z), as the paper does, or a draw x.
-        checkpoint: Which state.
+        draw: What to show of each p(x|z): its mean, as the paper does, or a draw x.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
         seed: Seed of the draws.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         out: A new .png file, or .npy for the values; by default samples.png among the run's figures.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
     run: str
@@ -54,14 +54,14 @@ class PlotOptions:
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
     Arguments:
-        run: A folder that train made.
-        checkpoint: Which state.
+        run: Folder of the run, which train made.
+        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
         count: Number of samples shown.
-        side: The manifold, for two latent dimensions, has side x side pictures.
+        side: Pictures in a row and in a column of the manifold, which only two latent dimensions have.
         seed: Seed of the samples.
-        device: auto, cpu, cuda, cuda:1, mps, ...
+        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
         data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
     run: str
@@ -121,7 +121,8 @@ def _check_memory(count: int, run: Run) -> None:
 
 
 def _figures(run: Run, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:
-    shape, title = run.data.shape, run.title
+    shape = run.data.shape
+    title = run.title
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curve": lambda: plots.learning_curve(run.metrics, title),
         "samples": lambda: plots.image_grid(draw_samples(run, count, seed), shape, title=title),
@@ -169,7 +170,8 @@ def _latent_space(run: Run) -> Figure:
     if z.shape[1] > 2 and len(z) > 1:
         from sklearn.decomposition import PCA  # a second to import, so only where it is used
 
-        z, axis_name = torch.from_numpy(PCA(2).fit_transform(z.numpy())), "posterior mean, principal component"
+        z = torch.from_numpy(PCA(2).fit_transform(z.numpy()))
+        axis_name = "posterior mean, principal component"
     if z.shape[1] == 1:
         z = torch.cat([z, torch.zeros_like(z)], dim=1)
     labels = run.data.labels_test

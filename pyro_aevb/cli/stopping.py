@@ -14,7 +14,8 @@ class Stopped(BaseException):
 
     def __init__(self, number: int, what: str = "") -> None:
         super().__init__(what)
-        self.number, self.what = number, what
+        self.number = number
+        self.what = what
 
     def __str__(self) -> str:
         name = signal.Signals(self.number).name

@@ -45,9 +45,10 @@ def load(
             else taken as it is.
         binarize: ``none`` keeps grey values, ``static`` draws binary pixels once, ``dynamic`` at each visit in training
             (the test set then is drawn once).
-        data_root: Folder of data sets; else ``$PYRO_AEVB_DATA``, else the user's cache folder.
+        data_root: Folder of data sets; ``None`` for ``$PYRO_AEVB_DATA``, and where that is not set the user's cache
+            folder.
         split_seed: Seed of random splits and of fixed binarisations.
-        counts: A file's ``uint8`` values are counts, taken as they are.
+        counts: Whether a file's ``uint8`` values are counts, taken as they are; else they are grey values.
 
     Raises:
         InputError: If a file is missing, truncated, or not what it should be; if values are not finite, or not in
@@ -61,13 +62,14 @@ def load(
     whole("split_seed", split_seed, least=0)
     flag("counts", counts)
     raw = _check(load_raw(name, find_root(data_root), split_seed, counts), name)
-    train, test, shape = raw.train.flatten(1), raw.test.flatten(1), tuple(raw.train.shape[1:])
-    labels = raw.labels_train, raw.labels_test
-    if binarize == "none":
-        return DataSet(name, train, test, shape, binarize, *labels, split_seed)
-    grey, grey_test = (_grey(x, name) for x in (train, test))
-    rows = grey if binarize == "dynamic" else grey.fixed(split_seed)
-    return DataSet(name, rows, grey_test.fixed(split_seed), shape, binarize, *labels, split_seed)
+    train: Tensor | DynamicBinarization = raw.train.flatten(1)
+    test = raw.test.flatten(1)
+    if binarize != "none":
+        grey, grey_test = (_grey(x, name) for x in (raw.train.flatten(1), test))
+        train = grey if binarize == "dynamic" else grey.fixed(split_seed)
+        test = grey_test.fixed(split_seed)
+    shape = tuple(raw.train.shape[1:])
+    return DataSet(name, train, test, shape, binarize, raw.labels_train, raw.labels_test, split_seed)
 
 
 def find_root(data_root: str | Path | None = None) -> Path:

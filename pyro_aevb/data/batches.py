@@ -23,15 +23,17 @@ class Batches:
     """Minibatches without replacement, epoch after epoch; the last of an epoch may be smaller.
 
     Nothing here has a state: step s of seed r is always the same batch, so a resumed run needs only its step. A batch
-    is found in two parts: :meth:`visit` says which rows, cheaply; :meth:`take` fetches them by tensor operations alone,
-    binarisation included, so that it can be part of a recorded step.
+    is found by two methods: :meth:`visit` says which rows, cheaply; :meth:`take` fetches them by tensor operations
+    alone, binarisation included, so that a recorded step can hold it.
 
     Arguments:
-        data: ``(N, ...)``, or a :class:`~pyro_aevb.data.DynamicBinarization`, or a tuple of such.
-        batch_size: Data per step, the paper's M.
-        seed: Seed of order and binarisation.
-        device: Where data and batches lie.
-        dtype: Of the pair's weights, which NumPy arrays and shorter floating-point numbers are brought to.
+        data: A tensor or NumPy array with one row a datum, ``(N, ...)``, or a
+            :class:`~pyro_aevb.data.DynamicBinarization`; for a pair of several arguments a tuple of such.
+        batch_size: Number of data in a minibatch, the paper's M.
+        seed: Seed of the order of the data and of their binarisation.
+        device: Device that data and minibatches lie on.
+        dtype: Precision of the pair's weights, which NumPy arrays and shorter floating-point numbers are brought to;
+            ``None`` leaves all as they are.
 
     Raises:
         InputError: If there are no data, or fewer than a batch.
@@ -41,19 +43,24 @@ class Batches:
         self, data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype | None = None
     ) -> None:
         given = data if isinstance(data, tuple) else (data,)
-        parts = as_tensors(data, evaluated=False)
-        self.size, self.batch_size, self.seed, self.device = len(parts[0]), batch_size, seed, device
+        arguments = as_tensors(data, evaluated=False)
+        self.size = len(arguments[0])
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
         if self.size == 0:
             raise InputError("the data set is empty: there is nothing to train on")
         if whole("batch_size", batch_size) > self.size:
             raise InputError(f"batch_size must lie between 1 and the {self.size} data, not {batch_size}")
-        self.fingerprint = "-".join(fingerprint(part) for part in parts)
-        self.earlier_fingerprint = "-".join(earlier_fingerprint(part) for part in parts)
-        self.binarises = tuple(isinstance(part, DynamicBinarization) for part in parts)
-        values = (part.probabilities if isinstance(part, DynamicBinarization) else part for part in parts)
+        self.fingerprint = "-".join(map(fingerprint, arguments))
+        self.earlier_fingerprint = "-".join(map(earlier_fingerprint, arguments))
+        self.binarises = tuple(isinstance(each, DynamicBinarization) for each in arguments)
+        values = (each.probabilities if isinstance(each, DynamicBinarization) else each for each in arguments)
         same = (in_precision(value, one, dtype) for value, one in zip(values, given, strict=True))
         self.parts = tuple(value.to(device) for value in same)
-        self._epoch, self._order, self._key = -1, torch.empty(0), torch.empty(0)
+        self._epoch = -1
+        self._order = torch.empty(0)
+        self._key = torch.empty(0)
 
     @property
     def per_epoch(self) -> int:
@@ -80,11 +87,13 @@ class Batches:
         if self._epoch != epoch:
             order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
             key = torch.tensor(derive(self.seed, "binarize", epoch))
-            self._epoch, self._order, self._key = epoch, order.to(self.device), key.to(self.device)
+            self._epoch = epoch
+            self._order = order.to(self.device)
+            self._key = key.to(self.device)
         return self._order[index * self.batch_size : (index + 1) * self.batch_size], self._key
 
     def take(self, rows: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        """The data in these rows."""
+        """The data in rows ``(M,)``; what is binarised anew at each visit is drawn with the key, ``()``."""
         # index_select: twice as fast as part[rows], 7 against 16 us for 100 rows of 784.
         batch = (part.index_select(0, rows) for part in self.parts)
         return tuple(
@@ -93,7 +102,7 @@ class Batches:
         )
 
     def check(self, model: Pair, guide: Pair | None) -> None:
-        """Are all data, not only the first batch, where the model has a density for them?
+        """Check that all data, not only the first batch, lie where the model has a density for them.
 
         Where a distribution's support is one for all data they are looked at at once; where it differs by datum or by
         minibatch each minibatch is looked at by itself.

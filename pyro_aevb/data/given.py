@@ -12,29 +12,30 @@ from pyro_aevb.errors import InputError, told
 
 __all__ = ["as_tensors", "in_precision", "precisions"]
 
-Parts = tuple[Tensor | DynamicBinarization, ...]
+Tensors = tuple[Tensor | DynamicBinarization, ...]
 
 
-def as_tensors(data: Any, *, evaluated: bool) -> Parts:
+def as_tensors(data: Any, *, evaluated: bool) -> Tensors:
     """The tensors of a pair's arguments, batch first, from one or a tuple of tensors or NumPy arrays.
 
     Arguments:
-        data: What was given.
+        data: A tensor, a NumPy array or a ``DynamicBinarization``, or a tuple of such, one for each argument of the
+            pair; each has one row a datum.
         evaluated: Whether the data are to be evaluated: then they must be fixed, not drawn anew at each visit.
 
     Raises:
         InputError: If they are something else, of different lengths, or none: says what to do.
     """
     given = data if isinstance(data, tuple) else (data,)
-    parts = tuple(_part(each, evaluated) for each in given)
-    if not parts:
+    tensors = tuple(_tensor(each, evaluated) for each in given)
+    if not tensors:
         raise InputError("there are no data: the tuple is empty")
-    if len({len(part) for part in parts}) > 1:
-        raise InputError(f"the data's tensors have different lengths: {[len(part) for part in parts]}")
-    return parts
+    if len(set(map(len, tensors))) > 1:
+        raise InputError(f"the data's tensors have different lengths: {[*map(len, tensors)]}")
+    return tensors
 
 
-def _part(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
+def _tensor(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
     if isinstance(given, DynamicBinarization):
         if evaluated:
             raise InputError(
@@ -71,12 +72,18 @@ def _advice(given: Any) -> str:
     return f"the data must be torch tensors, not {kind}: use torch.as_tensor"
 
 
-def in_precision(part: Tensor, given: Any, dtype: torch.dtype | None) -> Tensor:
-    """Data in the precision of a pair's weights where that loses nothing, or where an array's was nobody's choice."""
-    if dtype is None or not part.is_floating_point() or part.dtype == dtype:
-        return part
-    shorter = torch.finfo(part.dtype).bits < torch.finfo(dtype).bits
-    return part.to(dtype) if shorter or isinstance(given, np.ndarray) else part
+def in_precision(data: Tensor, given: Any, dtype: torch.dtype | None) -> Tensor:
+    """Data in the precision of a pair's weights where that loses nothing, or where an array's was nobody's choice.
+
+    Arguments:
+        data: The data of one argument of the pair.
+        given: What the data were given as: a NumPy array has float64 unless somebody asked for another precision.
+        dtype: Precision of the pair's weights; ``None`` leaves the data as they are.
+    """
+    if dtype is None or not data.is_floating_point() or data.dtype == dtype:
+        return data
+    shorter = torch.finfo(data.dtype).bits < torch.finfo(dtype).bits
+    return data.to(dtype) if shorter or isinstance(given, np.ndarray) else data
 
 
 def precisions(parts: tuple[Any, ...], dtype: torch.dtype | None) -> str:

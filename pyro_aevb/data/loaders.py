@@ -134,7 +134,7 @@ LOADERS: dict[str, Callable[[Path, int], Raw]] = {
 
 
 def is_there(name: str, root: Path) -> bool:
-    """Whether a data set can be loaded without a download; of a path or another name the loading tells."""
+    """Whether a data set can be loaded without a download; true of paths too, for they are never downloaded."""
     folders = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
     if name in folders:
         return all((root / folders[name] / "raw" / file).is_file() for file in MNIST_SHA256)
@@ -168,7 +168,8 @@ def _load_arrays(path: Path, split_seed: int, largest_byte: int) -> Raw:
 def _read_labels(arrays: dict[str, np.ndarray[Any, Any]], key: str, path: Path) -> Tensor | None:
     if key not in arrays:
         return None
-    labels, rows = arrays[key], len(arrays[key.removeprefix("labels_")])
+    labels = arrays[key]
+    rows = len(arrays[key.removeprefix("labels_")])
     if labels.dtype.kind not in "bui" or labels.shape != (rows,):
         raise InputError(f"{path}[{key}] has dtype {labels.dtype}, shape {labels.shape}: give {rows} whole numbers")
     return torch.from_numpy(labels.astype(np.int64))

@@ -23,7 +23,7 @@ class DynamicBinarization:
     The mean of many draws is the grey image.
 
     Arguments:
-        probabilities: Grey values in [0, 1], ``(N, D)``, looked at once.
+        probabilities: Grey values in [0, 1], ``(N, D)``; they are checked once, here.
 
     Raises:
         InputError: If they are no tensor of floating-point numbers in [0, 1], or there are none.
@@ -56,7 +56,8 @@ class DynamicBinarization:
 
     def fixed(self, seed: int = 0) -> Tensor:
         """One binary image of every row, always the same for a seed: what evaluation uses."""
-        key, rows = derive(seed, "binarize"), torch.arange(len(self), device=self.probabilities.device)
+        key = derive(seed, "binarize")
+        rows = torch.arange(len(self), device=self.probabilities.device)
         return torch.cat([self.draw(some, key) for some in rows.split(1000)])  # the hash takes 8 bytes a pixel
 
 
@@ -125,7 +126,7 @@ def fingerprint(data: Tensor | DynamicBinarization) -> str:
 
 
 def earlier_fingerprint(data: Tensor | DynamicBinarization) -> str:
-    """As the first format of states told them apart: grey values and their binarisation were one."""
+    """The fingerprint in the first format of saved states, where grey values and their binarisation had the same."""
     return fingerprint(data).removeprefix("dynamic ")
 
 

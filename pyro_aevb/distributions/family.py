@@ -23,8 +23,10 @@ __all__ = ["DistributionFamily"]
 # Where two parameters say the same, the one that computes well.
 _INSTEAD = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 
-BOUND = 10.0  # of unconstrained values of bounded parameters: beyond it a float32 exp squared over- or underflows
-LOCATION = 100.0  # of the least of parameters that increase: beyond it e^-10 more is the same float32
+# The largest unconstrained value of a parameter with a constraint: beyond it a float32 exp squared over- or underflows.
+BOUND = 10.0
+# That of the first of parameters that increase, Uniform's ``low`` say: beyond it e^-10 more is the same float32.
+LOCATION = 100.0
 
 
 class DistributionFamily:
@@ -36,7 +38,8 @@ class DistributionFamily:
         distribution: Name of a class of ``pyro.distributions``, ``torch.distributions`` or
             ``pyro_aevb.distributions``, or the class.
         dim: Length of the vectors.
-        fixed: Parameters that are not made but given, the same for all.
+        fixed: Values of parameters that are not made of unconstrained numbers but given, by name, the same for all
+            dimensions; ``None`` for none.
 
     Raises:
         InputError: If there is no such class, or a parameter cannot be made and is not fixed.
@@ -49,7 +52,8 @@ class DistributionFamily:
     """
 
     def __init__(self, distribution: str | type, dim: int, fixed: Mapping[str, float] | None = None) -> None:
-        self.cls, self.dim = _find(distribution), whole("dim", dim)
+        self.cls = _find(distribution)
+        self.dim = whole("dim", dim)
         self.fixed = _as_tensors({} if fixed is None else fixed)
         self._moved: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         accepted = {*inspect.signature(self.cls).parameters, *self._declared()}
@@ -84,10 +88,10 @@ class DistributionFamily:
 
     def __call__(self, unconstrained: Tensor) -> TorchDistributionMixin:
         """The distribution at these numbers, ``(..., size)``: batch shape ``(...)``, event shape ``(dim,)``."""
-        parts = unconstrained.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        each = unconstrained.split([shape.numel() for shape in self.shapes.values()], dim=-1)
         values: dict[str, Tensor] = {}
-        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
-            values[name] = self._constrained(name, part.reshape(part.shape[:-1] + shape), values)
+        for (name, shape), numbers in zip(self.shapes.items(), each, strict=True):
+            values[name] = self._constrained(name, numbers.reshape(numbers.shape[:-1] + shape), values)
         fixed = self._fixed_like(unconstrained)
         made = self.cls(**values, **fixed)
         if made.event_shape:
@@ -197,6 +201,19 @@ def _find(distribution: str | type) -> Any:
             f"there is no distribution {told(distribution)}: give the name of a class of pyro.distributions, "
             "torch.distributions or pyro_aevb.distributions, such as Gamma"
         )
-    if not issubclass(found, TorchDistributionMixin):
-        found = getattr(dist, found.__name__, found)
+    return found if issubclass(found, TorchDistributionMixin) else _wrapped_by_pyro(found)
+
+
+def _wrapped_by_pyro(cls: type) -> Any:
+    """Pyro's class of a distribution of torch: the one in ``pyro.distributions`` that extends it directly.
+
+    Raises:
+        InputError: If Pyro has none, as of a class that somebody wrote.
+    """
+    ours = [kind for kind in vars(dist).values() if isinstance(kind, type) and issubclass(kind, TorchDistributionMixin)]
+    found = next((kind for kind in ours if cls in kind.__bases__), None)
+    if found is None:
+        raise InputError(
+            f"{cls.__name__} is no distribution of Pyro: derive it from pyro.distributions.TorchDistribution"
+        )
     return found

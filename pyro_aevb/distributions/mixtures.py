@@ -10,6 +10,7 @@ from torch.distributions import constraints
 
 from pyro_aevb.distributions.precision import wide
 from pyro_aevb.errors import tensors
+from pyro_aevb.torch_internals import checked, drawn_shape, expanded
 
 __all__ = ["NormalMixture"]
 
@@ -38,10 +39,11 @@ class NormalMixture(dist.TorchDistribution):
     Oracle: closed-form moments, and the CDFs solved for z by SciPy.
 
     Arguments:
-        logits: Of the weights :math:`\pi`, up to a constant, ``(..., C)``.
+        logits: Logarithms of the weights :math:`\pi`, up to a constant, ``(..., C)``.
         loc: Means :math:`\mu`, ``(..., C, K)``.
         scale: Standard deviations :math:`\sigma > 0`, ``(..., C, K)``.
-        validate_args: As in torch.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | Stochastic backpropagation through mixture density distributions (Graves, 2016)
@@ -66,34 +68,36 @@ class NormalMixture(dist.TorchDistribution):
         shape = torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
         matrix = torch.broadcast_shapes(loc.shape[-2:], scale.shape[-2:], (logits.shape[-1], 1))
         self.logits = logits.expand(*shape, -1)
-        self.loc, self.scale = loc.expand(*shape, *matrix), scale.expand(*shape, *matrix)
+        self.loc = loc.expand(*shape, *matrix)
+        self.scale = scale.expand(*shape, *matrix)
         super().__init__(shape, matrix[-1:], validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log sum_c exp(log pi_c + sum_d log N(z_d))."""
-        if self._validate_args:
-            self._validate_sample(value)
-        u = (value.unsqueeze(-2) - self.loc) / self.scale  # (..., C, K)
+        u = (checked(self, value).unsqueeze(-2) - self.loc) / self.scale  # (..., C, K)
         each = -(u * u / 2 + self.scale.log()).sum(-1) - u.shape[-1] * math.log(2 * math.pi) / 2  # (..., C)
         return (self.logits.log_softmax(-1) + each).logsumexp(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """A component's draw."""
+        """Draws of z, each from one of the components, without gradients."""
         with torch.no_grad():
-            return self._draw(self._extended_shape(sample_shape)).to(self.loc.dtype)
+            return self._draw(drawn_shape(self, sample_shape)).to(self.loc.dtype)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """A component's draw, moving with the parameters."""
-        return self._moving(self._draw(self._extended_shape(sample_shape))).to(self.loc.dtype)
+        """Draws of z, each from one of the components, with gradients as in the class's docstring."""
+        return self._moving(self._draw(drawn_shape(self, sample_shape))).to(self.loc.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(NormalMixture, _instance)
-        new.logits = self.logits.expand(*batch_shape, -1)
-        new.loc, new.scale = self.loc.expand(*batch_shape, -1, -1), self.scale.expand(*batch_shape, -1, -1)
-        super(NormalMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        return expanded(
+            self,
+            NormalMixture,
+            _instance,
+            batch_shape,
+            logits=self.logits.expand(*batch_shape, -1),
+            loc=self.loc.expand(*batch_shape, -1, -1),
+            scale=self.scale.expand(*batch_shape, -1, -1),
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch.distributions.utils import lazy_property
 
 from pyro_aevb.distributions.precision import wide
 from pyro_aevb.errors import tensors
+from pyro_aevb.torch_internals import OwnFactors, checked, expanded, scale_tril_of
 
 __all__ = ["PreciseLowRankMultivariateNormal", "PreciseMultivariateNormal"]
 
@@ -23,23 +24,21 @@ class PreciseMultivariateNormal(dist.MultivariateNormal):
     Oracle: sixty digits, by mpmath.
 
     Arguments:
-        As for :class:`torch.distributions.MultivariateNormal`.
+        Those of :class:`torch.distributions.MultivariateNormal`.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """torch's, in double precision."""
-        if self._validate_args:
-            self._validate_sample(value)
-        loc, scale_tril, point = wide(self.loc, self._unbroadcasted_scale_tril, value)
+        """torch's own formula, in double precision."""
+        loc, scale_tril, point = wide(self.loc, scale_tril_of(self), checked(self, value))
         inner = torch.distributions.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
         return inner.log_prob(point).to(torch.promote_types(value.dtype, self.loc.dtype))
 
 
-class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
+class PreciseLowRankMultivariateNormal(OwnFactors, dist.LowRankMultivariateNormal):
     r"""torch's ``LowRankMultivariateNormal``, its density and entropy by orthogonal projections in double precision.
 
     With :math:`A = D^{-1/2} W` the columns of :math:`(A; I)` are made orthonormal, one after another (modified
-    Gram-Schmidt), and :math:`b = D^{-1/2}(z - \mu)` loses its parts along them:
+    Gram-Schmidt), and :math:`b = D^{-1/2}(z - \mu)` loses its projections on them:
 
     .. math:: \log |\Sigma| = \log |D| + 2 \sum_r \log \ell_r, \qquad
               (z - \mu)^\top \Sigma^{-1} (z - \mu) = \min_t |b - A t|^2 + |t|^2 = |(b; 0) - \text{projections}|^2
@@ -51,10 +50,11 @@ class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     Oracle: sixty digits, by mpmath, and ``scipy.stats.multivariate_normal``.
 
     Arguments:
-        loc: Mean, ``(..., K)``.
-        cov_factor: W, ``(..., K, R)``.
-        cov_diag: Diagonal of D, ``(..., K)``.
-        validate_args: As in torch.
+        loc: Mean :math:`\mu`, ``(..., K)``.
+        cov_factor: The factor W of low rank, ``(..., K, R)``.
+        cov_diag: Diagonal of D, variances, ``(..., K)``; the covariance is :math:`\Sigma = W W^\top + D`.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | Numerical methods for least squares problems, section 2.4 (Björck, 1996)
@@ -64,30 +64,32 @@ class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, validate_args: bool | None = None) -> None:
         tensors(loc=loc, cov_factor=cov_factor, cov_diag=cov_diag)
         shape = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
-        self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
-        self.loc, self.cov_diag = loc.expand(*shape, -1), cov_diag.expand(*shape, -1)
+        self.keep_factors(cov_factor, cov_diag)
+        self.loc = loc.expand(*shape, -1)
+        self.cov_diag = cov_diag.expand(*shape, -1)
         self.cov_factor = cov_factor.expand(*shape, -1, -1)
         # Past torch's own __init__, which factorises a matrix in float32 and may fail at it.
         torch.distributions.Distribution.__init__(self, shape, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(PreciseLowRankMultivariateNormal, _instance)
-        new._unbroadcasted_cov_factor, new._unbroadcasted_cov_diag = (
-            self._unbroadcasted_cov_factor,
-            self._unbroadcasted_cov_diag,
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        new = expanded(
+            self,
+            PreciseLowRankMultivariateNormal,
+            _instance,
+            batch_shape,
+            loc=self.loc.expand(*batch_shape, -1),
+            cov_factor=self.cov_factor.expand(*batch_shape, -1, -1),
+            cov_diag=self.cov_diag.expand(*batch_shape, -1),
+            _wide=self._wide,
+            _orthonormal=self._orthonormal,
         )
-        new.loc, new.cov_diag = self.loc.expand(*batch_shape, -1), self.cov_diag.expand(*batch_shape, -1)
-        new.cov_factor = self.cov_factor.expand(*batch_shape, -1, -1)
-        new._wide, new._orthonormal = self._wide, self._orthonormal
-        torch.distributions.Distribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
+        new.keep_factors(*self.factors)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Gaussian, with the determinant and the square above."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = checked(self, value)
         columns, log_det = self._orthonormal
         point, loc = wide(value, self.loc)
         rest = torch.nn.functional.pad((point - loc) / self._wide[1].sqrt(), (0, len(columns)))  # (..., K + R)
@@ -104,7 +106,7 @@ class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     @lazy_property
     def _wide(self) -> list[Tensor]:
         """W and the diagonal in double precision, once: gradients that nearly cancel meet before they are rounded."""
-        return wide(self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag)
+        return wide(*self.factors)
 
     @lazy_property
     def _orthonormal(self) -> tuple[list[Tensor], Tensor]:
@@ -126,8 +128,7 @@ class PreciseLowRankMultivariateNormal(dist.LowRankMultivariateNormal):
             columns.append(column)
         return columns, log_det
 
-    @lazy_property
-    def _capacitance_tril(self) -> Tensor:
+    def capacitance_tril(self) -> Tensor:
         """What torch's closed forms against other multivariate Gaussians ask for."""
         factor, diagonal = self._wide
         capacitance = factor.mT @ (factor / diagonal.unsqueeze(-1)) + torch.eye(factor.shape[-1]).to(factor)

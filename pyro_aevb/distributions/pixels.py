@@ -10,6 +10,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from pyro_aevb.errors import InputError, tensors, told, whole
+from pyro_aevb.torch_internals import checked, drawn_shape, expanded
 
 __all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "GridCategorical"]
 
@@ -43,8 +44,9 @@ class ContinuousBernoulli(dist.TorchDistribution):
     Oracle: closed form, and quadrature.
 
     Arguments:
-        logits: :math:`\lambda`.
-        validate_args: As in torch.
+        logits: Logits :math:`\lambda`, of any shape, which is the batch shape.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | The continuous Bernoulli: fixing a pervasive error in VAEs (Loaiza-Ganem & Cunningham, 2019)
@@ -64,13 +66,11 @@ class ContinuousBernoulli(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """lambda (x - 1/2) - log(sinh(lambda/2) / (lambda/2))."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return self.logits * (value - 0.5) - _log_sinhc(self.logits / 2)
+        return self.logits * (checked(self, value) - 0.5) - _log_sinhc(self.logits / 2)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """The inverse CDF, log(1 + u (e^lambda - 1)) / lambda, mirrored so that no exponential overflows."""
-        u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        u = torch.rand(drawn_shape(self, sample_shape), dtype=self.logits.dtype, device=self.logits.device)
         small = self.logits.abs() < 1e-3
         size = torch.where(small, torch.ones_like(self.logits), self.logits.abs())
         x = -torch.log1p(u * torch.expm1(-size)) / size  # for lambda = -size
@@ -79,12 +79,8 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return torch.where(small, near_uniform, mirrored).clamp(0, 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(ContinuousBernoulli, _instance)
-        new.logits = self.logits.expand(batch_shape)
-        super(ContinuousBernoulli, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        return expanded(self, ContinuousBernoulli, _instance, batch_shape, logits=self.logits.expand(batch_shape))
 
     @property
     def mean(self) -> Tensor:
@@ -97,7 +93,8 @@ class ContinuousBernoulli(dist.TorchDistribution):
 
 def _log_sinhc(x: Tensor) -> Tensor:
     """log(sinh(x) / x): its series for |x| < 0.3, the next term of which is below 1e-9."""
-    square, size = x * x, x.abs()
+    square = x * x
+    size = x.abs()
     small = size < 0.3
     safe = torch.where(small, torch.ones_like(size), size)
     series = square / 6 - square**2 / 180 + square**3 / 2835 - square**4 / 37800
@@ -115,10 +112,11 @@ class DiscretizedLogistic(dist.TorchDistribution):
     Oracle: ``scipy.stats.logistic``.
 
     Arguments:
-        loc: :math:`\mu`.
-        scale: :math:`s > 0`.
-        steps: 255 where bytes were divided by 255, 256 where by 256.
-        validate_args: As in torch.
+        loc: Location :math:`\mu` before rounding, in units of pixels in [0, 1].
+        scale: Scale :math:`s > 0` before rounding, in the same units.
+        steps: Number of pixel values less one: 255 where bytes were divided by 255, 256 where they were by 256.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | PixelCNN++ (Salimans et al., 2017)
@@ -139,12 +137,13 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return _Grid(self.steps)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """As above; at 0 and 1 one of the two terms is dropped."""
-        if self._validate_args:
-            self._validate_sample(value)
+        """The logarithm of the class's formula; at 0 and at 1 one of its two terms is dropped."""
+        value = checked(self, value)
         half = 0.5 / self.steps
-        upper, lower = (value + half - self.loc) / self.scale, (value - half - self.loc) / self.scale
-        top, bottom = value > 1 - half, value < half
+        upper = (value + half - self.loc) / self.scale
+        lower = (value - half - self.loc) / self.scale
+        top = value > 1 - half
+        bottom = value < half
         log_upper = torch.where(top, torch.zeros_like(upper), functional.logsigmoid(upper))
         log_lower = torch.where(bottom, torch.zeros_like(lower), functional.logsigmoid(-lower))
         width = torch.log(-torch.expm1(-1 / (self.steps * self.scale)))
@@ -153,17 +152,15 @@ class DiscretizedLogistic(dist.TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """A logistic draw, rounded."""
         with torch.no_grad():
-            u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+            u = torch.rand(drawn_shape(self, sample_shape), dtype=self.loc.dtype, device=self.loc.device)
             draw = self.loc + self.scale * (u.clamp(min=torch.finfo(u.dtype).tiny).log() - torch.log1p(-u))
             return (draw.clamp(0, 1) * self.steps).round() / self.steps
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(DiscretizedLogistic, _instance)
-        new.loc, new.scale, new.steps = self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.steps
-        super(DiscretizedLogistic, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        loc = self.loc.expand(batch_shape)
+        scale = self.scale.expand(batch_shape)
+        return expanded(self, DiscretizedLogistic, _instance, batch_shape, loc=loc, scale=scale, steps=self.steps)
 
     @property
     def mean(self) -> Tensor:
@@ -177,8 +174,9 @@ class GridCategorical(dist.TorchDistribution):
     Oracle: closed form.
 
     Arguments:
-        logits: One for each value, ``(..., steps + 1)``.
-        validate_args: As in torch.
+        logits: Logits of all values, not normalised, ``(..., steps + 1)``.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
@@ -190,7 +188,7 @@ class GridCategorical(dist.TorchDistribution):
 
     @property
     def steps(self) -> int:
-        """Number of values less one."""
+        """Number of pixel values less one."""
         return self.logits.shape[-1] - 1
 
     @property
@@ -200,27 +198,21 @@ class GridCategorical(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The value's logit, normalised."""
-        if self._validate_args:
-            self._validate_sample(value)
-        index = (value * self.steps).round().long().unsqueeze(-1)  # (..., 1)
+        index = (checked(self, value) * self.steps).round().long().unsqueeze(-1)  # (..., 1)
         index, logits = torch.broadcast_tensors(index, self.logits)
         return logits.gather(-1, index[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """A value."""
+        """Draws of pixel values."""
         categorical: TorchDistributionMixin = dist.Categorical(logits=self.logits, validate_args=False)
         return categorical.sample(torch.Size(sample_shape)).to(self.logits.dtype) / self.steps
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(GridCategorical, _instance)
-        new.logits = self.logits.expand(*batch_shape, -1)
-        super(GridCategorical, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        return expanded(self, GridCategorical, _instance, batch_shape, logits=self.logits.expand(*batch_shape, -1))
 
     @property
     def mean(self) -> Tensor:
-        """Of the values."""
+        """The mean of the values, weighted by their probabilities."""
         values = torch.linspace(0, 1, self.steps + 1, dtype=self.logits.dtype, device=self.logits.device)
         return (self.logits.exp() * values).sum(-1)

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from pyro_aevb.errors import InputError, tensors, told
+from pyro_aevb.torch_internals import checked, drawn_shape, expanded
 
 __all__ = ["EllipticalLaplace", "Erlang", "Gompertz", "InverseCDF", "Rayleigh", "Reciprocal", "Triangular"]
 
@@ -24,9 +25,10 @@ class InverseCDF(dist.TorchDistribution):
     and ``log_prob``, and set ``support``.
 
     Arguments:
-        parameters: In the order of ``arg_constraints``.
-        validate_args: As in torch.
-        named: Parameters by their names.
+        parameters: Parameters, numbers or tensors that broadcast, in the order of ``arg_constraints``.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
+        named: Parameters by their names, in place of those by their order.
 
     Raises:
         InputError: If a parameter is missing or unknown.
@@ -50,7 +52,7 @@ class InverseCDF(dist.TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """The inverse CDF of uniform noise, strictly inside the support: at its ends the density may be zero."""
         first = getattr(self, next(iter(self.arg_constraints)))
-        noise = torch.rand(self._extended_shape(sample_shape), dtype=first.dtype, device=first.device)
+        noise = torch.rand(drawn_shape(self, sample_shape), dtype=first.dtype, device=first.device)
         # A zero stands for all that is less than torch.rand's step, eps / 2: the middle of that.
         draw = self.icdf(noise.clamp(min=torch.finfo(first.dtype).eps / 4))
         return draw + (self._inside(draw.detach()) - draw.detach())  # rounding may have moved it to an end
@@ -66,18 +68,9 @@ class InverseCDF(dist.TorchDistribution):
         return draw
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(type(self), _instance)
-        for name in self.arg_constraints:
-            setattr(new, name, getattr(self, name).expand(batch_shape))
-        super(InverseCDF, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def _checked(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return value
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        parameters = {name: getattr(self, name).expand(batch_shape) for name in self.arg_constraints}
+        return expanded(self, type(self), _instance, batch_shape, **parameters)
 
 
 def _broadcast(name: str, parameters: dict[str, Any]) -> Any:
@@ -111,7 +104,7 @@ class Rayleigh(InverseCDF):
     Oracle: ``scipy.stats.rayleigh``.
 
     Arguments:
-        scale: :math:`\sigma > 0`.
+        scale: Standard deviation :math:`\sigma > 0` of the two normals.
     """
 
     arg_constraints = {"scale": constraints.positive}  # noqa: RUF012  # as torch writes it
@@ -124,7 +117,7 @@ class Rayleigh(InverseCDF):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log z / sigma^2 - z^2 / 2 sigma^2."""
-        value = self._checked(value)
+        value = checked(self, value)
         return value.log() - 2 * self.scale.log() - (value / self.scale) ** 2 / 2
 
     @property
@@ -141,8 +134,8 @@ class Reciprocal(InverseCDF):
     Oracle: ``scipy.stats.loguniform``.
 
     Arguments:
-        low: :math:`a`.
-        high: :math:`b`.
+        low: Least value :math:`a > 0`.
+        high: Largest value :math:`b > a`.
     """
 
     arg_constraints = {"low": constraints.positive, "high": constraints.dependent}  # noqa: RUF012
@@ -160,7 +153,7 @@ class Reciprocal(InverseCDF):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """-log z - log log(b / a)."""
-        return -self._checked(value).log() - (self.high / self.low).log().log()
+        return -checked(self, value).log() - (self.high / self.low).log().log()
 
     @property
     def mean(self) -> Tensor:
@@ -176,8 +169,8 @@ class Gompertz(InverseCDF):
     Oracle: ``scipy.stats.gompertz``.
 
     Arguments:
-        concentration: :math:`\eta > 0`.
-        rate: :math:`b > 0`.
+        concentration: Shape :math:`\eta > 0`.
+        rate: Rate :math:`b > 0` at which the hazard grows.
     """
 
     arg_constraints = {"concentration": constraints.positive, "rate": constraints.positive}  # noqa: RUF012
@@ -191,7 +184,7 @@ class Gompertz(InverseCDF):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log(eta b) + b z - eta (e^(b z) - 1)."""
-        scaled = self.rate * self._checked(value)
+        scaled = self.rate * checked(self, value)
         return (self.concentration * self.rate).log() + scaled - self.concentration * torch.expm1(scaled)
 
 
@@ -201,7 +194,9 @@ class Triangular(InverseCDF):
     Oracle: ``scipy.stats.triang``.
 
     Arguments:
-        low, peak, high: In increasing order.
+        low: Least value :math:`a`.
+        peak: Value of the highest density, :math:`c > a`.
+        high: Largest value :math:`b > c`.
     """
 
     arg_constraints = dict.fromkeys(("low", "peak", "high"), constraints.dependent)
@@ -216,7 +211,9 @@ class Triangular(InverseCDF):
 
     def icdf(self, value: Tensor) -> Tensor:
         """A square root on either side of the peak."""
-        width, left, right = self.high - self.low, self.peak - self.low, self.high - self.peak
+        width = self.high - self.low
+        left = self.peak - self.low
+        right = self.high - self.peak
         rising = value * width <= left
         # The root not taken has argument 1: its slope would otherwise be infinite, and infinity times zero is NaN.
         # By the width squared both are at least the square of a number that torch.rand gives: they cannot be zero.
@@ -226,15 +223,16 @@ class Triangular(InverseCDF):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log 2 (z - a) / (b - a)(c - a), and its mirror image."""
-        value = self._checked(value)
-        width, rising = self.high - self.low, value <= self.peak
+        value = checked(self, value)
+        width = self.high - self.low
+        rising = value <= self.peak
         far = torch.where(rising, value - self.low, self.high - value)
         side = torch.where(rising, self.peak - self.low, self.high - self.peak)
         return math.log(2) + far.log() - width.log() - side.log()
 
     @property
     def mean(self) -> Tensor:
-        """Of the three corners."""
+        """The mean of the three corners."""
         return (self.low + self.peak + self.high) / 3
 
 
@@ -244,8 +242,8 @@ class Erlang(dist.Gamma):
     Oracle: ``scipy.stats.erlang``.
 
     Arguments:
-        concentration: Whole number of events.
-        rate: :math:`> 0`.
+        concentration: Number of events, whole and at least 1.
+        rate: Events per unit of time, positive.
     """
 
     arg_constraints = {"concentration": constraints.positive_integer, "rate": constraints.positive}  # noqa: RUF012
@@ -262,9 +260,10 @@ class EllipticalLaplace(dist.TorchDistribution):
     Oracle: ``scipy.stats.laplace`` in one dimension, quadrature in two.
 
     Arguments:
-        loc: Centre, ``(..., K)``.
-        scale_tril: Lower triangular with positive diagonal, ``(..., K, K)``.
-        validate_args: As in torch.
+        loc: Centre :math:`\mu`, ``(..., K)``.
+        scale_tril: Factor :math:`L`, lower triangular with positive diagonal, ``(..., K, K)``.
+        validate_args: Whether parameters, and values whose density is asked for, are checked; ``None`` for torch's
+            default, which Pyro's ``enable_validation`` sets.
 
     References:
         | A multivariate generalization of the power exponential family of distributions (Gómez et al., 1998)
@@ -277,15 +276,16 @@ class EllipticalLaplace(dist.TorchDistribution):
     def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
         tensors(loc=loc, scale_tril=scale_tril)
         shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
-        self.loc, self.scale_tril = loc.expand(*shape, -1), scale_tril.expand(*shape, -1, -1)
+        self.loc = loc.expand(*shape, -1)
+        self.scale_tril = scale_tril.expand(*shape, -1, -1)
         super().__init__(shape, loc.shape[-1:], validate_args=validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Centre plus a scaled radius times a direction."""
-        shape = self._extended_shape(sample_shape)
+        shape = drawn_shape(self, sample_shape)
         normal = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         dim = torch.full(shape[:-1], float(shape[-1]), dtype=self.loc.dtype, device=self.loc.device)
-        radius = torch._standard_gamma(dim).unsqueeze(-1)
+        radius = torch.distributions.Gamma(dim, torch.ones_like(dim), validate_args=False).sample().unsqueeze(-1)
         # In one dimension torch.randn gives a zero once in 2^24 times: it has no direction, so it gets one.
         normal = torch.where((normal == 0).all(-1, keepdim=True), torch.ones_like(normal), normal)
         direction = normal / normal.norm(dim=-1, keepdim=True)
@@ -293,23 +293,19 @@ class EllipticalLaplace(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Gamma(K/2) e^-r / 2 pi^(K/2) Gamma(K) |L|."""
-        if self._validate_args:
-            self._validate_sample(value)
-        k = value.shape[-1]
+        k = checked(self, value).shape[-1]
         whitened = torch.linalg.solve_triangular(self.scale_tril, (value - self.loc).unsqueeze(-1), upper=False)
         log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = math.lgamma(k / 2) - math.log(2) - k / 2 * math.log(math.pi) - math.lgamma(k)
         return constant - whitened.squeeze(-1).norm(dim=-1) - log_det
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """As in torch."""
-        new = self._get_checked_instance(EllipticalLaplace, _instance)
-        new.loc, new.scale_tril = self.loc.expand(*batch_shape, -1), self.scale_tril.expand(*batch_shape, -1, -1)
-        super(EllipticalLaplace, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        loc = self.loc.expand(*batch_shape, -1)
+        scale_tril = self.scale_tril.expand(*batch_shape, -1, -1)
+        return expanded(self, EllipticalLaplace, _instance, batch_shape, loc=loc, scale_tril=scale_tril)
 
     @property
     def mean(self) -> Tensor:
-        """The centre."""
+        """The centre mu."""
         return self.loc

@@ -76,7 +76,8 @@ def _of_no_density(distribution: Any) -> Any:
 
 @support_of.register(torch.distributions.Independent)
 def _of_independent(distribution: Any) -> Any:
-    inner, dims = support_of(distribution.base_dist), distribution.reinterpreted_batch_ndims
+    inner = support_of(distribution.base_dist)
+    dims = distribution.reinterpreted_batch_ndims
     return constraints.independent(inner, dims) if dims else inner
 
 

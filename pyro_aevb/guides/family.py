@@ -23,11 +23,11 @@ class Family(Guide):
     Arguments:
         data_dim: Number of observed dimensions D.
         latent_dim: Number of latent dimensions K.
-        distribution: A class of ``pyro.distributions``, ``torch.distributions`` or ``pyro_aevb.distributions``.
-        fixed: Parameters that do not depend on x, the same for all latents.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        distribution: Name of a class of ``pyro.distributions``, ``torch.distributions`` or ``pyro_aevb.distributions``.
+        fixed: Values of parameters that do not depend on x, by name, the same for all latents; ``None`` for none.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     Raises:
         InputError: If there is no such distribution, or a parameter must be fixed and is not.

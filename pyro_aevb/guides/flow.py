@@ -25,12 +25,13 @@ class Flow(Guide):
     Arguments:
         data_dim: Number of observed dimensions D.
         latent_dim: Number of latent dimensions K.
-        kind: ``iaf``, inverse autoregressive; ``planar``; ``spline``, autoregressive rational splines on [-3, 3].
+        kind: Which transforms: ``iaf``, inverse autoregressive affine ones; ``planar``; ``spline``, autoregressive
+            rational splines on [-3, 3].
         transforms: Number of transforms T.
-        context_dim: Size of h(x).
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        context_dim: Length of h(x), the outputs of the network that the transforms are conditioned on.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Inverse autoregressive (Kingma et al., 2016), planar (Rezende & Mohamed, 2015), spline (Durkan et al., 2019)

@@ -27,9 +27,9 @@ class Mixture(Guide):
         data_dim: Number of observed dimensions D.
         latent_dim: Number of latent dimensions K.
         components: Number of Gaussians.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Stochastic backpropagation through mixture density distributions (Graves, 2016)

@@ -28,9 +28,9 @@ class DiagonalNormal(Guide):
     Arguments:
         data_dim: Number of observed dimensions D.
         latent_dim: Number of latent dimensions K.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
         log_variance_scale: Factor c of the network's log-variance. Optimizers like Adagrad and Adam, whose steps do
             not grow with the gradient, change the log-variance c times as fast as the mean. Figure 2 trains
             wake-sleep with 0.1.
@@ -75,9 +75,9 @@ class FullCovarianceNormal(Guide):
     Arguments:
         data_dim: Number of observed dimensions D.
         latent_dim: Number of latent dimensions K.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Stochastic backpropagation in deep generative models, section 4.3 (Rezende et al., 2014)
@@ -113,10 +113,10 @@ class LowRankNormal(Guide):
     Arguments:
         data_dim: Number of observed dimensions D.
         latent_dim: Number of latent dimensions K.
-        rank: Columns R of F.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        rank: Number of columns R of F.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Stochastic backpropagation in deep generative models, section 4.3 (Rezende et al., 2014)

@@ -26,11 +26,11 @@ class Bernoulli(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        relaxed: Accept grey pixels in [0, 1] as well. The cross-entropy is then no likelihood of the data: the paper
-            used it so, and its best possible value on MNIST is about -45 nats, not 0.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        relaxed: Whether grey pixels in [0, 1] are accepted as well. The cross-entropy is then no likelihood of the
+            data: the paper used it so, and its best possible value on MNIST is about -45 nats, not 0.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Auto-Encoding Variational Bayes, equation (11) (Kingma & Welling, 2013)
@@ -73,9 +73,9 @@ class ContinuousBernoulli(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | The continuous Bernoulli: fixing a pervasive error in VAEs (Loaiza-Ganem & Cunningham, 2019)

@@ -26,10 +26,11 @@ class Categorical(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        steps: Number of values less one; 255 for bytes divided by 255 makes D x 256 outputs.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        steps: Number of pixel values less one. The default is for bytes divided by 255; the network then has D x 256
+            outputs.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     Raises:
         InputError: If ``steps`` is not positive.
@@ -71,11 +72,12 @@ class DiscretizedLogistic(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        components: Logistics in each pixel's mixture.
-        steps: 255 where bytes were divided by 255 (MNIST here), 256 where by 256 (Frey Face).
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        components: Number of logistics in each pixel's mixture.
+        steps: Number of pixel values less one: 255 where bytes were divided by 255, as MNIST's are here, 256 where they
+            were divided by 256, as Frey Face's are.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     Raises:
         InputError: If ``components`` or ``steps`` is not positive.
@@ -97,7 +99,8 @@ class DiscretizedLogistic(Likelihood):
         network: Network | None = None,
     ) -> None:
         super().__init__(latent_dim, data_dim)
-        self.components, self.steps = whole("components", components), whole("steps", steps)
+        self.components = whole("components", components)
+        self.steps = whole("steps", steps)
         self.network = make_network(latent_dim, 3 * components * data_dim, hidden, activation, network)
 
     def forward(self, z: Tensor) -> TorchDistributionMixin:
@@ -105,10 +108,12 @@ class DiscretizedLogistic(Likelihood):
         outputs = self.network(z)
         outputs = outputs.reshape(*outputs.shape[:-1], 3, self.data_dim, self.components)
         logits, loc, log_scale = outputs.unbind(-3)  # (..., D, C) each
-        parts = DiscretizedLogisticDistribution(loc + 0.5, (log_scale - 2).clamp(-7, 10).exp(), self.steps)
+        loc = loc + 0.5
+        scale = (log_scale - 2).clamp(-7, 10).exp()
         if self.components == 1:
-            return DiscretizedLogisticDistribution(parts.loc[..., 0], parts.scale[..., 0], self.steps).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), parts).to_event(1)
+            return DiscretizedLogisticDistribution(loc[..., 0], scale[..., 0], self.steps).to_event(1)
+        components = DiscretizedLogisticDistribution(loc, scale, self.steps)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)
 
 
 class Poisson(Likelihood):
@@ -121,9 +126,9 @@ class Poisson(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Deep generative modeling for single-cell transcriptomics, for counts in a VAE (Lopez et al., 2018)
@@ -158,9 +163,9 @@ class NegativeBinomial(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)

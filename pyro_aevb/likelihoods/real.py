@@ -41,7 +41,8 @@ class _LocationScale(Likelihood):
     ) -> None:
         super().__init__(latent_dim, data_dim)
         self.min_scale = positive("min_scale", min_scale)  # without a floor the likelihood is unbounded
-        self.sigmoid_mean, self.scale = flag("sigmoid_mean", sigmoid_mean), _checked(scale, min_scale)
+        self.sigmoid_mean = flag("sigmoid_mean", sigmoid_mean)
+        self.scale = _checked(scale, min_scale)
         self.network = make_network(
             latent_dim, data_dim * (2 if scale == "network" else 1), hidden, activation, network
         )
@@ -51,12 +52,13 @@ class _LocationScale(Likelihood):
             self.log_variance = nn.Parameter(torch.zeros(data_dim if scale == "pixel" else 1))
 
     def location_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, ``(..., D)``."""
+        """Location and scale of each pixel, ``(..., D)`` each, given z, ``(..., K)``."""
         outputs = self.network(z)
         if self.scale == "network":
             location, log_variance = outputs.chunk(2, dim=-1)  # (..., D) each
         else:
-            location, log_variance = outputs, self.log_variance
+            location = outputs
+            log_variance = self.log_variance
         if self.sigmoid_mean:
             location = torch.sigmoid(location)
         return location, (log_variance / 2).clamp(math.log(self.min_scale), 10).exp()
@@ -93,12 +95,12 @@ class Gaussian(_LocationScale):
         data_dim: Number of observed dimensions D.
         scale: The standard deviation: from the ``network`` as in (12), learned for each ``pixel``, one learned and
             ``shared``, or a fixed number.
-        sigmoid_mean: Pass the mean through a sigmoid, as the paper does for Frey Face.
+        sigmoid_mean: Whether to pass the mean through a sigmoid, as the paper does for Frey Face.
         min_scale: Floor of the standard deviation: without one, a pixel that never varies drives the likelihood to
             infinity. ``evaluate`` warns where pixels sit on it.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     Raises:
         InputError: If ``min_scale`` or a given ``scale`` is not positive.
@@ -138,13 +140,14 @@ class Laplace(_LocationScale):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        scale: b: from the ``network``, learned for each ``pixel``, one learned and ``shared``, or a fixed number.
-        sigmoid_mean: Pass the location through a sigmoid, as the paper does for Frey Face.
+        scale: The scale b: from the ``network``, learned for each ``pixel``, one learned and ``shared``, or a fixed
+            number.
+        sigmoid_mean: Whether to pass the location through a sigmoid, as the paper does for Frey Face.
         min_scale: Floor of the scale: without one, a pixel that never varies drives the likelihood to
             infinity. ``evaluate`` warns where pixels sit on it.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     Raises:
         InputError: If ``min_scale`` or a given ``scale`` is not positive.
@@ -186,10 +189,10 @@ class Beta(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of observed dimensions D.
-        margin: m.
-        hidden: Units of the default network's hidden layers.
-        activation: Activation of the default network.
-        network: What makes the network, ``(in_dim, out_dim) -> nn.Module``, instead of the default.
+        margin: How far m the density reaches beyond 0 and 1, positive; by default half of one grey level of 256.
+        hidden: Number of units in each hidden layer of the default network: a list, or a number for one layer.
+        activation: Activation of the default network, by its name in ``torch.nn`` or as a callable that makes it.
+        network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network, in place of the default ``MLP``.
 
     Raises:
         InputError: If ``margin`` is not positive.
@@ -215,13 +218,15 @@ class Beta(Likelihood):
     def forward(self, z: Tensor) -> TorchDistributionMixin:
         """The stretched Beta of mean mu and precision nu in [e^-10, e^10]."""
         logit, log_precision = self.network(z).chunk(2, dim=-1)  # (..., D) each
-        precision, mean = log_precision.clamp(-10, 10).exp(), logit.clamp(-10, 10).sigmoid()
-        low, width = torch.full_like(mean, -self.margin), torch.full_like(mean, 1 + 2 * self.margin)
+        precision = log_precision.clamp(-10, 10).exp()
+        mean = logit.clamp(-10, 10).sigmoid()
+        low = torch.full_like(mean, -self.margin)
+        width = torch.full_like(mean, 1 + 2 * self.margin)
         return _StretchedBeta(mean * precision, (1 - mean) * precision, low, width).to_event(1)
 
 
 class _StretchedBeta(dist.AffineBeta):
-    """With one support for all pixels, so that a message can tell it."""
+    """A Beta that declares one support for all pixels, so that a message can tell its two ends."""
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> Any:

@@ -19,8 +19,8 @@ class Family(Prior):
 
     Arguments:
         latent_dim: Number of latent dimensions K.
-        distribution: A class of ``pyro.distributions``, ``torch.distributions`` or ``pyro_aevb.distributions``.
-        fixed: Parameters that are not learned, the same for all latents.
+        distribution: Name of a class of ``pyro.distributions``, ``torch.distributions`` or ``pyro_aevb.distributions``.
+        fixed: Values of parameters that are not learned, by name, the same for all latents; ``None`` for none.
 
     Raises:
         InputError: If there is no such distribution, or a parameter must be fixed and is not.

@@ -25,10 +25,11 @@ class Flow(Prior):
 
     Arguments:
         latent_dim: Number of latent dimensions K.
-        kind: ``coupling``: affine functions of one half of the latents by the other, halves in turn (needs two
-            latents); ``spline``: the same with rational splines on [-3, 3], cheap in both directions too.
+        kind: Which transforms: ``coupling``, affine functions of one half of the latents whose coefficients a network
+            makes of the other half, halves in turn; ``spline``, the same with rational splines on [-3, 3]. Both are
+            cheap to draw from and to evaluate.
         transforms: Number of transforms.
-        hidden: Units of the transforms' hidden layers.
+        hidden: Number of units in each hidden layer of the transforms' networks: a list, or a number for one layer.
 
     Raises:
         InputError: If there is one latent only, or an argument is not what is said above.

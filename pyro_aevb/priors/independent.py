@@ -73,7 +73,7 @@ class Laplace(Prior):
 
     Arguments:
         latent_dim: Number of latent dimensions K.
-        scale: :math:`b`; the default gives variance 1.
+        scale: Scale :math:`b` of all latents, positive; the default, the square root of 1/2, gives variance 1.
 
     Raises:
         InputError: If ``scale`` is not positive.
@@ -104,7 +104,7 @@ class StudentT(Prior):
 
     Arguments:
         latent_dim: Number of latent dimensions K.
-        df: Degrees of freedom :math:`\nu`.
+        df: Degrees of freedom :math:`\nu` of all latents, positive: the fewer, the heavier the tails.
 
     Raises:
         InputError: If ``df`` is not positive.

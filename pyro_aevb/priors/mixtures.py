@@ -12,6 +12,7 @@ from torch.distributions import Normal
 from pyro_aevb.errors import InputError, flag, instance, whole
 from pyro_aevb.guides import Guide
 from pyro_aevb.priors.base import Prior
+from pyro_aevb.torch_internals import checked
 
 __all__ = ["GaussianMixture", "VampPrior"]
 
@@ -62,9 +63,10 @@ class VampPrior(Prior):
 
     Arguments:
         latent_dim: Number of latent dimensions K.
-        guide: The guide q(z|x), which it shares; the command line gives its own.
+        guide: The guide q(z|x), which the prior shares with the pair; it must be given, but the command line does so
+            by itself.
         components: Number of pseudo-inputs C.
-        unit_interval: Keep pseudo-inputs in [0, 1], as pixels are.
+        unit_interval: Whether pseudo-inputs pass a sigmoid, so that they lie in [0, 1] as pixels do.
 
     Raises:
         InputError: If ``components`` is not positive, or there is no guide, or one of another ``latent_dim``.
@@ -107,8 +109,7 @@ class _Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes its 
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the weighted sum over components."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = checked(self, value)
         mixture = self.unexpanded or self
         log_weights = mixture.mixture_distribution.logits.log_softmax(-1)
         log_prob = (_log_densities(mixture.component_distribution, value) + log_weights).logsumexp(-1)
@@ -117,7 +118,7 @@ class _Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes its 
 
 
 def _log_densities(components: Any, value: Tensor) -> Tensor:
-    """Of each component, ``(..., C)``, at values ``(..., K)``."""
+    """Log density of each component, ``(..., C)``, at values ``(..., K)``."""
     normal: Any = getattr(components, "base_dist", None)
     known = isinstance(normal, Normal) and type(normal).log_prob is Normal.log_prob  # not a subclass's own
     if known and normal.loc.dim() == 2 and value.device.type != "mps":  # which has no float64
@@ -127,7 +128,7 @@ def _log_densities(components: Any, value: Tensor) -> Tensor:
 
 
 def _log_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
-    r"""Densities of C diagonal Gaussians, parameters ``(C, K)``, as one matrix product.
+    r"""Log densities of C diagonal Gaussians, parameters ``(C, K)``, at z ``(..., K)``, by one matrix product.
 
     .. math:: \log \mathcal{N}(z; \mu_c, \mathrm{diag}(\sigma_c^2)) = \sum_k \Big( -\frac{z_k^2}{2 \sigma_{ck}^2}
               + \frac{\mu_{ck} z_k}{\sigma_{ck}^2} - \frac{\mu_{ck}^2}{2 \sigma_{ck}^2}
@@ -137,7 +138,7 @@ def _log_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
     standard deviations from 0. Each component by itself would take ``(..., C, K)`` tensors: with 500 components and 50
     latents 9 times as long for 100 values, 30 times for 500, less exact in single precision.
     """
-    loc, scale, z = loc.double(), scale.double(), z.double()
+    loc, scale, z = (tensor.double() for tensor in (loc, scale, z))
     precision = scale**-2  # (C, K)
     constant = -(precision * loc**2 / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)  # (C,)
     coefficients = torch.cat([-precision / 2, precision * loc], -1)  # (C, 2K)

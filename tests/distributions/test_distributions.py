@@ -304,3 +304,22 @@ def test_kl_of_correlated_against_independent_normals(low_rank):
     torch.testing.assert_close(kl_divergence(q, dist.Normal(mean, scale).to_event(1)), exact, rtol=1e-12, atol=0)
     with pytest.raises(NotImplementedError):
         kl_divergence(q, dist.Laplace(mean, scale).to_event(1))
+
+
+class Normal(torch.distributions.Normal):
+    """Somebody's own, which only shares a name with Pyro's."""
+
+
+def test_pyros_class_is_found_by_what_it_extends():
+    assert DistributionFamily(torch.distributions.Normal, 2).cls is dist.Normal
+    assert DistributionFamily(torch.distributions.MultivariateNormal, 2).cls is dist.MultivariateNormal
+    with pytest.raises(InputError, match="Normal is no distribution of Pyro: derive it from"):
+        DistributionFamily(Normal, 2)
+
+
+class OwnNormal(dist.Normal):
+    """Somebody's own, which extends Pyro's."""
+
+
+def test_a_subclass_of_pyros_stays_what_it_is():
+    assert DistributionFamily(OwnNormal, 2).cls is OwnNormal

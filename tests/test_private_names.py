@@ -1,0 +1,215 @@
+"""Each private name of torch that the package leans on, used as it is used there: a version that moves one fails here.
+
+So does one that keeps a public name, but not what the package knows of it without being promised.
+"""
+
+import ast
+import re
+from functools import partial
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch import distributions as td
+
+import pyro_aevb
+from pyro_aevb import distributions as ours
+from pyro_aevb import torch_internals as internals
+from pyro_aevb.pairs import own_module
+
+PACKAGE = Path(pyro_aevb.__file__).parent
+
+ELSEWHERE = ("engines", "traces")  # folders whose uses are not in torch_internals.py: a compiler's, and a registry
+
+NAMED_TUPLES = {"_asdict", "_replace", "_fields"}  # public, by Python's documentation
+
+
+def private_names(path):
+    """Names with one ``_`` in front that are imported, or read of an object and torch's; ``self`` has its own."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(("torch", "pyro.")):
+            yield from (part for part in [*node.module.split("."), *(a.name for a in node.names)] if is_private(part))
+        if isinstance(node, ast.Import):
+            yield from (part for a in node.names for part in a.name.split(".") if is_private(part))
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if node.attr in (DISTRIBUTIONS if own else TORCHS):
+                yield node.attr
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES
+
+
+def names_of(thing):
+    return {name for name in dir(thing) if is_private(name)}
+
+
+DISTRIBUTIONS = set.union(  # which ours inherit, so that they are read of ``self`` too
+    names_of(td.LowRankMultivariateNormal(torch.zeros(2), torch.zeros(2, 1), torch.ones(2))),
+    names_of(td.MultivariateNormal(torch.zeros(2), torch.eye(2))),
+)
+TORCHS = set.union(
+    DISTRIBUTIONS,
+    names_of(torch),
+    names_of(torch.Tensor),
+    names_of(torch.nn.Module()),
+    names_of(torch.optim.Optimizer),
+    names_of(td.kl),
+    names_of(torch.ops.aten),
+)
+
+
+def test_private_names_stand_in_one_module():
+    paths = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py")) if path.name != "torch_internals.py"]
+    found = {str(path): {*private_names(PACKAGE / path)} for path in paths if path.parts[0] not in ELSEWHERE}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_private_names_are_found(tmp_path):
+    (tmp_path / "one.py").write_text(
+        "import torch._dynamo\nfrom torch._guards import tracing\nfrom pyro.poutine.runtime import _PYRO_STACK\n"
+        "x = torch._foreach_add([], [])\nrow._asdict()\nself._own\nself._validate_args\nother.part._version\n"
+    )
+    expected = {"_dynamo", "_guards", "_PYRO_STACK", "_foreach_add", "_validate_args", "_version"}
+    assert {*private_names(tmp_path / "one.py")} == expected
+
+
+# ---------------------------------------------------------------- torch's
+
+
+def test_versions_count_writes_in_place():
+    x = torch.zeros(3)
+    before = internals.version_of(x)
+    x.add_(1)
+    assert internals.version_of(x) == before + 1
+    x + 1
+    assert internals.version_of(x) == before + 1
+
+
+def test_kernels_over_lists_are_the_operations_one_by_one():
+    a, b = ([torch.randn(3), torch.randn(2, 2)] for _ in range(2))
+    expected = [x.clone() for x in a]
+    found = internals.foreach_add(a, b, alpha=0.5)
+    expected = [x + 0.5 * y for x, y in zip(a, b, strict=True)]
+    torch.testing.assert_close(found, expected)
+    internals.foreach_addcmul_(found, b, b)
+    expected = [x + y * y for x, y in zip(expected, b, strict=True)]
+    torch.testing.assert_close(found, expected)
+    internals.foreach_mul_(found, 2.0)
+    internals.foreach_add_(found, 1.0)
+    expected = [2 * x + 1 for x in expected]
+    torch.testing.assert_close(found, expected)
+    internals.foreach_addcdiv_(found, a, b, value=-1)
+    expected = [x - y / z for x, y, z in zip(expected, a, b, strict=True)]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(internals.foreach_sqrt([x * x for x in a]), [x.abs() for x in a])
+
+
+def test_torch_marks_a_step_that_runs_hooks():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            return "stepped"
+
+    optimizer = Own([torch.zeros(1, requires_grad=True)], lr=0.1)
+    called = []
+    optimizer.register_step_post_hook(lambda *_: called.append(1))
+    assert Own.step.hooked
+    assert optimizer.step() == "stepped"
+    assert called == [1]
+    assert internals.step_without_hooks(optimizer.step, None) == "stepped"
+    assert called == [1]
+
+
+def test_values_are_looked_at_where_a_distribution_validates():
+    value = torch.tensor(-1.0)
+    with pytest.raises(ValueError, match="support"):
+        internals.checked(td.Exponential(torch.ones(()), validate_args=True), value)
+    assert internals.checked(td.Exponential(torch.ones(()), validate_args=False), value) is value
+
+
+def test_the_shape_of_draws():
+    normal = td.MultivariateNormal(torch.zeros(4, 2), torch.eye(2))
+    assert internals.drawn_shape(normal, (3,)) == (3, 4, 2) == normal.sample((3,)).shape
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_expanded_copies_keep_how_they_validate(validate):
+    rayleigh = ours.Rayleigh(torch.tensor(2.0), validate_args=validate)
+    copy = rayleigh.expand((3,))
+    assert type(copy) is ours.Rayleigh
+    assert copy.batch_shape == (3,)
+    assert copy.scale.tolist() == [2.0] * 3
+    if validate:
+        with pytest.raises(ValueError, match="support"):
+            copy.log_prob(torch.tensor(-1.0))
+    else:
+        assert copy.log_prob(torch.tensor(-1.0)).isnan().all()
+
+
+def test_a_subclass_with_another_init_must_expand_itself():
+    class Doubled(ours.GridCategorical):
+        def __init__(self, logits, more):
+            super().__init__(torch.cat([logits, more], -1))
+
+    with pytest.raises(NotImplementedError):
+        Doubled(torch.zeros(2), torch.zeros(3)).expand((4,))
+
+
+def test_a_scale_is_kept_as_it_was_given():
+    factor = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+    normal = td.MultivariateNormal(torch.zeros(5, 2), scale_tril=factor)
+    assert internals.scale_tril_of(normal).shape == (2, 2)
+    assert torch.equal(internals.scale_tril_of(normal), factor)
+    assert normal.scale_tril.shape == (5, 2, 2)
+
+
+def test_torchs_closed_forms_read_the_factors_that_are_kept():
+    loc, factor, diagonal = torch.randn(3, 4), torch.randn(3, 4, 2), torch.rand(3, 4) + 0.5
+    precise = ours.PreciseLowRankMultivariateNormal(loc, factor, diagonal)
+    oracle = td.LowRankMultivariateNormal(loc, factor, diagonal)
+    other = td.LowRankMultivariateNormal(torch.zeros(4), torch.ones(4, 1), torch.ones(4))
+    full = td.MultivariateNormal(torch.zeros(4), torch.eye(4))
+    for p in (other, full):
+        torch.testing.assert_close(td.kl_divergence(precise, p), td.kl_divergence(oracle, p))
+        torch.testing.assert_close(td.kl_divergence(p, precise), td.kl_divergence(p, oracle))
+        torch.testing.assert_close(
+            td.kl_divergence(precise.expand((2, 3)), p), td.kl_divergence(oracle, p).expand(2, 3)
+        )
+    torch.testing.assert_close(precise.covariance_matrix, oracle.covariance_matrix)
+    torch.testing.assert_close(precise.precision_matrix, oracle.precision_matrix)
+    torch.testing.assert_close(precise.scale_tril, oracle.scale_tril)
+    torch.testing.assert_close(precise.variance, oracle.variance)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = precise.rsample((2,))
+        torch.manual_seed(0)
+        torch.testing.assert_close(found, oracle.rsample((2,)))
+
+
+# ---------------------------------------------------------------- public, but only by how it is
+
+
+def test_a_handlers_function_is_a_partial_of_handler_and_function():
+    """``pairs.own_module`` looks behind Pyro's handlers: each binds itself and the function, in this order."""
+    net = torch.nn.Linear(1, 1)
+    handled = pyro.poutine.scale(pyro.poutine.mask(net, mask=True), scale=2.0)
+    assert own_module(handled) is net
+    assert own_module(partial(handled, torch.zeros(1))) is net
+    assert own_module(pyro.poutine.scale(net.forward, scale=2.0)) is net
+
+
+def test_pyros_table_of_shapes_begins_as_it_is_cut_off():
+    """``errors.SHAPES``: an error raised in a model comes with a table, and is cut where that begins."""
+
+    def model():
+        with pyro.plate("data", 3):
+            pyro.sample("z", ours.Rayleigh(torch.ones(3)))
+        raise pyro_aevb.InputError("give another")
+
+    with pytest.raises(pyro_aevb.InputError) as caught:
+        pyro.poutine.trace(model).get_trace()
+    assert re.search(r"Trace Shapes:.*\bz dist\b", caught.value.args[0], re.DOTALL)
+    assert str(caught.value) == "give another"
