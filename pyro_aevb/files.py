@@ -107,7 +107,7 @@ def check_archive(path: Path, *, compressed: bool = False) -> None:
         if not compressed and most > size:
             raise DamagedArchiveError("its members are said to be longer than the file")
         if (broken := archive.testzip()) is not None:
-            raise DamagedArchiveError(f"the checksum of its member {broken} is wrong")
+            raise DamagedArchiveError(f"the checksum of its member {broken!r} is wrong")
         _check_index(archive)
 
 
@@ -121,7 +121,7 @@ def _check_index(archive: zipfile.ZipFile) -> None:
         name, extra = struct.unpack("<HH", file.read(4))
         end = member.header_offset + HEADER + name + extra + member.compress_size
         if not end <= following <= end + DESCRIPTOR:
-            raise DamagedArchiveError(f"its index is damaged after the member {member.filename}")
+            raise DamagedArchiveError(f"its index is damaged after the member {member.filename!r}")
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:

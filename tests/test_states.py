@@ -5,12 +5,14 @@ import logging
 import math
 import random
 import warnings
+import zipfile
 from functools import partial
 
 import pytest
 import torch
 
 import pyro_aevb as aevb
+from pyro_aevb.files import load_tensors
 from pyro_aevb.runs.folder import Folder
 from pyro_aevb.states import DIGEST, check_plain, digest_of, sealed
 from tests.commands import change_state, train
@@ -462,6 +464,16 @@ def test_containers_deeper_than_python_goes():
             check_plain(value, "state")
     while deep:  # Python's own end of it would go as deep
         deep = deep.pop()
+
+
+def test_a_damaged_members_name_is_told_in_one_line(tmp_path):
+    path = tmp_path / "state.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tensor\n\x1b[31m", b"0" * 50)
+    path.write_bytes(path.read_bytes().replace(b"0" * 50, b"1" * 50))
+    with pytest.raises(aevb.InputError) as error:
+        load_tensors(path)
+    assert str(error.value).isprintable(), str(error.value)
 
 
 def test_no_flipped_bit_of_an_archives_index_gives_other_arrays(tmp_path):
