@@ -1,4 +1,40 @@
-"""Auto-Encoding Variational Bayes on Pyro and PyTorch: model and guide as Pyro functions, every number checked."""
+"""Auto-Encoding Variational Bayes on Pyro and PyTorch: model and guide as Pyro functions, every number checked.
+
+::
+
+    import pyro_aevb as aevb
+
+    data = aevb.data.load("digits", binarize="dynamic")
+    model = aevb.GenerativeModel(
+        prior=aevb.priors.StandardNormal(5),
+        likelihood=aevb.likelihoods.Bernoulli(5, 64, hidden=[200], activation="tanh"),
+        size=len(data.train),
+    )
+    guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(64, 5, hidden=[200]), size=len(data.train))
+    trainer = aevb.Trainer(model, guide, data.train, estimator=aevb.estimators.SGVB(), batch_size=100, seed=0)
+    for progress in trainer.run(samples=100_000):
+        print(progress.samples_seen, progress.bound)
+    log_px = aevb.evidence.importance_sampling(model, guide, data.test, num_samples=1000)  # (B,), nats
+
+The rooms of the package, in an order to read them in:
+
+=====================================================  =================================================================
+``errors``, ``seeds``, ``process``, ``hardware``,      the ground: refusals, streams of noise, the processor, files and
+``files``, ``states``, ``pairs``                       saved states, what a pair is made of
+``nn``, ``distributions``, ``priors``,                 the parts that a model and a guide are made of, each of which
+``likelihoods``, ``guides``, ``models``                returns a Pyro distribution
+``traces``                                             log densities of a pair, per datum and particle
+``estimators``, ``sgvb``, ``optimizers``               the objectives; the paper's by hand, without Pyro; what steps
+``data``                                               loading, checks, splits, binarisation, minibatches
+``engines``                                            how a step is taken: through Pyro, or from a recording
+``training``                                           Algorithm 1, Monte Carlo EM, several trainings at once
+``hmc``                                                Hamiltonian Monte Carlo and draws from a posterior
+``evaluation``, ``evidence``, ``diagnostics``,         what a trained pair is worth
+``bayesian``
+``plots``, ``runs``, ``cli``                           pictures, runs on disk, the command line
+``testing``                                            the contracts of parts, as functions that check yours
+=====================================================  =================================================================
+"""
 
 from pyro_aevb import started  # noqa: F401  # before all others
 

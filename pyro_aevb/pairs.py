@@ -10,7 +10,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
@@ -225,9 +225,9 @@ class _Switched:
         for part, name, buffer, value in self.buffers or ():
             with torch.no_grad():
                 buffer.copy_(value)
-            with suppress(AttributeError):  # the block made it something else than a buffer
-                if part.get_buffer(name) is not buffer:  # assigned anew, not changed in place
-                    setattr(part, name, buffer)
+            now = dict(part.named_buffers(recurse=False)).get(name)
+            if now is not None and now is not buffer:  # assigned anew, not changed in place
+                setattr(part, name, buffer)
 
 
 def _has_switch(module: nn.Module) -> bool:

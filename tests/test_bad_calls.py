@@ -17,6 +17,7 @@ from pyro_aevb import distributions, estimators, evidence, guides, hmc, likeliho
 from pyro_aevb.diagnostics import gradients as comparison
 from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import choice, flag, function, instance, path, positive, real, told, whole, wholes
+from pyro_aevb.hardware import Settings
 from pyro_aevb.plots.diagnostics import draw_diagnostics
 from tests.oracles import RECIPES
 from tests.pairs import LinearGaussian, binary, paper_pair
@@ -568,13 +569,17 @@ TRAINERS = {
     "device": ["a", 3.5, [3], "cuda:99", "meta"],
     "precision": WORD,
     "report_every": WHOLE,
+    "settings": [3, "fast", [3], Settings, {"threads": 1}],
 }
 EM = {
     "leapfrog_steps": WHOLE,
     "target_acceptance": [0, 1, -1, 1.5, *NO_NUMBER],
     "updates": WHOLE,
     "e_step": WORD,
-    **{key: TRAINERS[key] for key in ("model", "data", "optimizer", "batch_size", "seed", "engine", "report_every")},
+    **{
+        key: TRAINERS[key]
+        for key in ("model", "data", "optimizer", "batch_size", "seed", "engine", "report_every", "settings")
+    },
 }
 
 

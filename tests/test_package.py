@@ -21,7 +21,7 @@ def test_no_file_needs_pickle():
 def test_versions_are_ranges():
     """``assert pyro.__version__ == ...`` breaks on every release."""
     for path in PACKAGE.rglob("*.py"):
-        assert "pyro.__version__" not in path.read_text(), path
+        assert not re.search(r"__version__\)?\s*[=!]=", path.read_text()), path
     text = (PACKAGE.parent / "pyproject.toml").read_text().split("dependencies = [")[1].split("]\n")[0]
     requirements = re.findall(r'^    "([^"]+)",$', text, re.MULTILINE)
     assert len(requirements) >= 10

@@ -25,7 +25,7 @@ def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
     exec(PYTHON[2], names)
     assert float(capsys.readouterr().out) == pytest.approx(float(printed[1]), abs=1)
 
-    exec(PYTHON[7], names)  # full variational Bayes, from where the first example ended
+    exec(PYTHON[8], names)  # full variational Bayes, from where the first example ended
     assert -80 < float(capsys.readouterr().out) < float(printed[1])
     assert names["images"].shape == (16, 64)
 
@@ -59,10 +59,10 @@ def test_add_your_own(tmp_path, monkeypatch, capsys):
 
 def test_the_parts_of_add_your_own_keep_their_contracts():
     names = {}
-    for text in PYTHON[2:6]:
+    for text in PYTHON[3:7]:
         exec(text, names)
-    assert "testing.check_estimator(MedianSGVB)" in PYTHON[6]
-    exec(PYTHON[6], names)
+    assert "testing.check_estimator(MedianSGVB)" in PYTHON[7]
+    exec(PYTHON[7], names)
 
 
 def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def _check_unconstrained(model: Pair, latents: dict[str, nn.Parameter]) -> None:
         if not isinstance(module, PyroModule):
             continue
         for name in module._pyro_params:  # whose parameter is the unconstrained tensor, under a name of its own
-            site = sites.get(id(module._parameters.get(f"{name}_unconstrained")))
+            site = sites.get(id(dict(module.named_parameters(recurse=False)).get(f"{name}_unconstrained")))
             if site is not None:
                 raise InputError(
                     f"{site.removesuffix('_unconstrained')} is a PyroParam, whose constraint a Gaussian prior cannot "

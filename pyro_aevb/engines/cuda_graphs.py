@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_aevb.data.batches import Visit
 from pyro_aevb.optimizers import Paced
+from pyro_aevb.origins import comes_from
 from pyro_aevb.seeds import unchanged_random_state
 
 __all__ = ["GraphReplay", "WholeSteps", "graph_of", "unchanged", "updates_in_place"]
@@ -158,7 +159,7 @@ def updates_in_place(optimizer: torch.optim.Optimizer, device: torch.device) -> 
 
     A user's own may do more in Python than a graph would see, such as set its step size: none but torch's and ours.
     """
-    known = isinstance(optimizer, Paced) or type(optimizer).__module__.startswith("torch.optim.")
+    known = isinstance(optimizer, Paced) or comes_from(type(optimizer), "torch")
     capturable = all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     return known and capturable and all(tensor.device.type == device.type for tensor in state_tensors(optimizer))
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pyro_aevb.origins import comes_from
 from pyro_aevb.pairs import MOST_VISITED, globals_read, wrapped_by
 
 __all__ = ["Frozen", "PythonState", "backward_hooks", "hooks_of"]
@@ -305,8 +306,7 @@ def _is_foreign(thing: Any) -> bool:
     """Is a function or class part of a library that keeps nothing of a pair's?"""
     while isinstance(thing, partial):
         thing = thing.func
-    module = getattr(thing, "__module__", None) or type(thing).__module__
-    return module.partition(".")[0] in FOREIGN
+    return comes_from(thing if hasattr(thing, "__module__") else type(thing), *FOREIGN)
 
 
 def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:

@@ -24,6 +24,7 @@ from pyro_aevb.errors import InputError, choice, function, instance
 from pyro_aevb.estimators import SGVB, Estimator
 from pyro_aevb.hardware import Precision, Settings, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
+from pyro_aevb.origins import comes_from
 from pyro_aevb.pairs import Pair, is_copy, noticing, precision_of, tensors_of, trained_parameters, without_a_trace
 from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
@@ -246,7 +247,7 @@ class Trainer(Training):
         return {} if isinstance(self.estimator, Estimator) and self._is_ours() else tensors_of(self.estimator)
 
     def _is_ours(self) -> bool:
-        return type(self.estimator).__module__.startswith("pyro_aevb.")
+        return comes_from(type(self.estimator), "pyro_aevb")
 
     # ------------------------------------------------------------ the first run
 

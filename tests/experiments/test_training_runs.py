@@ -83,7 +83,7 @@ def test_a_resumed_run_is_told_its_device_and_cells_are_means_over_seeds(tmp_pat
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(runs, "call", lambda *words: called.extend(words))
     known = type("Known", (), {"load": lambda self: {"samples_seen": 1}, "metrics": lambda self: []})
-    monkeypatch.setattr(runs, "Run", lambda path: known())
+    monkeypatch.setattr(runs, "Folder", lambda path: known())
     runs.train(tmp_path / "run", ["--seed=0", "--device=cuda"], 10, 5)
     assert "--device=cuda" in called
     assert "--seed=0" not in called

@@ -42,7 +42,7 @@ def test_weights_wait_until_all_chains_have_moved():
 def test_updates_go_through_the_minibatches_in_turn():
     trainer, _ = train(300, updates=5)
     oracle = train(300, e_step="minibatch", optimizer=partial(torch.optim.SGD, lr=0.0))[0]
-    optimizer = SGD(oracle.parameters)
+    optimizer = SGD(oracle.parameters.values())
     for update in range(5):
         rows, _ = oracle.batches.visit(update % 3)
         x, z = oracle.batches.parts[0][rows], oracle.chains[rows]
