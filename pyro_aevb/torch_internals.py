@@ -4,14 +4,17 @@ Each stands here once, with the reason why nothing public does. ``tests/test_pri
 that a version of torch that moves one fails there by name.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl
 from torch.distributions.utils import lazy_property
+from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = [
+    "BATCH_NORMALISATION",
     "OwnFactors",
     "checked",
     "drawn_shape",
@@ -22,8 +25,13 @@ __all__ = [
     "foreach_addcmul_",
     "foreach_mul_",
     "foreach_sqrt",
+    "has_backward_hooks",
+    "has_closed_form",
+    "hooks_of",
     "scale_tril_of",
     "step_without_hooks",
+    "to_copy",
+    "validates",
     "version_of",
 ]
 
@@ -54,6 +62,31 @@ def step_without_hooks(step: Any, closure: Any) -> Any:
     that function as ``hooked``, its own mark. What it wraps is the function's ``__wrapped__``.
     """
     return step.__wrapped__(step.__self__, closure) if getattr(step, "hooked", False) else step(closure)
+
+
+to_copy = torch.ops.aten._to_copy.default
+"""A tensor in another precision, as a graph that was traced holds it: ``Tensor.to`` is none of its operations."""
+
+# ---------------------------------------------------------------- modules and hooks
+
+BATCH_NORMALISATION = _NormBase
+"""The base of all layers with running statistics, torch's lazy and synchronised ones too, which have no public one."""
+
+
+def has_backward_hooks(tensor: Tensor) -> bool:
+    """Whether somebody is told of a tensor's gradients; torch has no public way to ask."""
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
+
+
+def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """All hooks around a module's forward and backward pass; torch has no public way to list them."""
+    kinds = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return [hook for hooks in kinds for hook in hooks.values()]
 
 
 # ---------------------------------------------------------------- distributions
@@ -131,3 +164,13 @@ class OwnFactors:
     @lazy_property
     def _capacitance_tril(self) -> Tensor:
         return self.capacitance_tril()
+
+
+def validates(distribution: Distribution) -> bool:
+    """Whether values are looked at: unless somebody switched that off for this one; torch keeps it as it was given."""
+    return distribution._validate_args is not False
+
+
+def has_closed_form(kind: type) -> bool:
+    """Whether a KL is registered for this very class; ``kl_divergence`` does not tell it from one that it extends."""
+    return any(kind in pair for pair in kl._KL_REGISTRY)

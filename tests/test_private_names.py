@@ -15,12 +15,13 @@ from torch import distributions as td
 
 import pyro_aevb
 from pyro_aevb import distributions as ours
+from pyro_aevb import pyro_internals
 from pyro_aevb import torch_internals as internals
 from pyro_aevb.pairs import own_module
 
 PACKAGE = Path(pyro_aevb.__file__).parent
 
-ELSEWHERE = ("engines", "traces")  # folders whose uses are not in torch_internals.py: a compiler's, and a registry
+HOMES = {"torch_internals.py", "pyro_internals.py", "recording.py"}  # the last is all that the compiler is used in
 
 NAMED_TUPLES = {"_asdict", "_replace", "_fields"}  # public, by Python's documentation
 
@@ -59,13 +60,15 @@ TORCHS = set.union(
     names_of(torch.optim.Optimizer),
     names_of(td.kl),
     names_of(torch.ops.aten),
+    names_of(pyro.nn.PyroModule()),
+    names_of(pyro.optim.Adam({})),
 )
 
 
 def test_private_names_stand_in_one_module():
-    paths = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py")) if path.name != "torch_internals.py"]
-    found = {str(path): {*private_names(PACKAGE / path)} for path in paths if path.parts[0] not in ELSEWHERE}
-    assert {path: names for path, names in found.items() if names} == {}
+    found = {path.name: {*private_names(path)} for path in sorted(PACKAGE.rglob("*.py"))}
+    assert {name for name, names in found.items() if names} == HOMES
+    assert found["recording.py"] == {"_guards", "_inductor", "_subclasses"}  # see tests/engines/test_recording.py
 
 
 def test_private_names_are_found(tmp_path):
@@ -187,6 +190,100 @@ def test_torchs_closed_forms_read_the_factors_that_are_kept():
         found = precise.rsample((2,))
         torch.manual_seed(0)
         torch.testing.assert_close(found, oracle.rsample((2,)))
+
+
+def test_hooks_are_found_where_torch_keeps_them():
+    weight = torch.nn.Parameter(torch.ones(2))
+    assert not internals.has_backward_hooks(weight)
+    handle = weight.register_hook(lambda gradient: gradient)
+    assert internals.has_backward_hooks(weight)
+    handle.remove()
+    assert not internals.has_backward_hooks(weight)
+    weight.register_post_accumulate_grad_hook(lambda _: None)
+    assert internals.has_backward_hooks(weight)
+
+
+@pytest.mark.parametrize(
+    "register",
+    ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+     "register_full_backward_pre_hook"],
+)  # fmt: skip
+def test_hooks_of_modules_are_found(register):
+    module = torch.nn.Linear(2, 2)
+    assert internals.hooks_of(module) == []
+    hook = getattr(module, register)(lambda *_: None)
+    assert len(internals.hooks_of(module)) == 1
+    hook.remove()
+    assert internals.hooks_of(module) == []
+
+
+def test_layers_with_running_statistics_have_one_base():
+    layers = (
+        torch.nn.BatchNorm1d(2),
+        torch.nn.LazyBatchNorm2d(),
+        torch.nn.SyncBatchNorm(2),
+        torch.nn.InstanceNorm3d(2),
+    )
+    assert all(isinstance(layer, internals.BATCH_NORMALISATION) for layer in layers)
+    assert not isinstance(torch.nn.LayerNorm(2), internals.BATCH_NORMALISATION)
+
+
+def test_a_traced_graph_holds_casts_by_this_operation():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(lambda x: x.double())(torch.ones(2))
+    assert internals.to_copy in [node.target for node in graph.graph.nodes]
+    assert internals.to_copy(torch.ones(2), dtype=torch.float64).dtype == torch.float64
+
+
+def test_whether_a_distribution_looks_at_values():
+    assert internals.validates(td.Normal(0.0, 1.0))
+    assert internals.validates(td.Normal(0.0, 1.0, validate_args=True))
+    assert not internals.validates(td.Normal(0.0, 1.0, validate_args=False))
+
+
+def test_closed_forms_are_of_the_class_itself():
+    class Own(td.Normal):
+        pass
+
+    assert internals.has_closed_form(td.Normal)
+    assert not internals.has_closed_form(Own)
+    assert td.kl_divergence(Own(0.0, 1.0), td.Normal(0.0, 1.0)) == 0  # by its base
+
+
+# ---------------------------------------------------------------- Pyro's
+
+
+def test_constrained_parameters_are_told_from_those_of_a_like_name():
+    class Own(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.scale = pyro.nn.PyroParam(torch.tensor(2.0), constraint=td.constraints.positive)
+            self.free_unconstrained = torch.nn.Parameter(torch.ones(()))
+
+    module = Own()
+    found = pyro_internals.constrained_parameters(module)
+    assert list(found) == ["scale"]
+    torch.testing.assert_close(found["scale"].exp(), module.scale)
+
+
+def test_straight_through_values_are_marked():
+    probabilities = torch.tensor([0.2, 0.8])
+    relaxed = pyro.distributions.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), probs=probabilities)
+    assert pyro_internals.is_straight_through(relaxed.rsample())
+    assert not pyro_internals.is_straight_through(pyro.distributions.OneHotCategorical(probabilities).sample())
+
+
+def test_pyro_makes_an_optimizer_for_a_parameter():
+    weight = torch.nn.Parameter(torch.ones(2))
+    with pyro.get_param_store().scope():
+        made = pyro_internals.made_by(pyro.optim.Adam({"lr": 0.5}), weight)
+        assert isinstance(made, torch.optim.Adam)
+        assert made.param_groups[0]["lr"] == 0.5
+        assert made.param_groups[0]["params"][0] is weight
+        arguments = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.5}, "gamma": 0.1}
+        scheduled = pyro_internals.made_by(pyro.optim.ExponentialLR(arguments), weight)
+        assert isinstance(scheduled.optimizer, torch.optim.SGD)
 
 
 # ---------------------------------------------------------------- public, but only by how it is

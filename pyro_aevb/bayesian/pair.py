@@ -15,6 +15,7 @@ from pyro_aevb.bayesian.functions import Lifted, WeightedFunction
 from pyro_aevb.errors import InputError, flag, function, instance, positive, told
 from pyro_aevb.models import GenerativeModel, RecognitionModel, _register
 from pyro_aevb.pairs import Pair, modules_named_by
+from pyro_aevb.pyro_internals import constrained_parameters
 
 __all__ = ["BayesianGuide", "BayesianModel", "WeightPosterior", "bayesian"]
 
@@ -128,8 +129,8 @@ def _check_unconstrained(model: Pair, latents: dict[str, nn.Parameter]) -> None:
     for module in modules:
         if not isinstance(module, PyroModule):
             continue
-        for name in module._pyro_params:  # whose parameter is the unconstrained tensor, under a name of its own
-            site = sites.get(id(dict(module.named_parameters(recurse=False)).get(f"{name}_unconstrained")))
+        for tensor in constrained_parameters(module).values():
+            site = sites.get(id(tensor))
             if site is not None:
                 raise InputError(
                     f"{site.removesuffix('_unconstrained')} is a PyroParam, whose constraint a Gaussian prior cannot "

@@ -14,6 +14,7 @@ from pyro_aevb.data.batches import Visit
 from pyro_aevb.engines.base import Objective, OptimizerLike
 from pyro_aevb.engines.optimizer import completed
 from pyro_aevb.errors import InputError
+from pyro_aevb.pyro_internals import made_by
 from pyro_aevb.states import check_optimizer, check_setting
 
 __all__ = ["SVIEngine"]
@@ -117,7 +118,7 @@ class SVIEngine:
 
     def _make(self, name: str) -> Made:
         """What Pyro makes for a parameter when it first meets it."""
-        made = self.optimizer._get_optim(self.objective.parameters[name])  # Pyro has no public way
+        made = made_by(self.optimizer, self.objective.parameters[name])
         return Made(made.optimizer, made) if hasattr(made, "optimizer") else Made(made, None)
 
     def _stored_names(self) -> Iterator[tuple[str, str]]:

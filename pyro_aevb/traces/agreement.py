@@ -12,6 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.pyro_internals import is_straight_through
 from pyro_aevb.traces.plates import may_look, own_scale, same_scale
 from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, layers_of, observed_sites
 
@@ -201,7 +202,7 @@ def check_densities(sites: Iterable[Site]) -> None:
     """
     for site in sites:
         straight = any(isinstance(layer, STRAIGHT_THROUGH) for layer in layers_of(site["fn"]))
-        if straight or hasattr(site["value"], "_unquantize"):  # Pyro's mark on a value whose density is another's
+        if straight or is_straight_through(site["value"]):
             raise InputError(
                 f"site {site['name']!r} ({describe(site['fn'])}) draws straight-through values, whose density is that "
                 "of another value: numbers per datum need the density of the value itself; use the relaxed "

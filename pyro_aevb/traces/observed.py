@@ -14,6 +14,7 @@ from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import seeded
+from pyro_aevb.torch_internals import validates
 from pyro_aevb.traces.agreement import check_observes
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.sites import Site, base_of, observed_sites
@@ -110,7 +111,7 @@ def _observed(site: Site) -> Observed:
     base = base_of(site["fn"])
     takes_nan = isinstance(base, NAN_MASKED)
     try:
-        support = None if takes_nan or base._validate_args is False else site["fn"].support
+        support = None if takes_nan or not validates(base) else site["fn"].support
     except (NotImplementedError, AttributeError):  # a support that is not told cannot be compared
         support = None
     return Observed(str(site["name"]), site["value"], support, takes_nan)

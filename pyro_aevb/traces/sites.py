@@ -13,12 +13,13 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl, kl_divergence
+from torch.distributions import kl_divergence
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair
+from pyro_aevb.torch_internals import has_closed_form
 
 __all__ = [
     "Latents",
@@ -242,12 +243,8 @@ def _refuse_own_densities(*distributions: Any) -> None:
     for distribution in distributions:
         kind: Any = type(base_of(distribution))
         extended: Any = next((parent for parent in kind.__mro__ if parent in TORCHS_OWN), kind)
-        if kind.log_prob is not extended.log_prob and kind not in PYROS_OWN and not _registered(kind):
+        if kind.log_prob is not extended.log_prob and kind not in PYROS_OWN and not has_closed_form(kind):
             raise NotImplementedError
-
-
-def _registered(kind: type) -> bool:
-    return any(kind in pair for pair in kl._KL_REGISTRY)  # no public way to ask what is registered for a class itself
 
 
 def describe(distribution: Any) -> str:

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_aevb.distributions.supports import support_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair, without_a_trace
 from pyro_aevb.seeds import seeded
+from pyro_aevb.torch_internals import BATCH_NORMALISATION
 from pyro_aevb.traces.agreement import (
     check_agreement,
     check_densities,
@@ -333,7 +333,7 @@ class _Ranks:
 
     def meet(self, module: nn.Module, inputs: Any) -> None:
         """Remember how many dimensions a batch normalisation's input has; torch calls this before each module."""
-        if isinstance(module, _NormBase) and inputs and isinstance(inputs[0], Tensor):
+        if isinstance(module, BATCH_NORMALISATION) and inputs and isinstance(inputs[0], Tensor):
             self.runs[-1].setdefault(id(module), set()).add(inputs[0].dim())
 
     def other(self) -> None:

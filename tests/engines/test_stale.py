@@ -16,7 +16,7 @@ from torch import nn
 
 import pyro_aevb as aevb
 from pyro_aevb.engines import kept
-from pyro_aevb.engines.frozen import PythonState, backward_hooks, hooks_of
+from pyro_aevb.engines.frozen import PythonState
 from pyro_aevb.estimators import SGVB
 from tests.trainings import assert_equal, make, weights
 
@@ -421,28 +421,7 @@ def test_agreement_is_of_loss_and_each_gradient():
     assert not kept.agree([torch.tensor(1e-2), large], [torch.tensor(-1e-2), large], 1.0)
 
 
-# ---------------------------------------------------------------- private names of torch
-
-
-def test_hooks_are_found_where_torch_keeps_them():
-    weight = nn.Parameter(torch.ones(2))
-    assert not backward_hooks(weight)
-    handle = weight.register_hook(doubled)
-    assert backward_hooks(weight)
-    handle.remove()
-    assert not backward_hooks(weight)
-    weight.register_post_accumulate_grad_hook(lambda _: None)
-    assert backward_hooks(weight)
-    for register in (
-        nn.Module.register_forward_hook,
-        nn.Module.register_forward_pre_hook,
-        nn.Module.register_full_backward_hook,
-        nn.Module.register_full_backward_pre_hook,
-    ):
-        module = nn.Linear(2, 2)
-        assert not hooks_of(module)
-        register(module, lambda *_: None)
-        assert len(hooks_of(module)) == 1
+# ---------------------------------------------------------------- Python's values
 
 
 def test_python_state_is_read_and_put_back():
