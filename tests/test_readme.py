@@ -1,4 +1,4 @@
-"""The README's text is run as it stands."""
+"""The text of the README and of the pages in ``docs/`` is run as it stands."""
 
 import re
 from pathlib import Path
@@ -9,25 +9,37 @@ import pytest
 import pyro_aevb as aevb
 from pyro_aevb.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
 
 
-def test_the_first_example_prints_what_it_says_and_plain_pyro_goes_on(capsys):
+def code_of(page):
+    """The blocks of Python on a page, in their order."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+README = (ROOT / "README.md").read_text()
+FIRST, OPENED, SVI, PRIOR = code_of("README.md")
+*OWN_PARTS, CHECKS = code_of("docs/own_parts.md")
+
+
+def test_the_first_example_prints_what_it_says_and_the_rest_goes_on_from_there(capsys):
     names = {"pyro": pyro}
-    exec(PYTHON[0], names)
+    exec(FIRST, names)
     promised = re.search(r"It prints `bound on train (\S+), log p\(x\) on test (\S+)`", README)
     printed = re.search(r"bound on train (\S+), log p\(x\) on test (\S+)", capsys.readouterr().out)
     for ours, theirs in zip(promised.groups(), printed.groups(), strict=True):
         assert float(theirs) == pytest.approx(float(ours), abs=0.3)  # other machines round otherwise
-    assert len([line for line in PYTHON[0].splitlines() if line and not line.startswith("import")]) <= 12
+    assert len([line for line in FIRST.splitlines() if line and not line.startswith("import")]) <= 12
 
-    exec(PYTHON[2], names)
+    exec(SVI, names)
     assert float(capsys.readouterr().out) == pytest.approx(float(printed[1]), abs=1)
 
-    exec(PYTHON[8], names)  # full variational Bayes, from where the first example ended
+    expectation_maximisation, full_bayes = code_of("docs/algorithms.md")
+    exec(full_bayes, names)
     assert -80 < float(capsys.readouterr().out) < float(printed[1])
     assert names["images"].shape == (16, 64)
+    exec(expectation_maximisation, names)
+    assert 0.5 < float(capsys.readouterr().out.split()[-1]) <= 1
 
 
 def test_a_run_opens_as_an_object(tmp_path, monkeypatch):
@@ -36,22 +48,24 @@ def test_a_run_opens_as_an_object(tmp_path, monkeypatch):
     command = re.search(r"`pyro-aevb (train --latent_dim 10 .*?)`", README)[1].split()
     assert main([*command, "--samples=200"]) == 0
     names = {"aevb": aevb}
-    exec(PYTHON[1], names)
+    exec(OPENED, names)
     assert names["images"].shape == (16, 64)
     assert names["trainer"].samples_seen == names["run"].samples_seen == 200
 
 
 def test_add_your_own(tmp_path, monkeypatch, capsys):
     """Exactly that text: four parts, each in a file of its own outside the package, of ten lines or so."""
-    for name, text in zip(("prior", "likelihood", "guide", "estimator"), PYTHON[3:7], strict=True):
+    for name, text in zip(("prior", "likelihood", "guide", "estimator"), OWN_PARTS, strict=True):
         (tmp_path / f"my_{name}.py").write_text(text)
         assert len([line for line in text.splitlines() if line and "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)
-    command = re.search(r"pyro-aevb (train --prior my_prior.*)", README)[1].split()
+    assert OWN_PARTS[0] == PRIOR
+    page = (ROOT / "docs/own_parts.md").read_text()
+    command = re.search(r"pyro-aevb (train --prior my_prior.*)", page)[1].split()
     assert main([*command, "--samples=200", "--likelihood.hidden=8", "--out=run"]) == 0
     assert "on test" in capsys.readouterr().out
     command = (
-        re.search(r"pyro-aevb (evaluate runs/digits-1 --trust.*)", README)[1].replace("runs/digits-1", "run").split()
+        re.search(r"pyro-aevb (evaluate runs/digits-1 --trust.*)", page)[1].replace("runs/digits-1", "run").split()
     )
     assert main([*command, "--num_samples=3"]) == 0
     assert main(["evaluate", "run", "--num_samples=3"]) == 2
@@ -59,10 +73,10 @@ def test_add_your_own(tmp_path, monkeypatch, capsys):
 
 def test_the_parts_of_add_your_own_keep_their_contracts():
     names = {}
-    for text in PYTHON[3:7]:
+    for text in OWN_PARTS:
         exec(text, names)
-    assert "testing.check_estimator(MedianSGVB)" in PYTHON[7]
-    exec(PYTHON[7], names)
+    assert "testing.check_estimator(MedianSGVB)" in CHECKS
+    exec(CHECKS, names)
 
 
 def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):
@@ -74,3 +88,10 @@ def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):
         small = ["--samples=200", "--hidden=4"] if command.startswith("train") else []
         small = ["--num_samples=2"] if command.startswith("evaluate") else small
         assert main([*command.split(), *small]) == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))])
+def test_every_link_leads_to_a_file(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert "://" in target or ((ROOT / page).parent / target).exists(), target
