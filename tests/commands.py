@@ -1,4 +1,7 @@
-"""Small runs of the command line."""
+"""Small runs of the command line, and of Python in a process of its own."""
+
+import subprocess
+import sys
 
 from pyro_aevb.runs.folder import Folder
 from pyro_aevb.states import sealed
@@ -26,3 +29,9 @@ def change_state(path, change, name="last"):
     change(state)
     state["trainer"] = sealed(state["trainer"])
     run.save(name, state)
+
+
+def run_alone(program):
+    """Run lines of Python in a process that has imported nothing before."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,11 +1,10 @@
 """What holds for the package as a whole: its files, its requirements, its import."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyro_aevb as aevb
+from tests.commands import run_alone
 
 PACKAGE = Path(aevb.__file__).parent
 
@@ -45,5 +44,4 @@ def test_importing_seeds_nothing_sets_nothing_and_downloads_nothing():
         "assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()\n"
         "assert (states[2] == np.random.get_state()[1]).all()\n"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(check)

@@ -2,8 +2,6 @@
 
 import copy
 import random
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -18,6 +16,7 @@ from pyro_aevb.estimators import SGVB, MultiSample
 from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
+from tests.commands import run_alone
 
 # ---------------------------------------------------------------- parts as a stranger writes them
 
@@ -679,5 +678,4 @@ def test_it_needs_no_test_framework_and_is_imported_only_when_asked_for():
         "from pyro_aevb import testing\n"
         "assert not {'pytest', '_pytest', 'hypothesis'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(check)

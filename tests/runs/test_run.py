@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import warnings
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from pyro_aevb.runs import Run, load_run
 from pyro_aevb.runs.folder import Folder
 from pyro_aevb.runs.options import Config, Part
 from pyro_aevb.runs.origin import VersionsWarning, versions
-from tests.commands import change_state, train
+from tests.commands import change_state, run_alone, train
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PARTS = (
@@ -352,5 +351,4 @@ def test_the_package_imports_no_parser():
         "assert 'load_run' in dir(aevb)\n"
         "assert aevb.load_run.__module__ == 'pyro_aevb.runs.run'\n"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(check)
