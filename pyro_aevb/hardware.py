@@ -74,8 +74,9 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
         InputError: If the named device is not on this machine.
     """
     if name == "auto":
-        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.zeros(1, device=name).item()  # a device that cannot compute, such as meta, fails here
     except (TypeError, RuntimeError, AssertionError, NotImplementedError) as error:

@@ -100,6 +100,7 @@ def _one_line_of_versions() -> Iterator[None]:
     show: Callable[..., None] = warnings.showwarning
 
     def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        """What ``warnings`` calls to show one; all others are shown as they were."""
         if issubclass(category, VersionsWarning):
             print(f"pyro-aevb: warning: {message}", file=sys.stderr)
         else:
@@ -115,7 +116,7 @@ def is_lack_of_memory(error: BaseException) -> bool:
     """Whether memory was asked for that is not there."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On a CPU torch raises a plain RuntimeError, which its allocator's words alone tell from others.
+    # On a CPU torch's allocator raises a plain RuntimeError: only its words tell.
     return "can't allocate memory" in str(error)
 
 

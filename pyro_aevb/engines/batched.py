@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from pyro_aevb.data.batches import Visit
 from pyro_aevb.engines.recording import Recording, record_function
+from pyro_aevb.torch_internals import to_copy
 
 __all__ = ["BatchedStep", "Draw", "noise_as_inputs"]
 
@@ -50,7 +51,8 @@ class BatchedStep:
         others: list[Tensor],
         compiled: bool,
     ) -> None:
-        self.used, members = recording.used, len(visits[0])
+        self.used = recording.used
+        members = len(visits[0])
         self.draws = noise_as_inputs(recording.graph)
         noise = [torch.empty(members, *draw.like.shape, dtype=draw.like.dtype) for draw in self.draws]
         self.noise = [list(each) for each in noise]
@@ -112,7 +114,7 @@ def _base_noise(graph: GraphModule, node: Node, noise: Node) -> tuple[Draw, Node
         return Draw(like, Tensor.normal_), call(aten.add.Tensor, (call(aten.mul.Tensor, (noise, scale)), mean))
     if node.target is aten.bernoulli.default:  # torch, too, compares a uniform number with the probability
         below = call(aten.lt.Tensor, (noise, node.args[0]))
-        return Draw(like, Tensor.uniform_), call(aten._to_copy.default, (below,), {"dtype": like.dtype})
+        return Draw(like, Tensor.uniform_), call(to_copy, (below,), {"dtype": like.dtype})
     raise NotImplementedError(f"noise of {node.target} depends on the parameters")
 
 

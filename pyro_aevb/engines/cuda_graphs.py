@@ -97,10 +97,13 @@ class WholeSteps:
         visits: list[Visit],
         make_replay: MakeReplay = graph_of,
     ) -> None:
-        self.loss_and_gradients, self.optimizer, self.parameters = loss_and_gradients, optimizer, parameters
+        self.loss_and_gradients = loss_and_gradients
+        self.optimizer = optimizer
+        self.parameters = parameters
         self.rows, self.keys = (torch.stack(parts) for parts in zip(*visits, strict=True))  # (steps, M), (steps,)
         self.settings = self.settings_of(optimizer)
-        device, groups = parameters[0].device, optimizer.param_groups
+        device = parameters[0].device
+        groups = optimizer.param_groups
         self.sizes = [[float(group["lr"]) for group in groups] for _ in visits]
         self.rates = [[torch.tensor(size, device=device) for size in sizes] for sizes in self.sizes]
         self.losses = torch.zeros(len(visits), dtype=parameters[0].dtype, device=device)

@@ -88,7 +88,8 @@ class Kept(Generic[Recording]):
         self._find_obstacle()
 
     def _find_obstacle(self) -> None:
-        before, self._obstacle = self._obstacle, self.frozen.obstacle()
+        before = self._obstacle
+        self._obstacle = self.frozen.obstacle()
         if self._obstacle not in (None, before):
             self.refuse(f"{self._obstacle}, which a recording would not call: the step runs eagerly")
 
@@ -151,7 +152,8 @@ def agree(
         loss_of_a_nat: What one nat per datum is in the loss: near a bound of zero rounding is no part of it.
         tolerance: Relative error of a gradient.
     """
-    loss, expected = ours[0], theirs[0]
+    loss = ours[0]
+    expected = theirs[0]
     if loss is None or expected is None or not _close(loss, expected, loss_of_a_nat):
         return False
     if not all((a is None) == (b is None) for a, b in zip(ours, theirs, strict=True)):

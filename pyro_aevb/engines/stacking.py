@@ -33,7 +33,8 @@ class Stacked:
     """
 
     def __init__(self, members: list[list[Tensor]]) -> None:
-        self.members, self.kinds = members, list(zip(*members, strict=True))
+        self.members = members
+        self.kinds = list(zip(*members, strict=True))
         self.tensors = [torch.stack([own.detach() for own in kind]) for kind in self.kinds]
 
     @torch.no_grad()
@@ -60,7 +61,8 @@ class JoinedOptimizer:
     """
 
     def __init__(self, optimizers: list[Optimizer], parameters: Stacked, first: int) -> None:
-        self.optimizers, self.members = optimizers, slice(first, first + len(optimizers))
+        self.optimizers = optimizers
+        self.members = slice(first, first + len(optimizers))
         self.own = parameters.members[self.members]
         self.parameters = [stacked[self.members] for stacked in parameters.tensors]
         joined = dict(zip(map(id, self.own[0]), self.parameters, strict=True))

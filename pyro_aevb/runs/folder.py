@@ -134,7 +134,9 @@ class Folder:
 
     def _read_metrics(self) -> tuple[list[dict[str, Any]], int]:
         """All records, and the last one's checksum, which the next one's goes on from."""
-        path, records, checksum = self.path / "metrics.jsonl", [], 0
+        path = self.path / "metrics.jsonl"
+        records: list[dict[str, Any]] = []
+        checksum = 0
         if not os.path.lexists(path):
             return [], 0
         regular_file(path)

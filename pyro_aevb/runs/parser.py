@@ -57,7 +57,8 @@ class Parser(ArgumentParser):
         """
         summary = (options.__doc__ or "").split("\n")[0]
         parser = cls(prog=prog, allow_abbrev=False, description=summary)
-        helps, group = _helps(options), parser.add_argument_group(summary.rstrip("."))
+        helps = _helps(options)
+        group = parser.add_argument_group(summary.rstrip("."))
         for each in fields(options):
             name = each.name if each.name == "run" else f"--{each.name}"
             group.add_argument(name, help=helps[each.name], **_described(each))

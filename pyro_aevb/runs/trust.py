@@ -64,7 +64,8 @@ class _Check:
     """One look at one configuration."""
 
     def __init__(self, source: Path, trust: Sequence[str]) -> None:
-        self.source, self.trust = source, trust
+        self.source = source
+        self.trust = trust
         self.values = 0
 
     def whole(self, config: Mapping[str, Any], without: Collection[str]) -> None:
@@ -220,7 +221,8 @@ def modules_of(trust: str | Sequence[str] | None) -> list[str]:
 
 def modules_typed(words: Sequence[str]) -> list[str]:
     """The modules that typed import paths of parts name, and those of ``--trust``."""
-    option, found = "", []
+    option = ""
+    found: list[str] = []
     for word in words:
         option, value = word.split("=", 1) if word.startswith("--") and "=" in word else (option, word)
         if word.startswith("--") and "=" not in word:

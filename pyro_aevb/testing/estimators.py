@@ -77,7 +77,8 @@ def _rule_takes_the_arguments_of_elbo(case: Case) -> None:
 def _rule_loss_is_a_scalar(case: Case) -> None:
     """One finite number of the pair's dtype, with a finite gradient by every parameter of model and guide."""
     for dtype in (torch.float64, torch.float32):
-        estimator, pair = case.built(), KnownPair(off=0.1)
+        estimator = case.built()
+        pair = KnownPair(off=0.1)
         pair.model.to(dtype)
         pair.guide.to(dtype)
         pair.x = pair.x.to(dtype)
@@ -111,7 +112,8 @@ def _require_gradients(case: Case, pair: KnownPair, loss: Tensor) -> None:
 
 def _rule_same_seed_same_loss(case: Case) -> None:
     """All noise comes from torch's generator, and an estimator is the same at each call, as its deep copy is."""
-    estimator, pair = case.built(), KnownPair(off=0.1)
+    estimator = case.built()
+    pair = KnownPair(off=0.1)
     expected = pair.loss_and_gradients(estimator)
     advice = "draw from torch's global generator alone, and keep nothing between calls that changes the loss"
     _require_equal(f"{case.name}: a second call at the same seed", pair.loss_and_gradients(estimator), expected, advice)
@@ -138,7 +140,8 @@ def _require_equal(
 
 def _rule_drops_into_svi(case: Case) -> None:
     """``loss``, ``loss_and_grads`` and a step of ``pyro.infer.SVI`` are those of ``differentiable_loss``."""
-    estimator, pair = case.built(), KnownPair(off=0.1)
+    estimator = case.built()
+    pair = KnownPair(off=0.1)
     loss, gradients = pair.loss_and_gradients(estimator)
     arguments = (pair.model, pair.guide, pair.x)
     with seeded(1):
@@ -155,7 +158,8 @@ def _rule_drops_into_svi(case: Case) -> None:
 
 def _rule_loss_is_scaled_by_n_over_m(case: Case) -> None:
     """With N data, of which M are in the minibatch, loss and gradient are N/M times those without a size."""
-    plain, scaled = KnownPair(off=0.1), KnownPair(size=70, off=0.1)
+    plain = KnownPair(off=0.1)
+    scaled = KnownPair(size=70, off=0.1)
     loss, gradients = plain.loss_and_gradients(case.built())
     expected = (7 * loss, [7 * gradient for gradient in gradients])
     found = scaled.loss_and_gradients(case.built())
@@ -174,7 +178,8 @@ def _rule_is_right_at_the_posterior(case: Case, bound: bool) -> None:
     sees every datum a hundred times, and must lie within seven of its standard errors.
     """
     repeats = 100
-    estimator, pair = case.built(), KnownPair()
+    estimator = case.built()
+    pair = KnownPair()
     parameters = list(pair.parameters.values())
     exact = -pair.log_evidence
     exact_gradients = torch.autograd.grad(exact, parameters, materialize_grads=True, allow_unused=True)
@@ -205,7 +210,8 @@ def _require_mean(what: str, draws: Tensor, exact: Tensor, advice: str) -> None:
 
 def _rule_can_be_recorded(case: Case) -> None:
     """The step as a graph of tensor operations is the step, bit for bit: at other rows, other noise, annealed."""
-    estimator, pair = case.built(), KnownPair(size=20, off=0.1)
+    estimator = case.built()
+    pair = KnownPair(size=20, off=0.1)
     recording = _recorded(case, estimator, pair)
     what = f"{case.name} recorded as a graph"
     _require_replayed(what, recording, estimator, pair, torch.arange(5))

@@ -209,7 +209,8 @@ def _rule_state_can_be_saved(case: Case) -> None:
 
 
 def _require_same(case: Case, first: nn.Module, second: nn.Module, words: str, advice: str) -> None:
-    (value, density), (other_value, other_density) = case.draw(first), case.draw(second)
+    value, density = case.draw(first)
+    other_value, other_density = case.draw(second)
     for what, one, other in (("draws", value, other_value), ("log densities", density, other_density)):
         same = torch.equal(one, other)
         difference = "" if same else f", by up to {(one - other).abs().max():.3g}"
@@ -326,7 +327,8 @@ def _rule_treats_particles_alike(case: Case) -> None:
 
 def _rule_has_the_priors_support(case: Case, prior: Callable[[int], Prior]) -> None:
     """The guide draws where its prior has a density, everywhere there and nowhere else."""
-    latent_dim, data_dim = case.sizes["latent_dim"], case.sizes["data_dim"]
+    latent_dim = case.sizes["latent_dim"]
+    data_dim = case.sizes["data_dim"]
     model = GenerativeModel(prior(latent_dim), Gaussian(latent_dim, data_dim, hidden=[]))
     guide = RecognitionModel(case.built())
     try:

@@ -58,4 +58,5 @@ class Gathered:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a saved state."""
         self.losses = list(state["losses"].to(device))
-        self.divisors, self.sizes = list(state["divisors"]), list(state["sizes"])
+        self.divisors = list(state["divisors"])
+        self.sizes = list(state["sizes"])

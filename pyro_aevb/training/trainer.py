@@ -130,8 +130,9 @@ class Trainer(Training):
     @property
     def objective(self) -> Objective:
         """What is stepped on: the estimator's loss of the pair on minibatches."""
-        batches, modules = self.batches, self.modules
-        return Objective(self.model, self.guide, self.estimator, self.parameters, batches, modules, self.divisors)
+        return Objective(
+            self.model, self.guide, self.estimator, self.parameters, self.batches, self.modules, self.divisors
+        )
 
     # ------------------------------------------------------------ the loop
 
@@ -258,7 +259,8 @@ class Trainer(Training):
 
     def _first_run(self) -> None:
         """Find the parameters and check the pair and the data, with noise of its own so that training's is not used."""
-        loss, pair = first_loss(self.estimator), (self.model, self.guide)
+        loss = first_loss(self.estimator)
+        pair = self.model, self.guide
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
             with without_a_trace():
                 self.batches.check(self.model, self.guide)
