@@ -79,7 +79,7 @@ OF_NAME = {
     "initial_sd": [value for value in NOT_NEGATIVE if value is not None],
     **dict.fromkeys(("warm_up", "threshold", "seconds"), NOT_NEGATIVE),
     **dict.fromkeys(("relaxed", "sigmoid_mean", "unit_interval", "vectorize_particles"), FLAG),
-    **dict.fromkeys(("point_mass", "mean", "counts"), FLAG),
+    **dict.fromkeys(("point_mass", "mean", "counts", "downstream"), FLAG),
     **dict.fromkeys(("kind", "baseline", "phase", "start", "adaptation", "binarize", "split"), WORD),
     **dict.fromkeys(("model", "guide", "log_density"), FUNCTION),
     **dict.fromkeys(("progress", "log_evidence"), OPTIONAL_FUNCTION),

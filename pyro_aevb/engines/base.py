@@ -31,6 +31,7 @@ class Objective:
         batches: Where minibatches are fetched.
         modules: Those that take part in the pair, by name; more may join while training.
         divisors: What a loss is divided by to be nats per datum, for each size of minibatch.
+        averages: Tensors of the parameter store that steps change without a gradient.
     """
 
     model: Pair
@@ -40,6 +41,7 @@ class Objective:
     batches: Batches
     modules: Mapping[str, nn.Module]
     divisors: Mapping[int, float]
+    averages: Mapping[str, Tensor]
 
     def loss(self, *visit: Tensor) -> Tensor:
         """The estimator's loss on a minibatch, a scalar to differentiate."""
@@ -54,7 +56,7 @@ class Objective:
         parts = self.modules.values()
         buffers = [buffer for part in parts for buffer in part.buffers()]
         frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
-        own = tensors_of(self.estimator).values()
+        own = (*tensors_of(self.estimator).values(), *self.averages.values())
         trained = {id(p) for p in self.parameters.values()}
         known: dict[int, Tensor] = {id(t): t for t in (*buffers, *frozen, *own) if id(t) not in trained}
         return list(known.values())

@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError, flag, whole
+from pyro_aevb.errors import flag, whole
 from pyro_aevb.pairs import Pair
 
 __all__ = ["Estimator", "MultiSample", "Reference", "with_value"]
@@ -116,10 +116,9 @@ class Estimator(ELBO):
     def _get_trace(
         self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Trace, Trace]:
-        """One run of the pair, the method that Pyro's ``ELBO`` asks for; pathwise gradients need it as it is here."""
+        """One run of the pair, the method that Pyro's ``ELBO`` asks for."""
         pair = traces.pair_trace(model, guide, args, kwargs, self.max_plate_nesting)
         traces.check_agreement(*pair)
-        traces.check_reparameterised(pair[1])
         return pair
 
     def _pairs(self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
@@ -129,11 +128,11 @@ class Estimator(ELBO):
         return self._get_traces(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
 
     def _broadcasts(self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Does a plate of particles give what one at a time gives? Of other plates than one it is the user's word."""
+        """Does a plate of particles give what one at a time gives? Of what cannot be tried it is the user's word."""
         parts = (partial(model, **kwargs), partial(guide, **kwargs)) if kwargs else (model, guide)
         try:
             ways = self._choices.ways(*parts, args, self.num_particles, (model, guide, *kwargs.items()))
-        except InputError:
+        except Exception:  # of several plates, or of functions that take no single particle
             return True
         return ways.guide == ways.model == "broadcast"
 

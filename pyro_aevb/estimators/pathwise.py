@@ -1,33 +1,83 @@
-"""The paper's two estimators, by reparameterisation."""
+"""The evidence lower bound, and the paper's two estimators of it."""
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import positive, real
+from pyro_aevb.errors import InputError, choice, flag, positive, real
 from pyro_aevb.estimators.base import Estimator, with_value
+from pyro_aevb.estimators.baselines import BASELINES, Baseline, score_sum
 from pyro_aevb.pairs import Pair
 
-__all__ = ["SGVB", "SGVBAnalyticKL"]
+__all__ = ["SGVB", "EvidenceLowerBound", "SGVBAnalyticKL"]
 
 
-class _Annealed(Estimator):
-    r"""An estimator whose gradient may weigh the KL by a tensor, ``beta``.
+class _Particle(NamedTuple):
+    """One particle's bound, a scaled sum over the minibatch, and what its gradient is made of."""
 
-    The gradient then is that of :math:`\log p(x \mid z) - \beta\,(\log q(z \mid x) - \log p(z))`; the value stays the
-    bound itself, so that no number shown to anybody is anything else, and evaluation knows nothing of ``beta``. With
-    ``warm_up`` the weight rises from 0 to ``beta`` linearly in the number of training data seen; ``Trainer`` sets it
-    before each step and reports it. Under ``pyro.infer.SVI`` call :meth:`anneal`.
+    bound: Tensor
+    path: Tensor
+    scores: list[traces.Score]
+
+
+class EvidenceLowerBound(Estimator):
+    r"""Base of estimators of the evidence lower bound, for a pair with any latents in any plates.
+
+    A latent's gradient is taken by its path where it has one (4), and by its score where it has none, as a discrete one
+    has not, or where it was switched off (``has_rsample_(False)``). Scores are weighed by the bound's terms in the same
+    plates, as ``Trace_ELBO`` does. At a site with a baseline of its own, ``infer={"baseline": {...}}`` with the options
+    of ``TraceGraph_ELBO``, they are weighed as that does, by what the latent's value was seen to reach, less the
+    baseline.
+
+    The gradient may weigh the KL by a tensor, ``beta``: it then is that of
+    :math:`\log p(x \mid z) - \beta\,(\log q(z \mid x) - \log p(z))`; the value stays the bound itself, so that no
+    number shown to anybody is anything else, and evaluation knows nothing of ``beta``. With ``warm_up`` the weight
+    rises from 0 to ``beta`` linearly in the number of training data seen; ``Trainer`` sets it before each step and
+    reports it. Under ``pyro.infer.SVI`` call :meth:`anneal`.
+
+    Arguments:
+        num_particles: Number of samples per datum, the paper's L.
+        beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
+        warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
+            ``beta`` from the beginning.
+        baseline: What a score's weight f is compared with, unless the latent's site has a baseline of its own: ``none``
+            for 0, ``mean`` for the mean of f over the *other* data of the minibatch, ``leave_one_out`` for its mean
+            over the datum's other samples. All leave the gradient unbiased.
+        downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach. What
+            Python computes from a value, by an ``if`` or ``.item()``, is not seen: the gradient would be biased.
+        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
+
+    Raises:
+        InputError: If ``leave_one_out`` has one sample only, or if model and guide do not count the same latents,
+            scaled and masked alike.
     """
 
-    def __init__(self, num_particles: int = 1, *, beta: float = 1.0, warm_up: float = 0, **elbo_arguments: Any) -> None:
+    without_paths: ClassVar[bool] = False
+    """Whether all latents are drawn as constants, so that all gradients are scores."""
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        beta: float = 1.0,
+        warm_up: float = 0,
+        baseline: Baseline = "none",
+        downstream: bool = False,
+        **elbo_arguments: Any,
+    ) -> None:
         super().__init__(num_particles, **elbo_arguments)
         self.final_beta = positive("beta", beta)
         self.warm_up = real("warm_up", warm_up, least=0)
         self.beta: Tensor | None = None if beta == 1 and not warm_up else torch.tensor(float(beta))
+        self.baseline = choice("baseline", baseline, BASELINES)
+        self.downstream = flag("downstream", downstream)
+        if baseline == "leave_one_out" and num_particles < 2:
+            raise InputError("baseline='leave_one_out' needs num_particles of at least 2")
         self.anneal(0)
 
     def anneal(self, samples_seen: int) -> bool:
@@ -44,48 +94,83 @@ class _Annealed(Estimator):
         self.beta.fill_(self.final_beta * min(1.0, samples_seen / self.warm_up))
         return True
 
-    def _loss(self, terms: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """The loss, a scalar, from each particle's log p(x|z), KL term and bound, scaled sums over the minibatch."""
-        bound = torch.as_tensor(sum(bound for _, _, bound in terms))
-        if self.beta is not None:
-            bound = with_value(torch.as_tensor(sum(a - self.beta * kl for a, kl, _ in terms)), bound)
+    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
+        """-(N/M) sum of the bound over the minibatch, for a pair with any plates."""
+        particles = [self._particle(p, q) for p, q in self._pairs(model, guide, args, kwargs)]
+        bound = torch.as_tensor(sum(particle.bound for particle in particles))
+        if self.beta is not None or any(particle.scores for particle in particles):
+            path = torch.as_tensor(sum(particle.path for particle in particles))
+            scores = score_sum([particle.scores for particle in particles], self.baseline)
+            bound = traces.untracked(with_value(path + scores, bound))
         return -bound / self.num_particles
 
+    @abstractmethod
+    def bound(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """The bound of one run of the pair, a scaled sum over the minibatch, in nats."""
 
-class SGVB(_Annealed):
+    @abstractmethod
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> Iterator[traces.Term]:
+        """The terms that the bound is the sum of."""
+
+    def _particle(self, model_trace: Trace, guide_trace: Trace) -> _Particle:
+        bound = self.bound(model_trace, guide_trace)
+        terms = self.terms(model_trace, guide_trace)
+        scores = traces.scores(guide_trace, terms, self.beta, self.downstream, self.without_paths)
+        path = bound
+        if scores:
+            path = sum((torch.as_tensor(t.path).sum() for t in self.terms(model_trace, guide_trace)), torch.zeros(()))
+        if self.beta is not None:
+            likelihood = traces.log_likelihood_sum(model_trace)
+            path = likelihood - self.beta * (likelihood - path)
+        return _Particle(bound, path, scores)
+
+    def _get_trace(
+        self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Trace, Trace]:
+        """One run of the pair, the method that Pyro's ``ELBO`` asks for."""
+        with traces.Tracked(self.downstream, self.without_paths):
+            guide = traces.without_gradient(guide) if self.without_paths else guide
+            pair = super()._get_trace(model, guide, args, kwargs)
+        traces.check_factors(pair[1])
+        return pair
+
+
+class SGVB(EvidenceLowerBound):
     r"""Estimator A: every term by sampling. Equals ``Trace_ELBO`` at the same noise, without its ``.item()`` calls.
 
     .. math:: \tilde{\mathcal L}^A(x) = \frac1L \sum_{l=1}^L \log p(x, z_l) - \log q(z_l \mid x),
               \quad z_l = g_\phi(\epsilon_l, x) \tag{6}
 
-    Oracle: ``Trace_ELBO`` at the same noise, and the exact gradient of a linear-Gaussian pair.
+    Oracle: ``Trace_ELBO``, or ``TraceGraph_ELBO``, at the same noise, and the exact gradient of a linear-Gaussian pair.
 
     Arguments:
         num_particles: Number of samples per datum, the paper's L.
         beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
         warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
             ``beta`` from the beginning.
+        baseline: What scores' weights are compared with: ``none`` for 0, ``mean`` for the mean over the *other* data
+            of the minibatch, ``leave_one_out`` for the mean over the datum's other samples.
+        downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach.
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If a guide site has no reparameterisation, model and guide do not count the same latents, scaled and
-            masked alike, or the guide has a factor that is not reparameterised.
+        InputError: If model and guide do not count the same latents, scaled and masked alike.
 
     References:
         | Auto-Encoding Variational Bayes, equation (6) (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
 
-    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
-        """-(N/M) sum of (6) over the minibatch, for a pair with any plates."""
-        terms = [
-            (traces.log_likelihood_sum(p), p.log_prob_sum() - q.log_prob_sum())
-            for p, q in self._pairs(model, guide, args, kwargs)
-        ]
-        return self._loss([(likelihood, likelihood - bound, bound) for likelihood, bound in terms])
+    def bound(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """log p(x, z) - log q(z|x)."""
+        return traces.log_weight_sum(model_trace, guide_trace)
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> Iterator[traces.Term]:
+        """Each site's log density."""
+        return traces.sampled_terms(model_trace, guide_trace)
 
 
-class SGVBAnalyticKL(_Annealed):
+class SGVBAnalyticKL(EvidenceLowerBound):
     r"""Estimator B: the KL in closed form. Equals ``TraceMeanField_ELBO`` at the same noise, but never falls back to A.
 
     .. math:: \tilde{\mathcal L}^B(x) = -\mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big)
@@ -102,23 +187,27 @@ class SGVBAnalyticKL(_Annealed):
         beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
         warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
             ``beta`` from the beginning.
+        baseline: What scores' weights are compared with: ``none`` for 0, ``mean`` for the mean over the *other* data
+            of the minibatch, ``leave_one_out`` for the mean over the datum's other samples.
+        downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach.
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If no closed form is registered for a latent's guide and prior, or a guide site has no
-            reparameterisation.
+        InputError: If no closed form is registered for a latent's guide and prior.
 
     References:
         | Auto-Encoding Variational Bayes, equation (7) (Kingma & Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
 
-    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
-        """-(N/M) sum of (7) over the minibatch, for a pair with any plates."""
-        terms = [
-            (traces.log_likelihood_sum(p), traces.analytic_kl(p, q)) for p, q in self._pairs(model, guide, args, kwargs)
-        ]
-        return self._loss([(likelihood, kl, likelihood - kl) for likelihood, kl in terms])
+    def bound(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """log p(x|z) - KL(q(z|x) || p(z))."""
+        terms = self.terms(model_trace, guide_trace)
+        return sum((term.value.sum() for term in terms), torch.zeros(()))
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> Iterator[traces.Term]:
+        """Each observed site's log density, and each latent's KL."""
+        return traces.analytic_terms(model_trace, guide_trace)
 
     def _get_trace(
         self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]

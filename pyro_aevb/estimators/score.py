@@ -1,102 +1,59 @@
 """Gradients without reparameterisation: the paper's naive estimator, and VIMCO."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import InputError, choice, whole
+from pyro_aevb.errors import whole
 from pyro_aevb.estimators.base import MultiSample, Reference, with_value
 from pyro_aevb.estimators.importance import IWAE, log_mean_exp
-from pyro_aevb.pairs import Pair
+from pyro_aevb.estimators.pathwise import EvidenceLowerBound
 
 __all__ = ["VIMCO", "ScoreFunction"]
 
-Baseline = Literal["none", "mean", "leave_one_out"]
 
-
-class ScoreFunction(MultiSample):
-    r"""The paper's naive estimator: any latents, discrete ones too, at the price of a very high variance.
+class ScoreFunction(EvidenceLowerBound):
+    r"""The paper's naive estimator: any latents, at the price of a very high variance; no path is used.
 
     .. math:: \nabla_\phi\, \mathbb{E}_{q_\phi(z)}[f(z)] = \mathbb{E}\big[(f(z) - b)\, \nabla_\phi \log q_\phi(z)\big],
               \quad f(z) = \log p(x, z) - \log q(z \mid x)
 
-    Without a baseline it takes every structure of plates that ``Trace_ELBO`` takes. Both baselines are independent of
-    the sample whose score they weigh, so that the gradient stays unbiased.
+    :class:`SGVB` does the same where a latent has no path, and better where it has one.
 
     Oracle: ``Trace_ELBO`` at the same noise, and the exact gradient of a linear-Gaussian pair.
 
     Arguments:
         num_particles: Number of samples per datum, the paper's L.
-        baseline: The baseline b that f is compared with: ``none`` for 0, ``mean`` for the mean of f over the *other*
-            data of the minibatch, ``leave_one_out`` for its mean over the datum's other samples.
+        beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
+        warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
+            ``beta`` from the beginning.
+        baseline: What scores' weights are compared with: ``none`` for 0, ``mean`` for the mean over the *other* data
+            of the minibatch, ``leave_one_out`` for the mean over the datum's other samples.
+        downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach.
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``leave_one_out`` has one sample only; with a baseline, if a latent lies outside the one data
-            plate.
+        InputError: If ``leave_one_out`` has one sample only; with ``mean``, if a latent lies outside the data plate.
 
     References:
         | Variational Bayesian inference with stochastic search (Blei et al., 2012), [BJP12] of the paper
         | https://arxiv.org/abs/1206.6430
     """
 
-    def __init__(
-        self,
-        num_particles: int = 1,
-        *,
-        baseline: Baseline = "none",
-        vectorize_particles: bool = False,
-        **elbo_arguments: Any,
-    ) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles, **elbo_arguments)
-        choice("baseline", baseline, ("none", "mean", "leave_one_out"))
-        if baseline == "leave_one_out" and num_particles < 2:
-            raise InputError("baseline='leave_one_out' needs num_particles of at least 2")
-        self.baseline = baseline
+    without_paths = True
 
-    def differentiable_loss(self, model: Pair, guide: Pair, *args: Any, **kwargs: Any) -> Tensor:
-        """-(N/M) sum of the bound over the minibatch, for a pair with any plates if there is no baseline."""
-        if self.baseline != "none":
-            return super().differentiable_loss(model, guide, *args, **kwargs)
-        loss = torch.zeros(())
-        for p, q in self._pairs(model, guide, args, kwargs):
-            bound = p.log_prob_sum() - q.log_prob_sum()
-            loss = loss - with_value(p.log_prob_sum() + traces.score_function_sum(p, q), bound)
-        return loss / self.num_particles
+    def bound(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """log p(x, z) - log q(z|x)."""
+        return traces.log_weight_sum(model_trace, guide_trace)
 
-    def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
-        """-(N/M) sum of the bound over the minibatch, for a baseline that compares data or samples.
-
-        Arguments:
-            pair: Model and guide, which tell each datum's and particle's log densities.
-            args: The pair's arguments, batch first.
-        """
-        densities = pair.log_densities(args, self.num_particles, constant=True)
-        weight = densities.log_weight  # (S, B)
-        signal = (weight - self._baseline(weight)).detach()
-        surrogate = densities.log_likelihood + densities.log_prior + signal * densities.log_guide
-        return -densities.scaled_sum(with_value(surrogate.mean(0), weight.mean(0)))
-
-    def _baseline(self, weight: Tensor) -> Tensor:
-        """Mean of all log-weights but its own for each, ``(S, B)`` to ``(S, B)``."""
-        dim = 0 if self.baseline == "leave_one_out" else 1
-        others = weight.shape[dim] - 1
-        if others == 0:  # a last minibatch of one datum: no baseline is unbiased too
-            return torch.zeros_like(weight)
-        return (weight.sum(dim, keepdim=True) - weight) / others
-
-    def _get_trace(
-        self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Trace, Trace]:
-        """One run of the pair, its latents constants."""
-        pair = traces.pair_trace(model, traces.without_gradient(guide), args, kwargs, self.max_plate_nesting)
-        traces.check_agreement(*pair)
-        traces.check_no_factors(pair[1], "the score-function estimator")
-        return pair
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> Iterator[traces.Term]:
+        """Each site's log density."""
+        return traces.sampled_terms(model_trace, guide_trace, without_paths=True)
 
 
 class VIMCO(MultiSample):

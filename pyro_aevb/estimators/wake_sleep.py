@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.errors import choice
+from pyro_aevb.errors import InputError, choice
 from pyro_aevb.estimators.base import MultiSample, with_value
 from pyro_aevb.pairs import Pair
 
@@ -66,6 +66,11 @@ class WakeSleep(MultiSample):
 
     def loss_of_weights(self, pair: traces.Particles, args: tuple[Any, ...]) -> Tensor:
         """-(N/M) sum of mean log-weights."""
+        if pair.is_joint(args):
+            raise InputError(
+                "wake-sleep needs every site in the plate of the data, since a datum is dreamt by itself: use SGVB, "
+                "which takes any plates"
+            )
         guide = pair.guide
         pair.guide = _constant(guide)
         densities = pair.log_densities(args, self.num_particles)

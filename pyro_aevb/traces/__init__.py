@@ -4,7 +4,7 @@ A density is written once, in its distribution; what follows only runs the two P
 Shapes: ``S`` particles at ``dim=-2``, ``B`` data at ``dim=-1``.
 """
 
-from pyro_aevb.traces.agreement import check_agreement, check_no_factors
+from pyro_aevb.traces.agreement import check_agreement, check_factors, check_no_factors
 from pyro_aevb.traces.densities import (
     LogDensities,
     Particles,
@@ -22,16 +22,15 @@ from pyro_aevb.traces.lifted import given_weights
 from pyro_aevb.traces.observed import Observed, check_observed, check_values, observed
 from pyro_aevb.traces.parts import modules_of, moved_parts, refused_in_one_line
 from pyro_aevb.traces.plates import without_looking
+from pyro_aevb.traces.scores import Score, Term, Tracked, analytic_terms, has_baseline, sampled_terms, scores, untracked
 from pyro_aevb.traces.sites import (
     UnknownDensityError,
-    analytic_kl,
-    check_reparameterised,
     latent_sites,
     log_likelihood_sum,
+    log_weight_sum,
     observed_sites,
     pair_trace,
     reparameterised,
-    score_function_sum,
     without_gradient,
 )
 from pyro_aevb.traces.ways import Choices
@@ -45,13 +44,16 @@ __all__ = [
     "Observed",
     "Particles",
     "PathDensities",
+    "Score",
+    "Term",
+    "Tracked",
     "UnknownDensityError",
-    "analytic_kl",
+    "analytic_terms",
     "check_agreement",
+    "check_factors",
     "check_guide",
     "check_no_factors",
     "check_observed",
-    "check_reparameterised",
     "check_values",
     "distributions",
     "draw",
@@ -60,11 +62,13 @@ __all__ = [
     "first_run",
     "given_weights",
     "guide_means",
+    "has_baseline",
     "latent_sites",
     "latent_space",
     "log_densities",
     "log_joint_of",
     "log_likelihood_sum",
+    "log_weight_sum",
     "met_parameters",
     "modules_of",
     "moved_parts",
@@ -74,7 +78,9 @@ __all__ = [
     "per_datum_kl",
     "refused_in_one_line",
     "reparameterised",
-    "score_function_sum",
+    "sampled_terms",
+    "scores",
+    "untracked",
     "without_gradient",
     "without_looking",
 ]

@@ -19,6 +19,7 @@ from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, layers
 __all__ = [
     "check_agreement",
     "check_densities",
+    "check_factors",
     "check_no_factors",
     "check_no_point_masses",
     "check_observes",
@@ -122,6 +123,21 @@ def _same_mask(one: Tensor | None, other: Tensor | None, look: bool) -> bool:
         return torch.equal(*torch.broadcast_tensors(one, other))
     except RuntimeError:
         return False
+
+
+def check_factors(guide_trace: Trace) -> None:
+    """Refuse terms of a guide that are no latents and have no path, of which no gradient of the loss is made.
+
+    Raises:
+        InputError: Names the site.
+    """
+    for site in observed_sites(guide_trace):
+        if not site["fn"].has_rsample:
+            raise InputError(
+                f"guide site {site['name']!r} ({describe(site['fn'])}) is observed, or a factor, and cannot be "
+                "reparameterised: Trace_ELBO weighs its score as if it were drawn, which is not the loss's gradient; a "
+                "factor of parameters or reparameterised latents takes has_rsample=True"
+            )
 
 
 def check_no_factors(guide_trace: Trace, uncounted: str) -> None:

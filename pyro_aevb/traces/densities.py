@@ -14,7 +14,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces.agreement import check_no_point_masses, check_one_scale
 from pyro_aevb.traces.particles import Run, rows_of, run
-from pyro_aevb.traces.plates import may_look, size_of_data_plate
+from pyro_aevb.traces.plates import layout_of, may_look, size_of_data_plate, summed
 from pyro_aevb.traces.sites import Latents, Site, latent_sites, pair_trace, site_kls, without_gradient
 from pyro_aevb.traces.ways import Choices, Ways
 
@@ -109,7 +109,8 @@ class Particles:
                 differently, or model and guide do not agree.
         """
         ways = self._ways(args, count)
-        drawn = run(self.guide, args, count, ways.guide, around=without_gradient if constant else None)
+        around = without_gradient if constant else None
+        drawn = run(self.guide, args, count, ways.guide, around=around, layout=ways.layout)
         if not self.scaled:  # numbers for each datum, not a sum that stands for all
             check_every_datum(drawn.sizes, args)
         return self._joint(args, _latents(drawn), drawn, _of_guide(drawn), ways)
@@ -130,13 +131,14 @@ class Particles:
         """
         ways = self._ways(args, count)
         cut = _CutOff()
-        drawn = run(self.guide, args, count, ways.guide, around=cut)
+        drawn = run(self.guide, args, count, ways.guide, around=cut, layout=ways.layout)
         densities = self._joint(args, _latents(drawn), drawn, _of_guide(drawn), ways)
         return PathDensities(cut.latents, cut.leaves, len(drawn.parts), densities)
 
     def sample_guide(self, args: tuple[Any, ...], count: int) -> tuple[Latents, Tensor]:
         """Latents drawn from the guide, ``(S, B, ...)`` by site, and their log q(z|x), ``(S, B)``, in nats."""
-        drawn = run(self.guide, args, count, self._ways(args, count).guide)
+        ways = self._ways(args, count)
+        drawn = run(self.guide, args, count, ways.guide, layout=ways.layout)
         check_every_datum(drawn.sizes, args)
         return _latents(drawn), _of_guide(drawn)
 
@@ -148,9 +150,13 @@ class Particles:
             latents: Values of all latents, ``(S, B, ...)`` each, by site.
             count: Number S of them for each datum.
         """
-        found = _at(self.model, args, latents, {}, count, self._ways(args, count).model)
+        found = _at(self.model, args, latents, {}, count, self._ways(args, count))
         check_every_datum(found.sizes, args)
         return _total(found, found.sites.keys() - latents.keys()), _total(found, latents)
+
+    def is_joint(self, args: tuple[Any, ...]) -> bool:
+        """Whether there is one log-weight for all data, ``(S, 1)``, since not every latent belongs to one datum."""
+        return self._ways(args, 1).layout.dim is None
 
     def _ways(self, args: tuple[Any, ...], count: int) -> Ways:
         ways = self.choices.ways(self.model, self.guide, args, count if self.vectorised else 1, self.of)
@@ -161,7 +167,7 @@ class Particles:
     def _joint(
         self, args: tuple[Any, ...], latents: Latents, drawn: Run, log_guide: Tensor, ways: Ways
     ) -> LogDensities:
-        found = _at(self.model, args, latents, drawn.rows(), drawn.count, ways.model)
+        found = _at(self.model, args, latents, drawn.rows(), drawn.count, ways)
         if self.scaled:
             check_one_scale([*found.sites.values(), *drawn.sites.values()], look=may_look())
         likelihood = _total(found, found.sites.keys() - latents.keys(), like=log_guide)
@@ -187,7 +193,7 @@ def log_joint_of(
         count: Number S of them for each datum.
         choices: The ways of running particles that were found so far, reused and added to.
     """
-    found = _at(model, args, latents, {}, count, choices.ways(model, None, args, count).model)
+    found = _at(model, args, latents, {}, count, choices.ways(model, None, args, count))
     check_every_datum(found.sizes, args)
     return _total(found, found.sites.keys() - latents.keys()), _total(found, latents)
 
@@ -256,9 +262,9 @@ def _of_guide(drawn: Run) -> Tensor:
     return _total(drawn, {site["name"] for site in latent_sites(drawn.trace)})
 
 
-def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, count: int, way: Any) -> Run:
+def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, count: int, ways: Ways) -> Run:
     """The model at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
-    found = run(model, args, count, way, latents, rows)
+    found = run(model, args, count, ways.model, latents, rows, layout=ways.layout)
     if more := latents.keys() - found.sites.keys():
         raise InputError(
             f"the guide samples site {min(more)!r}, which the model does not: numbers per datum would be of another "
@@ -314,8 +320,13 @@ def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | No
     if len(kls) != 1 or len(latent_sites(traces[1])) != 1:
         return None
     site, kl = kls[0]
-    size = size_of_data_plate(site, rows_of(args))
-    return scale_and_mask(kl, mask=site["mask"]).expand(size)
+    layout = layout_of(traces[0], rows_of(args))
+    if layout.dim is None:  # of latents that belong to no datum there is none of each
+        return None
+    masked = scale_and_mask(kl, mask=site["mask"])
+    if layout.is_simple:
+        return masked.expand(size_of_data_plate(site, rows_of(args)))
+    return summed(masked, site, layout.dim)
 
 
 def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tuple[Tensor, Tensor]:

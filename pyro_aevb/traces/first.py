@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
@@ -14,6 +15,7 @@ from pyro_aevb.traces.particles import rows_of
 from pyro_aevb.traces.plates import DataPlate, common_scale, data_plate, global_latents
 from pyro_aevb.traces.sites import Site, observed_sites, pair_trace
 from pyro_aevb.traces.supports import check_latent_supports
+from pyro_aevb.traces.ways import Choices
 
 __all__ = ["FirstRun", "check_guide", "first_run", "met_parameters"]
 
@@ -67,7 +69,20 @@ def first_run(loss: Pair, model: Pair, guide: Pair, args: tuple[Any, ...]) -> Fi
     plate = data_plate(model_trace, rows)
     size = plate.full_size if plate else rows or 1
     divisor = size * common_scale(model_trace, guide_trace)
-    return FirstRun(value, leaves, plate, divisor, global_latents(model_trace, guide_trace, plate))
+    return FirstRun(value, leaves, plate, divisor, _shared(model, guide, args, model_trace, guide_trace, plate))
+
+
+def _shared(
+    model: Pair, guide: Pair, args: tuple[Any, ...], model_trace: Trace, guide_trace: Trace, plate: DataPlate | None
+) -> list[str]:
+    """Global latents, less those in a plate of another name in which each belongs to one datum all the same."""
+    names = global_latents(model_trace, guide_trace, plate)
+    if not names:
+        return []
+    try:
+        return [] if Choices().ways(model, guide, args, 1).layout.is_simple else names
+    except InputError:  # of a pair that has no log-weights
+        return names
 
 
 @torch.no_grad()

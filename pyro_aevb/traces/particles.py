@@ -18,9 +18,19 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair, repeated
 from pyro_aevb.traces.parts import device_of
-from pyro_aevb.traces.plates import PARTICLES, own_scale, plate_scale, size_of_data_plate
+from pyro_aevb.traces.plates import (
+    PARTICLES,
+    SIMPLE,
+    Layout,
+    own_scale,
+    plate_scale,
+    size_at,
+    size_of_data_plate,
+    summed,
+)
 from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, describe, sample_sites, subsamples
 
 __all__ = ["Around", "Run", "Way", "rows_of", "run"]
@@ -39,9 +49,10 @@ class Run:
         way: How the particles were run.
         rows: Number B of data; ``None`` where the arguments do not tell it.
         device: Device that the data lie on.
+        layout: What log densities are for: another than :data:`~pyro_aevb.traces.plates.SIMPLE` takes a loop.
 
     Raises:
-        InputError: If a site does not lie in the one data plate.
+        InputError: If a site does not lie where the layout has it, or not every run draws the same sites.
     """
 
     sizes: dict[str, int]
@@ -49,22 +60,51 @@ class Run:
     size: int
     """Number of data that the function is for: its largest site's, or ``rows`` where it has no site."""
 
-    def __init__(self, traces: list[Trace], count: int, way: Way, rows: int | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        traces: list[Trace],
+        count: int,
+        way: Way,
+        rows: int | None,
+        device: torch.device,
+        layout: Layout = SIMPLE,
+    ) -> None:
         self.count = count
         self.way = way
         self.device = device
+        self.layout = layout
+        self.traces = traces
+        self._rows = rows
         of_pair = ([s for s in sample_sites(trace) if s["name"] != PARTICLES] for trace in traces)
         self.parts: list[dict[str, Site]] = [{site["name"]: site for site in sites} for sites in of_pair]
         self.sites = self.parts[0]
         self.trace = traces[0]
+        self._check_same_sites()
+        if not layout.is_simple:
+            whole = rows or 1
+            self.sizes = {n: whole if layout.dim is None else size_at(s, layout.dim) for n, s in self.sites.items()}
+            self.size = 1 if layout.dim is None else max(self.sizes.values(), default=whole)
+            return
         copies = count if way == "fold" else 1
         in_run = None if rows is None else rows * copies
         self._in_run = {name: size_of_data_plate(site, in_run) for name, site in self.sites.items()}
         self.sizes = {name: size // copies for name, size in self._in_run.items()}
         self.size = max(self.sizes.values(), default=rows or 0)
 
+    def laid_out(self, layout: Layout) -> "Run":
+        """The same run, whose log densities are for something else."""
+        return Run(self.traces, self.count, self.way, self._rows, self.device, layout)
+
+    def _check_same_sites(self) -> None:
+        for part in self.parts[1:]:
+            if other := part.keys() ^ self.sites.keys():
+                raise InputError(
+                    f"site {min(other)!r} is there in some runs and not in others: log-weights of several samples need "
+                    "the same sites in each; train by SGVB, which takes each run by itself"
+                )
+
     def value(self, name: str) -> Tensor:
-        """A site's values, ``(S, B, ...)``."""
+        """A site's values, ``(S, B, ...)``; in other plates than the data's ``(S, ...)``, as they are in one run."""
         values = [part[name]["value"] for part in self.parts]
         return self._for_each(values)
 
@@ -74,9 +114,11 @@ class Run:
         Raises:
             UnknownDensityError: If its distribution cannot tell the density of a value that it has not just drawn.
         """
-        size = self._in_run[name]
-        shape = (self.count, size) if self.way == "broadcast" else (size,)
         try:
+            if not self.layout.is_simple:
+                return torch.stack([summed(_log_prob(part[name]), part[name], self.layout.dim) for part in self.parts])
+            size = self._in_run[name]
+            shape = (self.count, size) if self.way == "broadcast" else (size,)
             return self._for_each([_log_prob(part[name]).expand(shape) for part in self.parts])
         except (KeyError, NotImplementedError) as error:
             raise UnknownDensityError(
@@ -123,6 +165,7 @@ def run(
     given: Latents | None = None,
     rows: Latents | None = None,
     around: Around | None = None,
+    layout: Layout = SIMPLE,
 ) -> Run:
     """Run a Pyro function for so many particles; one particle is one run, whatever the way.
 
@@ -134,10 +177,11 @@ def run(
         given: Values that sites are given instead of being drawn, ``(S, B, ...)`` each, by site; by default none.
         rows: Indices of the data that plates are given instead of choosing them, by plate; by default none.
         around: Handler put around the function and the plate of particles; by default none.
+        layout: What log densities are for: of another than the simple one particles are run one after another.
     """
     given = given or {}
     rows = rows or {}
-    if count == 1:
+    if count == 1 or not layout.is_simple:
         way = "loop"
     if way == "broadcast":
         plated = pyro.plate(PARTICLES, count, dim=-2)(function)
@@ -154,7 +198,7 @@ def run(
             if count > 1:  # a transform remembers what it has drawn last, not what it drew for the particle before
                 _remember_log_probs(traces[-1])
             rows = rows or subsamples(traces[0])  # later particles are of the rows that the first one's plates chose
-    return Run(traces, count, way, rows_of(args), device_of(args))
+    return Run(traces, count, way, rows_of(args), device_of(args), layout)
 
 
 def _trace(function: Pair, args: tuple[Any, ...], data: Latents, around: Around | None) -> Trace:

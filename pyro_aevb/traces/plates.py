@@ -14,17 +14,26 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.traces.sites import Site, latent_sites, observed_sites, sample_sites
 
 __all__ = [
+    "JOINT",
     "PARTICLES",
+    "SIMPLE",
     "DataPlate",
+    "Layout",
+    "check_not_subsampled",
+    "check_one_plate_scale",
     "common_scale",
     "data_plate",
     "global_latents",
     "in_other_plates",
+    "layout_of",
     "may_look",
+    "outside",
     "own_scale",
     "plate_scale",
     "same_scale",
+    "size_at",
     "size_of_data_plate",
+    "summed",
     "without_looking",
 ]
 
@@ -44,16 +53,57 @@ class DataPlate(NamedTuple):
     """Number N of data that these stand for."""
 
 
+class Layout(NamedTuple):
+    """What a log-weight of a pair is for: each datum, all sites in one plate or in more; or all data together."""
+
+    dim: int | None
+    """Dimension of the data's plate; ``None`` for one log-weight of all data, as of a pair with global latents."""
+    is_simple: bool = False
+    """Whether all sites lie in the data's plate alone, at ``dim=-1``."""
+
+
+SIMPLE = Layout(-1, True)
+JOINT = Layout(None)
+
+
 # ---------------------------------------------------------------- plates
 
 
-def data_plate(model_trace: Trace, rows: int | None) -> DataPlate | None:
-    """The plate of a model's observed sites over the ``rows`` of a minibatch; ``None`` where there is none."""
-    frames = [f for site in observed_sites(model_trace) for f in site["cond_indep_stack"] if f.name != PARTICLES]
+def _data_frame(model_trace: Trace, rows: int | None) -> Any:
+    """The frame of a model's plate of data; ``None`` where there is none.
+
+    It is one that observed sites lie in, of as many places as there are rows, and runs along the first dimension of
+    what is observed: data come batch first.
+
+    Raises:
+        InputError: If two plates could be it.
+    """
+    sites = observed_sites(model_trace)
+    frames = {f: site for site in sites for f in site["cond_indep_stack"] if f.name != PARTICLES}
     fitting = [f for f in frames if rows in (f.size, f.full_size)] or [f for f in frames if f.size == -1]
-    if not fitting:
+    if not fitting and rows is None:
+        fitting = [f for f in frames if f.vectorized]
+    first = [f for f in fitting if f.vectorized and -f.dim == len(frames[f]["fn"].batch_shape)]
+    chosen = first or fitting
+    together = [f for f in chosen if all(f in site["cond_indep_stack"] for site in sites)]
+    if len(chosen) > 1 and len(together) > 1:
+        names = sorted(f.name for f in together)
+        raise InputError(
+            f"plates {names[0]!r} and {names[1]!r} could both be the plate of the data, with {rows} places each: data "
+            "come batch first, so give them another number of rows, or write the inner plate as an event, to_event(1)"
+        )
+    return max(chosen, key=lambda f: (f in together, f.dim if f.vectorized else -math.inf), default=None)
+
+
+def data_plate(model_trace: Trace, rows: int | None) -> DataPlate | None:
+    """The plate of a model's observed sites over the ``rows`` of a minibatch; ``None`` where there is none.
+
+    Raises:
+        InputError: If two plates could be it.
+    """
+    frame = None if rows is None else _data_frame(model_trace, rows)
+    if frame is None:
         return None
-    frame = max(fitting, key=lambda f: (f.dim == -1, f.dim if f.vectorized else -math.inf))
     if frame.size == -1:  # plate("data") without a size takes as many as there are
         return DataPlate(frame.name, rows or 1, rows or 1)
     return DataPlate(frame.name, int(frame.size), int(frame.full_size or frame.size))
@@ -68,9 +118,104 @@ def global_latents(model_trace: Trace, guide_trace: Trace, plate: DataPlate | No
         frames = of_model["cond_indep_stack"]
         if plate is None:
             return not any(f.vectorized for f in frames)
-        return not any(f.name == plate.name or (f.vectorized and f.size == plate.size) for f in frames)
+        return not any(f.name == plate.name for f in frames)
 
     return [str(site["name"]) for site in latent_sites(guide_trace) if is_global(site)]
+
+
+def layout_of(model_trace: Trace, rows: int | None) -> Layout:
+    """What log-weights of a pair are for, by the frames of its model's sites.
+
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        rows: Number of rows of the arguments; ``None`` where they tell none.
+
+    Raises:
+        InputError: If two plates could be that of the data.
+    """
+    sites = sample_sites(model_trace)
+    if all(_dims(site) == {-1} for site in sites):
+        return SIMPLE
+    frame = _data_frame(model_trace, rows)
+    if frame is None or not frame.vectorized or not all(frame in site["cond_indep_stack"] for site in sites):
+        return JOINT
+    return Layout(frame.dim)
+
+
+def _dims(site: Site) -> set[int]:
+    return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
+
+
+def outside(model_trace: Trace, rows: int | None) -> str:
+    """The name of a site that does not lie in the plate of the data, a latent if there is one."""
+    frame = _data_frame(model_trace, rows)
+    found = [site for site in sample_sites(model_trace) if frame not in site["cond_indep_stack"]]
+    return min(found, key=lambda site: site["is_observed"])["name"] if found else ""
+
+
+def size_at(site: Site, dim: int) -> int:
+    """How many places the plate at a dimension has that a site lies in.
+
+    Raises:
+        InputError: If the site lies in none.
+    """
+    sizes = [int(f.size) for f in site["cond_indep_stack"] if f.vectorized and f.dim == dim]
+    if not sizes:
+        raise InputError(
+            f"site {site['name']!r} lies outside the plate of the data at dim={dim}, in which the model has it: put it "
+            "there in the guide too"
+        )
+    return sizes[0]
+
+
+def summed(log_prob: Tensor, site: Site, dim: int | None) -> Tensor:
+    """A site's log densities, summed over all plates but that at one dimension, ``(B,)``; over all, ``(1,)``."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+    depth = max([*(-f.dim for f in frames), log_prob.dim()], default=0)
+    sizes = {f.dim: int(f.size) for f in frames}
+    known = (1,) * (depth - log_prob.dim()) + tuple(log_prob.shape)
+    shape = [sizes.get(i - depth, known[i]) if known[i] == 1 else known[i] for i in range(depth)]
+    whole = log_prob.expand(shape)
+    if dim is None:
+        return whole.sum().reshape(1)
+    others = [i for i in range(-depth, 0) if i != dim]
+    size_at(site, dim)
+    return whole.sum(others) if others else whole
+
+
+def check_not_subsampled(sites: Iterable[Site], shared: str) -> None:
+    """Refuse one log-weight for all data where only some of them are there.
+
+    Arguments:
+        sites: Sites of the model.
+        shared: Name of a site that belongs to no datum.
+
+    Raises:
+        InputError: Names a site, and its plate.
+    """
+    for site in sites:
+        chosen = [f for f in site["cond_indep_stack"] if f.full_size and f.full_size != f.size]
+        if chosen:
+            raise InputError(
+                f"site {shared!r} lies outside the plate of the data, so that there is one log-weight for all, and "
+                f"plate {chosen[0].name!r} of site {site['name']!r} holds {chosen[0].size} of {chosen[0].full_size}: "
+                "give all data at once, or train by SGVB, which takes any plates"
+            )
+
+
+def check_one_plate_scale(sites: Iterable[Site]) -> None:
+    """Refuse sites that their plates scale differently: a datum's log-weight has one scale for all its terms.
+
+    Raises:
+        InputError: Names two sites.
+    """
+    sites = list(sites)
+    for site in sites[1:]:
+        if not math.isclose(plate_scale(site), plate_scale(sites[0])):
+            raise InputError(
+                f"sites {sites[0]['name']!r} and {site['name']!r} are scaled differently by the plates they lie in: "
+                "numbers per datum need one scale for all; train by SGVB, which takes any plates"
+            )
 
 
 def size_of_data_plate(site: Site, rows: int | None) -> int:

@@ -8,7 +8,6 @@ import pyro.distributions.torch as pyro_torch
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
-from pyro.infer.util import MultiFrameTensor
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -25,18 +24,17 @@ __all__ = [
     "Latents",
     "Site",
     "UnknownDensityError",
-    "analytic_kl",
+    "analytic_kls",
     "base_of",
-    "check_reparameterised",
     "describe",
     "latent_sites",
     "layers_of",
     "log_likelihood_sum",
+    "log_weight_sum",
     "observed_sites",
     "pair_trace",
     "reparameterised",
     "sample_sites",
-    "score_function_sum",
     "site_kls",
     "subsamples",
     "without_gradient",
@@ -135,27 +133,11 @@ def reparameterised(guide: Pair) -> Pair:
     return _Reparameterised()(guide)
 
 
-def check_reparameterised(guide_trace: Trace) -> None:
-    """Refuse a guide with a site that has no reparameterisation (4), since its pathwise gradient would be wrong.
-
-    Raises:
-        InputError: Names the site and the estimator that serves.
-    """
-    for site in latent_sites(guide_trace):
-        _check_site(site)
-    for site in observed_sites(guide_trace):
-        if not site["fn"].has_rsample:
-            raise InputError(
-                f"guide site {site['name']!r} ({describe(site['fn'])}) is observed, or a factor, and cannot be "
-                "reparameterised, so its gradient would be another than Trace_ELBO's: train it by Trace_ELBO"
-            )
-
-
 def _check_site(site: Site) -> None:
     if not site["fn"].has_rsample:
         raise InputError(
             f"guide site {site['name']!r} ({describe(site['fn'])}) cannot be reparameterised, so a pathwise "
-            "gradient does not exist: use ScoreFunction or VIMCO, which need none"
+            "gradient does not exist: use SGVB, which takes its score, or VIMCO for a multi-sample bound"
         )
 
 
@@ -167,52 +149,34 @@ def log_likelihood_sum(model_trace: Trace) -> Tensor:
     return _sum(site["log_prob_sum"] for site in observed_sites(model_trace))
 
 
-def analytic_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    r"""Scaled sum over latent sites of the closed-form :math:`\mathrm{KL}(q \,\|\, p)`, plus auxiliary guide sites.
+def log_weight_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    r"""Scaled sum of all sites' log densities, :math:`\frac NM \sum_i \log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
+    return torch.as_tensor(model_trace.log_prob_sum() - guide_trace.log_prob_sum())
+
+
+def analytic_kls(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+    r"""The closed-form :math:`\mathrm{KL}(q \,\|\, p)` of latents, scaled and masked, by their names.
 
     A closed form holds at fixed values of all latents that either distribution depends on, which must therefore have
-    been drawn before. Of a latent whose prior may depend on one that the guide draws later, as in a guide from the
-    bottom up, log q - log p is taken at the draw instead.
+    been drawn before. A latent whose prior may depend on one that the guide draws later, as in a guide from the bottom
+    up, has none: log q - log p at the draw stands for it.
 
     Raises:
         InputError: If no closed form is registered for a site's two distributions.
     """
-    early = _drawn_after_their_parents(model_trace, guide_trace)
-    terms = []
-    for site in latent_sites(model_trace):
-        guide_site = guide_trace.nodes[site["name"]]
-        if site["name"] in early:
-            kl = _site_kl(site, guide_site)
-            terms.append(scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"]).sum())
-        else:
-            terms.append(guide_site["log_prob_sum"] - site["log_prob_sum"])
-    auxiliary = (site["log_prob_sum"] for site in latent_sites(guide_trace) if site["name"] not in model_trace.nodes)
-    return _sum(terms) + _sum(auxiliary)
+    kls = {}
+    for name in _drawn_after_their_parents(model_trace, guide_trace):
+        site = guide_trace.nodes[name]
+        kl = _site_kl(model_trace.nodes[name], site)
+        kls[name] = torch.as_tensor(scale_and_mask(kl, scale=site["scale"], mask=site["mask"]))
+    return kls
 
 
-def _drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> set[str]:
+def _drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> list[str]:
     """Latents of which all that come before them in the model come before them in the guide too."""
     order = {site["name"]: place for place, site in enumerate(latent_sites(guide_trace))}
     names = [site["name"] for site in latent_sites(model_trace)]
-    return {name for i, name in enumerate(names) if all(order[before] < order[name] for before in names[:i])}
-
-
-def score_function_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    r"""A sum whose gradient is the score-function gradient of all latents, each with the terms it can influence.
-
-    .. math:: \sum_{\text{sites}} \nabla \log q(z) \cdot \big(\log p - \log q\big)_{\text{in the same plates}}
-
-    A datum's latent is not blamed for another datum's bound.
-    """
-    log_weight = MultiFrameTensor()
-    for trace, sign in ((model_trace, 1), (guide_trace, -1)):
-        for site in sample_sites(trace):
-            log_weight.add((site["cond_indep_stack"], sign * site["log_prob"].detach()))
-    terms = []
-    for site in latent_sites(guide_trace):
-        score = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-        terms.append((score * log_weight.sum_to(site["cond_indep_stack"])).sum())
-    return _sum(terms)
+    return [name for i, name in enumerate(names) if all(order[before] < order[name] for before in names[:i])]
 
 
 def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Tensor]]:

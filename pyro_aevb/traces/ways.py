@@ -23,7 +23,17 @@ from pyro_aevb.traces.agreement import (
 )
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
-from pyro_aevb.traces.plates import in_other_plates, may_look
+from pyro_aevb.traces.plates import (
+    JOINT,
+    SIMPLE,
+    Layout,
+    check_not_subsampled,
+    check_one_plate_scale,
+    in_other_plates,
+    layout_of,
+    may_look,
+    outside,
+)
 from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, latent_sites
 
 __all__ = ["Choices", "Ways"]
@@ -42,6 +52,8 @@ class Ways(NamedTuple):
     guide: Way = "loop"
     model: Way = "loop"
     plate_scale: float = 1.0
+    layout: Layout = SIMPLE
+    """What log densities are for."""
     scaled_differently: str = ""
     """Message of the refusal where sites are scaled differently, so that no one scale holds for a sum; else empty."""
 
@@ -121,6 +133,7 @@ def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: boo
         ways = _look(model, guide, args)
         weights: list[Tensor] = [p for module in seen.values() for p in module.parameters(recurse=False)]
         weights += [p for _, p in pyro.get_param_store().named_parameters()]
+        several = several and ways.layout.is_simple
         if several:
             with _shaken(weights):
                 ways = _evaluated(model, guide, args, ways)
@@ -138,25 +151,45 @@ def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
     if guide is None:
         found = run(model, args, 1, "loop")
         check_densities(latent_sites(found.trace))
-        _check_one_plate(model, args, found, {s["name"]: found.value(s["name"]) for s in latent_sites(found.trace)})
+        if site := _is_global(
+            model, args, found, {s["name"]: found.value(s["name"]) for s in latent_sites(found.trace)}
+        ):
+            raise InputError(
+                f"site {site!r} lies in another plate than the data, which all depend on it: a global latent, not one "
+                "for each datum; numbers per datum need every site in the data's plate"
+            )
         return Ways(plate_scale=found.plate_scale())
-    drawn = run(guide, args, 1, "loop")
+    drawn = run(guide, args, 1, "loop", layout=JOINT)
     check_no_factors(drawn.trace, "a log-weight per datum")
     check_densities(drawn.sites.values())
     check_no_point_masses(drawn.sites.values())
     latents = {n: drawn.value(n) for n, site in drawn.sites.items() if not site["infer"].get("is_auxiliary")}
-    found = run(model, args, 1, "loop", latents, drawn.rows())
+    found = run(model, args, 1, "loop", latents, drawn.rows(), layout=JOINT)
     for name in latents.keys() & found.sites.keys():
         found.sites[name]["is_observed"] = False  # what was given is a latent all the same
     check_agreement(found.trace, drawn.trace, look=True)
     for name in latents.keys() & found.sites.keys():
         _check_proper(found.sites[name])
-    _check_one_plate(model, args, found, latents)
+    layout = _layout(model, args, found, latents)
+    ways = Ways(plate_scale=found.plate_scale(), layout=layout)
+    drawn.laid_out(layout)  # refuses a guide's site that lies elsewhere
     try:
         check_one_scale([*found.sites.values(), *drawn.sites.values()], look=True)
     except InputError as error:
-        return Ways(plate_scale=found.plate_scale(), scaled_differently=str(error))
-    return Ways(plate_scale=found.plate_scale())
+        return ways._replace(scaled_differently=str(error))
+    return ways
+
+
+def _layout(model: Pair, args: tuple[Any, ...], found: Run, latents: Latents) -> Layout:
+    """What log-weights are for: each datum, if every latent belongs to one, else all together."""
+    layout = layout_of(found.trace, rows_of(args))
+    if layout.is_simple and _is_global(model, args, found.laid_out(SIMPLE), latents):
+        layout = JOINT
+    if layout.dim is None:
+        check_not_subsampled(found.sites.values(), outside(found.trace, rows_of(args)))
+    elif not layout.is_simple:
+        check_one_plate_scale(found.sites.values())
+    return layout
 
 
 def _check_proper(site: Site) -> None:
@@ -166,13 +199,9 @@ def _check_proper(site: Site) -> None:
         return
 
 
-def _check_one_plate(model: Pair, args: tuple[Any, ...], found: Run, latents: Latents) -> None:
-    """Refuse a latent in another plate than the data's, though of its size, that other data depend on: a global one.
-
-    Raises:
-        InputError: Names the site and its plate.
-    """
-    for name, plate in in_other_plates(found.sites.values()).items():
+def _is_global(model: Pair, args: tuple[Any, ...], found: Run, latents: Latents) -> str | None:
+    """The name of a latent in another plate than the data's, though of its size, that other data depend on."""
+    for name in in_other_plates(found.sites.values()):
         if name not in latents:
             continue
         moved = _with_another_first(found.sites[name], latents[name])
@@ -181,10 +210,8 @@ def _check_one_plate(model: Pair, args: tuple[Any, ...], found: Run, latents: La
             numbers = ((found.log_prob(other)[:, 1:], again.log_prob(other)[:, 1:]) for other in found.sites)
             if all(torch.equal(before, after) for before, after in numbers):
                 continue
-        raise InputError(
-            f"site {name!r} lies in plate {plate!r}, not in that of the data, which all depend on it: a global latent, "
-            "not one for each datum; numbers per datum need every site in the data's plate"
-        )
+        return name
+    return None
 
 
 def _with_another_first(site: Site, values: Tensor) -> Tensor:

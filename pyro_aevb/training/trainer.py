@@ -22,6 +22,7 @@ from pyro_aevb.engines.optimizer import check_optimizer_like
 from pyro_aevb.engines.svi import SVIEngine
 from pyro_aevb.errors import InputError, choice, function, instance
 from pyro_aevb.estimators import SGVB, Estimator
+from pyro_aevb.estimators.baselines import averages
 from pyro_aevb.hardware import Precision, Settings, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.origins import comes_from
@@ -131,7 +132,14 @@ class Trainer(Training):
     def objective(self) -> Objective:
         """What is stepped on: the estimator's loss of the pair on minibatches."""
         return Objective(
-            self.model, self.guide, self.estimator, self.parameters, self.batches, self.modules, self.divisors
+            self.model,
+            self.guide,
+            self.estimator,
+            self.parameters,
+            self.batches,
+            self.modules,
+            self.divisors,
+            self._averages,
         )
 
     # ------------------------------------------------------------ the loop
@@ -193,7 +201,7 @@ class Trainer(Training):
         """Takes a step back that fails or is interrupted before its update, so that what follows is as without it."""
         buffers = [buffer for module in self.modules.values() for buffer in module.buffers()]
         counts = [count for count in tensors_of(self.estimator).values() if not count.requires_grad]
-        tensors = list({id(t): t for t in (*buffers, *counts)}.values())
+        tensors = list({id(t): t for t in (*buffers, *counts, *self._averages.values())}.values())
         return UndoneStep(self.noise.read, self.noise.write, tensors, self.objective.trained())
 
     def _stop_if_not_finite(self) -> None:
@@ -244,8 +252,9 @@ class Trainer(Training):
         return {"optimizer": "pyro.optim" if self.engine.name == "svi" else "torch.optim"}
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """What an estimator learns or counts; those of this package hold settings alone, beta for one."""
-        return {} if isinstance(self.estimator, Estimator) and self._is_ours() else tensors_of(self.estimator)
+        """What an estimator learns or counts; those of this package hold settings alone, beta for one, and averages."""
+        ours = isinstance(self.estimator, Estimator) and self._is_ours()
+        return {**({} if ours else tensors_of(self.estimator)), **self._averages}
 
     def _is_ours(self) -> bool:
         return comes_from(type(self.estimator), "pyro_aevb")
@@ -267,8 +276,12 @@ class Trainer(Training):
             run = traces.first_run(loss, *pair, self.batches[0])
             self.divisors = {self.batches.batch_size: run.divisor, **self._of_last_batch(loss)}
         self.global_latents = run.global_latents
-        self._met = {id(p) for p in run.parameters.values()}
-        self.parameters = trained_parameters(*pair, self.modules, run.parameters)
+        self._averages = averages(run.parameters)
+        for average in self._averages.values():
+            average.zero_()  # as if this run had not been
+        met = {name: p for name, p in run.parameters.items() if name not in self._averages}
+        self._met = {id(p) for p in met.values()}
+        self.parameters = trained_parameters(*pair, self.modules, met)
         # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
         counted = run.plate.full_size if run.plate else self.batches.batch_size
         self._weight_of_prior = counted / self.batches.size

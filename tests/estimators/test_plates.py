@@ -108,10 +108,16 @@ MULTI = [e for e in estimators.__all__ if e not in ("SGVB", "SGVBAnalyticKL", "S
 
 @pytest.mark.parametrize("name", MULTI)
 @pytest.mark.parametrize("kind", ["sequential", "nested"])
-def test_multi_sample_bounds_refuse_other_plates_by_name(name, kind):
+def test_multi_sample_bounds_take_other_plates_of_latents_that_they_take(name, kind):
+    """VIMCO these, which are discrete; wake-sleep dreams each datum by itself, and says that it cannot."""
     model, guide = PLATED[kind]()
-    with pyro.get_param_store().scope(), pytest.raises(aevb.InputError, match=r"one plate at dim=-1|reparameterised"):
-        getattr(estimators, name)(2).differentiable_loss(model, guide, torch.zeros(6).double())
+    with pyro.get_param_store().scope(), aevb.seeded(0):
+        estimator = getattr(estimators, name)(2)
+        if name == "VIMCO":
+            assert estimator.differentiable_loss(model, guide, torch.zeros(6).double()).isfinite()
+            return
+        with pytest.raises(aevb.InputError, match=r"plate of the data|reparameterised|observes what is no argument"):
+            estimator.differentiable_loss(model, guide, torch.zeros(6).double())
 
 
 # ---------------------------------------------------------------- beta

@@ -139,22 +139,6 @@ def test_a_dependent_second_latent_has_no_closed_form():
     assert traces.per_datum_kl(model, guide, (torch.randn(7, 4),)) is None
 
 
-def test_a_global_latent_is_refused_by_name():
-    import pyro
-    import pyro.distributions as dist
-
-    def model(x):
-        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("x", dist.Normal(shift, 1.0), obs=x)
-
-    def guide(x):
-        pyro.sample("shift", dist.Normal(0.0, 1.0))
-
-    with pytest.raises(InputError, match="'shift' lies outside the data plate"):
-        evidence.bound(model, guide, torch.zeros(3))
-
-
 def test_bad_counts_and_empty_data():
     pair = LinearGaussian()
     with pytest.raises(InputError, match="num_samples"):
