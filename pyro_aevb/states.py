@@ -330,7 +330,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _check_group(saved: Any, own: Mapping[str, Any]) -> None:
-    if not isinstance(saved, dict) or saved.get("params") != own["params"]:
+    right = isinstance(saved, dict) and isinstance(saved.get("params"), list)
+    if not right or any(type(i) is not int for i in saved["params"]) or saved["params"] != own["params"]:
         raise InputError("the saved run has another optimizer (its groups do not hold the pair's parameters)")
     for name in own.keys() & saved.keys() - {"params", *COMPUTED_BY}:
         check_setting(saved[name], own[name], f"optimizer {name}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl
 from torch.distributions.utils import lazy_property
+from torch.nn.modules import module
 from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "foreach_addcmul_",
     "foreach_mul_",
     "foreach_sqrt",
+    "global_hooks",
     "has_backward_hooks",
     "has_closed_form",
+    "has_step_hooks",
     "hooks_of",
     "scale_tril_of",
     "step_without_hooks",
@@ -55,6 +58,11 @@ def version_of(tensor: Tensor) -> int:
     return tensor._version
 
 
+def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody is called around an optimizer's step; torch has no public way to ask."""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
 def step_without_hooks(step: Any, closure: Any) -> Any:
     """Take an optimizer's step, ``step`` its bound method, without the hooks that are registered at it.
 
@@ -78,13 +86,19 @@ def has_backward_hooks(tensor: Tensor) -> bool:
     return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
-def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+def hooks_of(part: nn.Module) -> list[Callable[..., Any]]:
     """All hooks around a module's forward and backward pass; torch has no public way to list them."""
+    kinds = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    return [hook for hooks in kinds for hook in hooks.values()]
+
+
+def global_hooks() -> list[Callable[..., Any]]:
+    """All hooks around the forward and backward passes of every module; torch has no public way to list them."""
     kinds = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_backward_pre_hooks,
     )
     return [hook for hooks in kinds for hook in hooks.values()]
 

@@ -19,7 +19,7 @@ from pyro_aevb.engines.cuda_graphs import WholeSteps, unchanged, updates_in_plac
 from pyro_aevb.engines.eager import EagerGradients, TorchEngine
 from pyro_aevb.engines.frozen import Frozen
 from pyro_aevb.engines.kept import TOLERANCE, Kept, agree, reason
-from pyro_aevb.engines.recording import Recording, record
+from pyro_aevb.engines.recording import Codes, Recording, record
 from pyro_aevb.seeds import unchanged_random_state
 
 __all__ = ["Launches", "RecordedGradients", "captured_engine", "frozen_of", "loss_and_gradients_alone"]
@@ -48,6 +48,7 @@ class RecordedGradients:
         self.compiled = compiled
         self.tolerance = tolerance
         self.eager = EagerGradients(objective)
+        self.codes = Codes()
         self.kept: Kept[Recording] = Kept(self._record, self._agrees, frozen_of(objective), sizes)
         self.look = self.kept.look
         self.check_next = self.kept.check_next
@@ -66,9 +67,9 @@ class RecordedGradients:
         objective = self.objective
         tensors = objective.trained(), objective.batches.parts, objective.further_tensors()
         unregistered = self.kept.frozen.python.tensors()
-        recording = record(objective.loss, visit, *tensors, compiled=self.compiled, unregistered=unregistered)
-        self.kept.frozen.watch(recording.unregistered)
-        return recording
+        return record(
+            objective.loss, visit, *tensors, compiled=self.compiled, unregistered=unregistered, codes=self.codes
+        )
 
     def _agrees(self, recording: Recording, visit: Visit) -> bool:
         expected = loss_and_gradients_alone(self.objective, visit)

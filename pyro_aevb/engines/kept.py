@@ -26,9 +26,9 @@ Recording = TypeVar("Recording")
 class Kept(Generic[Recording]):
     """Recordings of a step, one for each size of minibatch, under one policy.
 
-    A recording is compared with the step when it is made, every 500 steps, and whenever something has changed that can
-    be seen cheaply. What differs is recorded anew; a step that differs from its own new recording, or that writes to
-    Python whenever it runs, is not recorded any more.
+    A recording is compared with the step when it is made and every 500 steps; where something has changed that can be
+    seen cheaply the step is recorded anew, since one minibatch need not show what it changes. A step that differs from
+    its own new recording, or that writes to Python whenever it runs, is not recorded any more.
 
     Arguments:
         record: Makes a recording for a size of minibatch, from an example of the step's arguments.
@@ -51,9 +51,8 @@ class Kept(Generic[Recording]):
         self.agrees = agrees
         self.frozen = frozen
         self.sizes = sizes
-        self.refuse = refuse or logger.info
+        self.refuse = refuse or _run_eagerly
         self.recordings: dict[int, Recording | None] = {}
-        self.seconds = 0.0
         self._facts: dict[int, Facts] = {}  # when each recording was last compared
         self._checked: set[int] = set()
         self._steps_since_check = 0
@@ -76,9 +75,10 @@ class Kept(Generic[Recording]):
 
     def look(self) -> None:
         """Compare each recording before it is next used, if something has changed that is cheap to see."""
-        facts = self.frozen.read() if self._checked else None
-        if facts and not all(facts.same(self._facts[size]) for size in self._checked):
-            self.check_next()
+        facts = self.frozen.read() if any(self.recordings.values()) else None
+        if facts and not all(self.frozen.same(facts, self._facts[size]) for size in self._checked):
+            self._checked.clear()
+            self._steps_since_check = 0
         self._find_obstacle()
 
     def check_next(self) -> None:
@@ -91,7 +91,7 @@ class Kept(Generic[Recording]):
         before = self._obstacle
         self._obstacle = self.frozen.obstacle()
         if self._obstacle not in (None, before):
-            self.refuse(f"{self._obstacle}, which a recording would not call: the step runs eagerly")
+            self.refuse(f"{self._obstacle}, which a recording would not call")
 
     def _check(self, size: int, *example: Any) -> None:
         if self._obstacle is not None:
@@ -100,15 +100,15 @@ class Kept(Generic[Recording]):
         if size not in self.recordings:
             self.recordings[size] = self._made(size, *example)
         elif recording is not None and not self._still(recording, size, *example):
-            logger.info("model, guide or estimator has changed since the step was recorded: recording it anew")
             self.frozen.look_again()
             self.recordings[size] = self._made(size, *example)
         self._facts[size] = self.frozen.read()
         self._checked.add(size)
 
     def _still(self, recording: Recording, size: int, *example: Any) -> bool:
-        """Is the step still what was recorded? What changed in Python alone may be no part of it."""
-        return self.frozen.read().tensors == self._facts[size].tensors and self._unmoved(recording, *example) is None
+        """Is the step still what was recorded?"""
+        same = self.frozen.same(self.frozen.read(), self._facts[size])
+        return same and self._unmoved(recording, *example) is None
 
     def _made(self, size: int, *example: Any) -> Recording | None:
         started = time.perf_counter()
@@ -118,18 +118,15 @@ class Kept(Generic[Recording]):
                 recording = self.record(*example)
         except Exception as error:  # whatever the compiler raises: the eager step gives the same numbers
             self.frozen.python.write(before)
-            self.refuse(f"the step cannot be recorded, so it runs eagerly: {reason(error)}")
+            self.refuse(f"the step cannot be recorded: {reason(error)}")
             return None
         if differing := self._unmoved(recording, *example):
             self.frozen.python.write(before)
-            self.refuse(
-                f"the recording differs from the step, which changes by itself ({differing}): it runs eagerly from "
-                "here on"
-            )
+            self.refuse(f"the recording differs from the step, which changes by itself ({differing})")
             return None
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
-        logger.info("recorded the step for batches of %d in %.1f s", size, seconds)
+        if not getattr(recording, "is_known", False):
+            again = ", anew, since model, guide or estimator has changed" if size in self.recordings else ""
+            logger.info("recorded the step for batches of %d in %.1f s%s", size, time.perf_counter() - started, again)
         return recording
 
     def _unmoved(self, recording: Recording, *example: Any) -> str | None:
@@ -139,6 +136,10 @@ class Kept(Generic[Recording]):
         moved = self.frozen.python.changed(before, self.frozen.python.read())
         self.frozen.python.write(before)
         return moved or (None if agrees else "loss or gradients")
+
+
+def _run_eagerly(reason: str) -> None:
+    logger.info("%s; the step runs eagerly", reason)
 
 
 def agree(

@@ -20,7 +20,7 @@ from pyro_aevb.engines.cuda_graphs import GraphReplay, unchanged
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces import without_looking
 
-__all__ = ["Recording", "TensorFunction", "record", "record_function"]
+__all__ = ["Codes", "Recording", "TensorFunction", "record", "record_function"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,40 @@ TensorFunction = Callable[..., tuple[Tensor, ...]]
 # oneDNN takes 13 us for a product however tiny, MKL 2 to 6; written as a sum and fused with its neighbours by
 # inductor it costs less than either. 784-100-3, M=100, whose products are all below or far above this: 0.49 to 0.40 ms.
 TINY_PRODUCT = 150_000
+
+
+MOST_KEPT = 8  # compiled graphs
+
+
+class Codes:
+    """Compiled code by the graph that it was made of: a graph that is recorded once more need not be compiled again."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Any, list[Tensor], Any]] = []
+
+    def of(self, graph: GraphModule, inputs: list[Tensor], moving: int, compiled: bool = True) -> tuple[Any, bool]:
+        """What :func:`_compile` makes of a graph, and whether it was known.
+
+        Arguments:
+            graph: The graph.
+            inputs: Its inputs.
+            moving: How many of them, the first, are others at each call.
+            compiled: Compile it, rather than replay it operation by operation.
+        """
+        places = [(t.shape, t.stride(), t.dtype, t.device, i < moving or t.data_ptr()) for i, t in enumerate(inputs)]
+        key = (str(graph.graph), places)
+        constants = [constant.detach().clone() for constant in _constants(graph)]
+        for known, before, code in self._known:
+            if known == key and all(map(_same_tensor, before, constants)):
+                return code, True
+        # Its forward, not itself: hooks of modules are for those of the pair.
+        code = _compile(graph, inputs, moving) if compiled else (graph.forward, graph.forward)
+        self._known = [*self._known[1 - MOST_KEPT :], (key, constants, code)]
+        return code, False
+
+
+def _same_tensor(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 class Recording:
@@ -43,17 +77,25 @@ class Recording:
 
     def __init__(self, graph: GraphModule, inputs: list[Tensor], used: list[bool]) -> None:
         self.graph = graph
-        # Its forward, not itself: hooks of modules are for those of the pair.
         self.function: TensorFunction = graph.forward
         self.inlined: TensorFunction | None = graph.forward
         self.inputs = [tensor.detach() for tensor in inputs]
         self.used = used
         self.unregistered: list[Tensor] = []
         """Those of the inputs that a pair keeps in plain attributes."""
+        self.is_known = False
+        """Whether the same graph had been recorded before."""
 
-    def compile(self, visit: Visit) -> None:
-        """Replay from here on with inductor's code, on a GPU as one CUDA graph, rather than operation by operation."""
-        self.function, self.inlined = _compile(self.graph, [*visit, *self.inputs], len(visit))
+    def compile(self, visit: Visit, codes: Codes, compiled: bool) -> None:
+        """Replay from here on with inductor's code, on a GPU as one CUDA graph.
+
+        Arguments:
+            visit: An example.
+            codes: Code of graphs before.
+            compiled: Compile it, rather than replay it operation by operation.
+        """
+        made, self.is_known = codes.of(self.graph, [*visit, *self.inputs], len(visit), compiled)
+        self.function, self.inlined = made
 
     def __call__(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
         """The loss and each parameter's gradient, ``None`` where the loss does not depend on it."""
@@ -78,6 +120,7 @@ def record(
     others: list[Tensor],
     compiled: bool = True,
     unregistered: Mapping[int, Tensor] | None = None,
+    codes: Codes | None = None,
 ) -> Recording:
     """Record a loss and its gradients for one size of minibatch.
 
@@ -90,6 +133,7 @@ def record(
         compiled: Compile with inductor, and into a CUDA graph, rather than replay operation by operation.
         unregistered: Tensors that the pair keeps in plain attributes, by identity; those that the loss reads become
             inputs, since a compiler takes a constant's numbers into its code.
+        codes: Code of graphs before, of which one may be this; by default none is known.
 
     Raises:
         Exception: Whatever tracing or compiling raises, such as control flow that depends on data.
@@ -115,14 +159,17 @@ def record(
             graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
         recording = Recording(graph, inputs, used)
         recording.unregistered = read
-        if compiled:
-            recording.compile(visit)
+        recording.compile(visit, codes or Codes(), compiled)
         recording(visit)  # the first call compiles what is compiled lazily
     return recording
 
 
 def record_function(
-    function: TensorFunction, arguments: tuple[Tensor, ...], fixed: list[Tensor], compiled: bool = True
+    function: TensorFunction,
+    arguments: tuple[Tensor, ...],
+    fixed: list[Tensor],
+    compiled: bool = True,
+    codes: Codes | None = None,
 ) -> TensorFunction:
     """Record any function of tensors for one size of its arguments.
 
@@ -134,6 +181,7 @@ def record_function(
         arguments: An example of its arguments.
         fixed: All else that it reads or changes, parameters among them; read where they are at each call.
         compiled: As for :func:`record`.
+        codes: As for :func:`record`.
 
     Raises:
         Exception: As there.
@@ -141,7 +189,8 @@ def record_function(
     held = [tensor.detach() for tensor in fixed]
     with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
         graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
-        replay = _compile(graph, [*arguments, *held], len(arguments))[0] if compiled else graph.forward
+        inputs = [*arguments, *held]
+        (replay, _), _ = (codes or Codes()).of(graph, inputs, len(arguments), compiled)
         replay(*arguments, *held)  # the first call compiles what is compiled lazily
 
     def recorded(*now: Tensor) -> tuple[Tensor, ...]:

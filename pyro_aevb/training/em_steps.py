@@ -15,7 +15,7 @@ from pyro_aevb import hmc, traces
 from pyro_aevb.engines.cuda_graphs import unchanged
 from pyro_aevb.engines.frozen import Frozen
 from pyro_aevb.engines.kept import Kept, agree
-from pyro_aevb.engines.recording import TensorFunction, record_function
+from pyro_aevb.engines.recording import Codes, TensorFunction, record_function
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces import LatentSpace
@@ -133,6 +133,7 @@ class CapturedSteps:
         self.parameters = parameters
         self.modules = modules
         self.compiled = compiled
+        self.codes = Codes()
         frozen = Frozen(self._tensors, lambda: self.modules, [eager.model], self._settings)
         self.kept: Kept[RecordedSteps] = Kept(self._record, self._agree, frozen, sizes)
 
@@ -155,9 +156,9 @@ class CapturedSteps:
             return loss_and_gradients(u, *args)[1:]
 
         return RecordedSteps(
-            record_function(self.eager.transition, (u, step_size, *args), tensors, self.compiled),
-            record_function(loss_and_gradients, (u, *args), tensors, self.compiled),
-            record_function(gradients, (u, *args), tensors, self.compiled),
+            record_function(self.eager.transition, (u, step_size, *args), tensors, self.compiled, self.codes),
+            record_function(loss_and_gradients, (u, *args), tensors, self.compiled, self.codes),
+            record_function(gradients, (u, *args), tensors, self.compiled, self.codes),
             trained,
         )
 

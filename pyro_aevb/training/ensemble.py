@@ -21,6 +21,7 @@ from pyro_aevb.estimators import Estimator
 from pyro_aevb.hardware import Settings
 from pyro_aevb.process import alone
 from pyro_aevb.seeds import unchanged_random_state
+from pyro_aevb.torch_internals import has_step_hooks
 from pyro_aevb.training.loop import Loop
 from pyro_aevb.training.progress import Progress
 from pyro_aevb.training.trainer import LOSSY, Trainer
@@ -250,6 +251,8 @@ def _check_member(member: int, trainer: Trainer) -> None:
             f"member {member}: {type(optimizer).__name__} is not known to work element by element: "
             f"give one of {', '.join(sorted({o.__name__ for o in ELEMENTWISE}))}"
         )
+    if optimizer is not None and has_step_hooks(optimizer):
+        raise InputError(f"member {member} has hooks at its optimizer's step, which is not called: train it by itself")
     if isinstance(trainer.estimator, Estimator) and trainer.estimator.anneal(trainer.samples_seen):
         raise InputError(f"member {member} has an estimator with warm_up, which is not batched: train it by itself")
 

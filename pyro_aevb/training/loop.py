@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_aevb.data.batches import Batches
-from pyro_aevb.errors import InputError, NonFiniteLossError, whole
+from pyro_aevb.errors import InputError, NonFiniteLossError, told, whole
 from pyro_aevb.hardware import Settings, current_device, settings_of_state
 from pyro_aevb.process import Deferred, alone
 from pyro_aevb.seeds import GlobalNoise, derive
@@ -93,8 +93,9 @@ class Loop(ABC, Generic[Report]):
     def run(self, samples: float) -> Iterator[Report]:
         """Train on this many more data, at least; the last step is finished.
 
-        Ctrl-C waits until a step is whole, a second one does not; a step that fails before its update is taken back. So
-        what follows another ``run`` is the same to the last bit as without the interruption.
+        Ctrl-C waits until a step is whole, a second one does not; a step that fails before its update is taken back:
+        noise, gradients and tensors, not what a pair counts in Python. So what follows another ``run`` is the same to
+        the last bit as without the interruption.
 
         Arguments:
             samples: How many data, a whole number, perhaps written as ``1e6``.
@@ -255,6 +256,9 @@ class Training(Loop[Progress]):
             self._load(before)
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the saved run has another model, guide or optimizer ({reason})") from error
+        except BaseException:  # somebody's own module's, a warning that is an error, Ctrl-C
+            self._load(before)
+            raise
         self.torn = False
         if self.auto and today["captured"]:
             self.capture()
@@ -392,6 +396,12 @@ def _as_of_today(state: Mapping[str, Any], kind: str, earlier: Earlier) -> dict[
 
 
 def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} of a module's state is {told(value)} (get_extra_state?), and a state holds tensors alone: "
+                "keep it in a buffer"
+            )
     return {name: value.detach().clone() for name, value in tensors.items()}
 
 

@@ -29,10 +29,12 @@ from pyro_aevb.errors import (
 from pyro_aevb.hardware import Settings, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.em_steps import CapturedSteps, EagerSteps, RecordedSteps
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training
 from pyro_aevb.training.progress import Gathered, Progress
+from pyro_aevb.training.weights import Weights
 
 __all__ = ["MonteCarloEM"]
 
@@ -121,6 +123,7 @@ class MonteCarloEM(Training):
         self.chains = self._first_positions()  # (N, K)
         self.step_size = torch.tensor(FIRST_STEP_SIZE, device=self.device, dtype=self.chains.dtype)
         self.acceptance = torch.full_like(self.step_size, math.nan)
+        self._weights = Weights(self.parameters, self.modules)
         default = partial(Adagrad, lr=0.02, weight_decay=1.0, warm_up=0)  # the prior N(0, I) in this loss's units
         self.engine = OneOptimizer(default if optimizer is None else optimizer, list(self.parameters.values()))
         found = find_settings(largest_product(self.parameters.values(), batch_size), self.device, "float32")
@@ -150,6 +153,10 @@ class MonteCarloEM(Training):
     def running(self) -> Iterator[None]:
         """Run a block as steps are run: with this training's store, noise, settings and device, without validation."""
         with super().running(), pyro.validation_enabled(False):
+            self._weights.check_kinds()
+            self._weights.check_known()
+            buffers = [buffer for module in self.modules.values() for buffer in module.buffers()]
+            self._undone = UndoneStep(self.noise.read, self.noise.write, buffers, list(self.parameters.values()))
             if self.recorded:
                 self.recorded.kept.look()
             yield
@@ -169,7 +176,15 @@ class MonteCarloEM(Training):
 
     def take_steps(self, target: int) -> None:
         """Move chains, of a minibatch or of all; then update the weights, on those minibatches in turn."""
-        self.torn = True
+        self._undone.remember()
+        try:
+            self._take_step()
+        except BaseException:
+            if not self.torn:
+                self._undone.take_back()
+            raise
+
+    def _take_step(self) -> None:
         count = self.batches.per_epoch if self.e_step == "all" else 1
         visits = map(self.batches.visit, range(self.step, self.step + count))
         moved = [(visit, self._move_chains(visit)) for visit in visits]
@@ -184,7 +199,11 @@ class MonteCarloEM(Training):
         args = self.batches.take(*visit)
         u = self.chains[rows]  # (M, K)
         steps = self.recorded.steps_for(u, self.step_size, *args) if self.recorded else self.eager
-        self.chains[rows], self.step_size, self.acceptance = steps.transition(u, self.step_size, *args)
+        moved, step_size, acceptance = steps.transition(u, self.step_size, *args)
+        self.torn = True  # until the weights have followed
+        self.chains[rows] = moved
+        self.step_size = step_size
+        self.acceptance = acceptance
         return steps
 
     def _update(self, visit: Visit, steps: EagerSteps | RecordedSteps, with_loss: bool) -> None:

@@ -31,6 +31,7 @@ from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training, broken_parameters, non_finite
 from pyro_aevb.training.progress import Gathered, Progress
+from pyro_aevb.training.weights import Weights
 
 __all__ = ["Trainer"]
 
@@ -108,25 +109,41 @@ class Trainer(Training):
         report_every: int = 10_000,
         settings: Settings | None = None,
     ) -> None:
-        self.model = function("model", model)
-        self.guide = function("guide", guide)
-        self.estimator = SGVB() if estimator is None else instance("estimator", estimator, ELBO)
+        self._model = function("model", model)
+        self._guide = function("guide", guide)
+        self._estimator = SGVB() if estimator is None else instance("estimator", estimator, ELBO)
         choice("engine", engine, ("auto", "captured", "eager", "svi"))
         check_optimizer_like(optimizer)
         where = find_device(device)
         batches = Batches(data, batch_size, seed, where, precision_of(model, guide))
         super().__init__(batches, seed, where, report_every, settings)
         self.modules = self._find_modules()
-        self._first_modules = dict(self.modules)
+        first_modules = dict(self.modules)
         if isinstance(self.estimator, Estimator):
             self.estimator.to(self.device)
         self._first_run()
         product = largest_product(self.parameters.values(), batch_size)
         found = find_settings(product, self.device, precision)
         self.settings = found if settings is None else instance("settings", settings, Settings)
-        self._untrained = {id(p) for _, p in self._weights_in_modules()} - {id(p) for p in self.parameters.values()}
-        self._kinds = {name: (p.dtype, p.device) for name, p in self.parameters.items()}
+        self._weights = Weights(self.parameters, first_modules)
         self._make_engine(engine, optimizer)
+
+    # Without setters: whoever assigned another would train the first one on.
+
+    @property
+    def model(self) -> Pair:
+        """The model; for another make another trainer."""
+        return self._model
+
+    @property
+    def guide(self) -> Pair:
+        """The guide; for another make another trainer."""
+        return self._guide
+
+    @property
+    def estimator(self) -> ELBO:
+        """The estimator; for another make another trainer."""
+        return self._estimator
 
     @property
     def objective(self) -> Objective:
@@ -212,30 +229,14 @@ class Trainer(Training):
 
     def _check_same_weights(self) -> None:
         """Are the weights that train those that the pair uses? One optimizer over all knows those of the beginning."""
-        for name, parameter in self.parameters.items():
-            if (parameter.dtype, parameter.device) != self._kinds[name]:
-                raise InputError(
-                    f"{name} is {parameter.dtype} on {parameter.device} now, and was {self._kinds[name][0]} on "
-                    f"{self._kinds[name][1]} when the trainer was made: make a new one"
-                )
+        self._weights.check_kinds()
         if self.engine.name == "svi":  # which makes an optimizer for whatever parameter it meets
             return
-        known = {id(p) for p in self.parameters.values()} | self._untrained
-        for name, parameter in self._weights_in_modules():
-            if id(parameter) not in known:
-                raise InputError(
-                    f"{name} was frozen, or another tensor, when the trainer was made, so that it does not train: make "
-                    "a new trainer; a weight that is to train later on may be frozen after the trainer was made"
-                )
-        self._check_store(known)
-
-    def _weights_in_modules(self) -> Iterator[tuple[str, Tensor]]:
-        """Those of the modules of the beginning that are not frozen, by name."""
-        modules = self._first_modules.items()
-        return ((f"{m}.{n}", p) for m, module in modules for n, p in module.named_parameters() if p.requires_grad)
+        self._weights.check_known()
+        self._check_store(self._weights.known)
 
     def _check_store(self, known: set[int]) -> None:
-        in_modules = {id(p) for module in self._first_modules.values() for p in module.parameters()}
+        in_modules = {id(p) for module in self._weights.modules.values() for p in module.parameters()}
         for name, parameter in self._store["params"].items():
             if id(parameter) in known | in_modules or not parameter.requires_grad:
                 continue

@@ -70,7 +70,7 @@ def test_a_changed_python_number_is_noticed_and_recorded_anew(caplog):
         estimator.weight = 100.0
         bounds[engine] += [p.bound for p in trainer.run(100)]
     assert bounds["captured"] == pytest.approx(bounds["eager"], rel=1e-9)
-    assert "recording it anew" in caplog.text
+    assert ", anew, since model" in caplog.text
 
 
 # ---------------------------------------------------------------- what cannot be recorded

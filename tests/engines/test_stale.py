@@ -215,7 +215,7 @@ def detach(pair, _, number):
 def test_a_flag_that_changes_gradients_alone_is_noticed(caplog):
     caplog.set_level(logging.INFO)
     alike(act=detach)
-    assert "recording it anew" in caplog.text
+    assert ", anew, since model" in caplog.text
 
 
 def doubled(gradient):
@@ -246,7 +246,7 @@ def hook_of_forward(pair, *_):
 def test_hooks_are_honoured_by_eager_steps(act, caplog):
     caplog.set_level(logging.INFO)
     alike(act=act)
-    assert caplog.text.count("which a recording would not call: the step runs eagerly") == 1
+    assert caplog.text.count("which a recording would not call; the step runs eagerly") == 1
 
 
 def told_of(calls, parameter):
