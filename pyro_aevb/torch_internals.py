@@ -32,6 +32,7 @@ __all__ = [
     "has_step_hooks",
     "hooks_of",
     "scale_tril_of",
+    "set_validation",
     "step_without_hooks",
     "to_copy",
     "validates",
@@ -183,6 +184,11 @@ class OwnFactors:
 def validates(distribution: Distribution) -> bool:
     """Whether values are looked at: unless somebody switched that off for this one; torch keeps it as it was given."""
     return distribution._validate_args is not False
+
+
+def set_validation(distribution: Distribution, on: bool) -> None:
+    """Whether a distribution looks at its values from here on: torch asks when one is made, and never again."""
+    distribution._validate_args = on
 
 
 def has_closed_form(kind: type) -> bool:

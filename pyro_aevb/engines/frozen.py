@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pyro_aevb.engines import places
@@ -169,8 +170,11 @@ class Frozen:
 
     def read(self) -> "Facts":
         """As it is now."""
-        where = [(id(t), t.data_ptr(), t.dtype, t.shape, t.requires_grad) for t in self.tensors()]
-        return Facts([where, self.numbers()], self.python.read())
+        tensors = self.tensors()
+        where = [(id(t), t.data_ptr(), t.dtype, t.shape, t.requires_grad) for t in tensors]
+        kept = {**self.python.tensors(), **{id(t): t for t in tensors}}
+        masks = {key: t.cpu().numpy().tobytes() for key, t in kept.items() if t.dtype == torch.bool}
+        return Facts([where, masks, self.numbers()], self.python.read())
 
     def same(self, one: "Facts", other: "Facts") -> bool:
         """Is all as it was then?"""

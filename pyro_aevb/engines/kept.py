@@ -1,8 +1,10 @@
 """When a recording is made, compared with what it was made of, and made anew: once, for all that is recorded."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,6 +21,9 @@ CHECK_EVERY = 500  # steps: 0.3 % of the time; every hundred would take 1.5 %
 LOSS_TOLERANCE = 1e-4  # relative, or this part of a nat per datum: far above rounding, far below any real change
 TOLERANCE = 1e-3  # relative, of one parameter's gradient: above float32 rounding, below any real change
 FLOOR = 1e-5  # of the length of all gradients: one that is rounding alone, a bias before BatchNorm say, may differ
+
+LIBRARIES = {"torch", "pyro", "pyro_aevb", *sys.stdlib_module_names} - {"__main__"}
+"""Whose code a user did not write."""
 
 Recording = TypeVar("Recording")
 
@@ -177,5 +182,10 @@ def _close(loss: Tensor, expected: Tensor, loss_of_a_nat: float) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """An error in one line, with the line of the user's own file that it came from, if there is one."""
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    own = [frame for frame in frames if frame.f_globals.get("__name__", "").partition(".")[0] not in LIBRARIES]
+    if not own:
+        return words
+    return f"in {own[-1].f_code.co_filename}, line {own[-1].f_lineno}, {own[-1].f_code.co_name}: {words}"

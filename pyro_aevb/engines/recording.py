@@ -9,16 +9,18 @@ This file holds all of the package's use of torch's compiler.
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from pyro_aevb.data.batches import Visit
 from pyro_aevb.engines.cuda_graphs import GraphReplay, unchanged
 from pyro_aevb.seeds import unchanged_random_state
-from pyro_aevb.traces import without_looking
+from pyro_aevb.traces import Unvalidated, without_looking
 
 __all__ = ["Codes", "Recording", "TensorFunction", "record", "record_function"]
 
@@ -154,9 +156,13 @@ def record(
     with unchanged_random_state(parameters[0].device), unchanged(others):
         fuse_tiny = compiled and parameters[0].device.type == "cpu"
         graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
-        if read := [constant for constant in _constants(graph) if id(constant) in (unregistered or {})]:
-            inputs += read
+        masks = {id(inputs[i - len(visit)]) for i in _masks(graph)}  # whose places a result's length depends on
+        read = [constant for constant in _constants(graph) if id(constant) in (unregistered or {})]
+        read = [constant for constant in read if constant.dtype != torch.bool]
+        if read or masks:
+            inputs = [tensor for tensor in (*inputs, *read) if id(tensor) not in masks]
             graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
+        _refuse_shapes_that_depend_on_data(graph)
         recording = Recording(graph, inputs, used)
         recording.unregistered = read
         recording.compile(visit, codes or Codes(), compiled)
@@ -189,6 +195,7 @@ def record_function(
     held = [tensor.detach() for tensor in fixed]
     with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
         graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
+        _refuse_shapes_that_depend_on_data(graph)
         inputs = [*arguments, *held]
         (replay, _), _ = (codes or Codes()).of(graph, inputs, len(arguments), compiled)
         replay(*arguments, *held)  # the first call compiles what is compiled lazily
@@ -211,10 +218,60 @@ def _trace(function: TensorFunction, inputs: tuple[Tensor, ...], fuse_tiny: bool
     products: dict[Any, Callable[..., Any]] = {aten.mm.default: _tiny_mm, aten.addmm.default: _tiny_addmm}
     # One mode of fake tensors for the whole recording: make_fx makes a new one, with a Python traceback, at each node
     # else, which is two thirds of its time for an autoregressive flow.
-    with without_looking(), tracing(TracingContext(FakeTensorMode())):
+    with without_looking(), Unvalidated(), _OneHot(), tracing(TracingContext(FakeTensorMode())):
         graph = make_fx(function, decomposition_table=products if fuse_tiny else None)(*inputs)
-    _refuse_shapes_that_depend_on_data(graph)
+    _look_constant_masks_up(graph)
     return graph
+
+
+class _OneHot(TorchFunctionMode):
+    """``one_hot`` as a comparison: torch's own reads the largest index, though it was told how many there are."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is functional.one_hot:
+            index, count, *_ = (*args, *(kwargs or {}).values(), -1)
+            if count > 0:
+                return (index.unsqueeze(-1) == torch.arange(count, device=index.device)).long()
+        return function(*args, **(kwargs or {}))
+
+
+def _masks(graph: GraphModule) -> list[int]:
+    """Which inputs of a recording are masks that others are indexed by."""
+    nodes = graph.graph.nodes
+    places = {node: i for i, node in enumerate(node for node in nodes if node.op == "placeholder")}
+    indices = (index for node in nodes if node.target is torch.ops.aten.index.Tensor for index in node.args[1])
+    return sorted({places[i] for i in indices if i in places and i.meta["val"].dtype == torch.bool})
+
+
+def _look_constant_masks_up(graph: GraphModule) -> None:
+    """``x[mask]`` as ``x[places]`` where the mask is a constant, so that the result's length is one."""
+    for node in list(graph.graph.nodes):
+        if node.target is not torch.ops.aten.index.Tensor:
+            continue
+        masks = [index for index in node.args[1] if index is not None and index.meta["val"].dtype == torch.bool]
+        if not masks or any(mask.op != "get_attr" for mask in masks):
+            continue
+        for mask in masks:
+            _replace_mask(graph, node, mask)
+    graph.recompile()
+
+
+def _replace_mask(graph: GraphModule, node: Node, mask: Node) -> None:
+    places = getattr(graph, str(mask.target)).nonzero(as_tuple=True)
+    indices: list[Any] = []
+    for index in cast(Any, node.args[1]):
+        if index is not mask:
+            indices.append(index)
+            continue
+        for place in places:
+            name = f"_places{len(list(graph.graph.nodes))}"
+            graph.register_buffer(name, place)
+            with graph.graph.inserting_before(node):
+                indices.append(graph.graph.get_attr(name))
+            indices[-1].meta["val"] = place
+    node.args = (node.args[0], indices)
 
 
 def _constants(graph: GraphModule) -> list[Tensor]:

@@ -25,6 +25,7 @@ from pyro_aevb.traces.plates import without_looking
 from pyro_aevb.traces.scores import Score, Term, Tracked, analytic_terms, has_baseline, sampled_terms, scores, untracked
 from pyro_aevb.traces.sites import (
     UnknownDensityError,
+    Unvalidated,
     latent_sites,
     log_likelihood_sum,
     log_weight_sum,
@@ -48,6 +49,7 @@ __all__ = [
     "Term",
     "Tracked",
     "UnknownDensityError",
+    "Unvalidated",
     "analytic_terms",
     "check_agreement",
     "check_factors",

@@ -200,13 +200,14 @@ def check_no_point_masses(sites: Iterable[Site]) -> None:
         InputError: Names the site.
     """
     sites = list(sites)
-    if any(site["infer"].get("is_auxiliary") for site in sites):
-        return  # an AutoGuide's: a Delta that carries the density of the auxiliary site that it was made from
-    for site in sites:
+    auxiliary = [site for site in sites if site["infer"].get("is_auxiliary")]
+    # With those an AutoGuide's others are Deltas that carry the density of the auxiliary site that they were made from.
+    for site in auxiliary or sites:
         if isinstance(base_of(site["fn"]), dist.Delta):
             raise InputError(
                 f"the guide's site {site['name']!r} is a Delta, a point mass, which has no density: numbers per datum "
-                "need one; train a point by SGVB, and evaluate with a guide that has a density"
+                "need one; train a point by SGVB, and evaluate with a guide that has a density, as an "
+                "AutoLaplaceApproximation's laplace_approximation() is"
             )
 
 

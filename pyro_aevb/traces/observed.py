@@ -1,5 +1,6 @@
 """Are data where the model has a density for them? Each datum is checked against its own."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class Observed(NamedTuple):
     a latent, or because the user switched validation off."""
     takes_nan: bool
     """Whether its distribution takes NaN for a value that is missing."""
+    unlooked: Any = None
+    """The support of a distribution of which the user switched validation off."""
 
     @property
     def is_constant(self) -> bool:
@@ -111,10 +114,12 @@ def _observed(site: Site) -> Observed:
     base = base_of(site["fn"])
     takes_nan = isinstance(base, NAN_MASKED)
     try:
-        support = None if takes_nan or not validates(base) else site["fn"].support
+        support = None if takes_nan else site["fn"].support
     except (NotImplementedError, AttributeError):  # a support that is not told cannot be compared
         support = None
-    return Observed(str(site["name"]), site["value"], support, takes_nan)
+    if validates(base):
+        return Observed(str(site["name"]), site["value"], support, takes_nan)
+    return Observed(str(site["name"]), site["value"], None, takes_nan, unlooked=support)
 
 
 def check_observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows: Tensor) -> None:
@@ -147,6 +152,12 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
     if not site.takes_nan and values.is_floating_point() and not torch.isfinite(values).all():
         row = _first(~torch.isfinite(values), rows)
         raise InputError(f"the data have NaN or infinite values, in row {row} first: clean them first")
+    if site.unlooked is not None and not site.unlooked.check(values).all():
+        warnings.warn(
+            f"site {site.name!r} has data outside its support, {site.unlooked}, which validate_args=False lets pass: "
+            "no number of this pair is a log-likelihood",
+            stacklevel=2,
+        )
     if site.support is None:
         return
     inside = site.support.check(values)

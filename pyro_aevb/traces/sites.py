@@ -12,18 +12,19 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair
-from pyro_aevb.torch_internals import has_closed_form
+from pyro_aevb.torch_internals import has_closed_form, set_validation, validates
 
 __all__ = [
     "Latents",
     "Site",
     "UnknownDensityError",
+    "Unvalidated",
     "analytic_kls",
     "base_of",
     "describe",
@@ -109,6 +110,36 @@ class _WithoutGradient(Messenger):
         if msg["value"] is None and not msg["is_observed"] and not msg["done"] and not site_is_subsample(msg):
             with torch.no_grad():
                 msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"]).clone()
+
+
+class Unvalidated(Messenger):
+    """A block in which no distribution looks at its values, those made before it neither: a recording cannot read them.
+
+    A prior of a ``PyroSample`` is made with its module, while validation was on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._switched: list[Distribution] = []
+
+    def _pyro_sample(self, msg: Site) -> None:
+        for part in _parts_of(msg["fn"]):
+            if validates(part):
+                self._switched.append(part)
+                set_validation(part, False)
+
+    def __exit__(self, *error: Any) -> None:
+        while self._switched:
+            set_validation(self._switched.pop(), True)
+        super().__exit__(*error)
+
+
+def _parts_of(distribution: Any) -> Iterator[Distribution]:
+    """A distribution and those that it is made of: its base, a mixture's components."""
+    if isinstance(distribution, Distribution):
+        yield distribution
+        for part in vars(distribution).values():
+            yield from _parts_of(part)
 
 
 def without_gradient(function: Pair) -> Pair:

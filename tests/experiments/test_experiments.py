@@ -30,6 +30,8 @@ SMOKE = {
     "reliability.py": "ends tried",
     "summary.py": "# Experiments",
     "same_bytes.py": "digests taken",
+    "clients.py": "programs tried",
+    "pyro_tests.py": "of Pyro's tests run",
 }  # and what each must print
 
 
