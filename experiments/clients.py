@@ -48,11 +48,13 @@ def main() -> None:
     if chosen.smoke:
         chosen.only, chosen.steps, chosen.results = ["vae", "gmm"], 10, Path("clients")
     warnings.simplefilter("ignore")
-    cells = {}
+    kept = chosen.results / "cells.json"  # rows of programs that are not tried stay
+    cells = json.loads(kept.read_text()) if kept.exists() else {}
     for name in chosen.only:
         cells[name] = dict(tried(PROGRAMS[name], chosen.steps))
         print(f"{name}: " + "; ".join(f"{column} {cell}" for column, cell in cells[name].items()), flush=True)
-    write(chosen.results / "cells.json", json.dumps(cells, indent=1) + "\n")
+    cells = {name: cells[name] for name in PROGRAMS if name in cells}
+    write(kept, json.dumps(cells, indent=1) + "\n")
     write(chosen.results / "table.md", "\n".join(lines(cells)) + "\n")
     note(chosen.results / "settings.json", clients=provenance(1, steps=chosen.steps))
     print(f"{len(cells)} programs tried")
@@ -93,6 +95,9 @@ def outcome(make: Callable[[], Program], cell: Callable[[Program], Cell]) -> Cel
             return f"refused: {error}"
         except Exception as error:
             return f"CRASH {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+HERE = f"{Path(__file__).parent}/"
 
 
 # ---------------------------------------------------------------- estimators
@@ -176,7 +181,7 @@ def trains(program: Program, engine: str) -> Cell:
         *_, last = trainer.run(30 * program.batch_size)
     eagerly = [line for line in said if "runs eagerly" in line]
     if eagerly:
-        return f"eagerly: {eagerly[0]}"
+        return f"eagerly: {eagerly[0].replace(HERE, '')}"
     return f"yes ({last.bound:.4g} nats per datum)" if torch.tensor(last.bound).isfinite() else "not finite"
 
 

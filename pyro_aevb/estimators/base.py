@@ -138,7 +138,10 @@ class Estimator(ELBO):
 
 
 class MultiSample(Estimator):
-    """Base of estimators that need each datum's and particle's log-weight: one data plate, at ``dim=-1``.
+    """Base of estimators that need log-weights: each datum's, or where a latent belongs to no datum those of all.
+
+    The latter are ``(S, 1)``, of all data at once, as of a model with a global latent; they are refused where only some
+    of the data are there.
 
     Particles are drawn in one run of the pair, in a plate or as so many more rows, whichever is found to give what one
     particle at a time gives; in as many runs where neither does, and with ``vectorize_particles=False``. In training, a

@@ -44,8 +44,8 @@ class IWAE(_Pathwise):
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If the pair has latents outside the one data plate, for which this bound is not defined, or a guide
-            site has no reparameterisation.
+        InputError: If a guide site has no reparameterisation; if a latent lies outside the plate of the data, of which
+            only some are there.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
@@ -80,8 +80,8 @@ class Renyi(_Pathwise):
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If alpha is 1, the pair has latents outside the one data plate, for which this bound is not defined,
-            or a guide site has no reparameterisation.
+        InputError: If alpha is 1, or a guide site has no reparameterisation; if a latent lies outside the plate of the
+            data, of which only some are there.
 
     References:
         | Rényi divergence variational inference (Li & Turner, 2016)
@@ -167,8 +167,9 @@ class StickingTheLanding(_WeighedPaths):
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If the pair has latents outside the one data plate, a guide site has no reparameterisation, or the
-            guide cannot tell the density of a value that it has not just drawn, as planar flows cannot.
+        InputError: If a guide site has no reparameterisation, or the guide cannot tell the density of a value that it
+            has not just drawn, as planar flows cannot; if a latent lies outside the plate of the data, of which only
+            some are there.
 
     References:
         | Sticking the landing (Roeder et al., 2017)
@@ -201,8 +202,9 @@ class DoublyReparameterized(_WeighedPaths):
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If the pair has latents outside the one data plate, a guide site has no reparameterisation, or the
-            guide cannot tell the density of a value that it has not just drawn, as planar flows cannot.
+        InputError: If a guide site has no reparameterisation, or the guide cannot tell the density of a value that it
+            has not just drawn, as planar flows cannot; if a latent lies outside the plate of the data, of which only
+            some are there.
 
     References:
         | Doubly reparameterized gradient estimators for Monte Carlo objectives (Tucker et al., 2019)

@@ -13,6 +13,7 @@ from pyro_aevb.errors import whole
 from pyro_aevb.estimators.base import MultiSample, Reference, with_value
 from pyro_aevb.estimators.importance import IWAE, log_mean_exp
 from pyro_aevb.estimators.pathwise import EvidenceLowerBound
+from pyro_aevb.pairs import Pair
 
 __all__ = ["VIMCO", "ScoreFunction"]
 
@@ -38,7 +39,8 @@ class ScoreFunction(EvidenceLowerBound):
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``leave_one_out`` has one sample only; with ``mean``, if a latent lies outside the data plate.
+        InputError: If ``leave_one_out`` has one sample only; with ``mean``, if a latent lies outside the data plate; if
+            the guide is a point mass, which has no score.
 
     References:
         | Variational Bayesian inference with stochastic search (Blei et al., 2012), [BJP12] of the paper
@@ -50,6 +52,14 @@ class ScoreFunction(EvidenceLowerBound):
     def bound(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         """log p(x, z) - log q(z|x)."""
         return traces.log_weight_sum(model_trace, guide_trace)
+
+    def _get_trace(
+        self, model: Pair, guide: Pair, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Trace, Trace]:
+        """One run of the pair, whose latents have scores."""
+        pair = super()._get_trace(model, guide, args, kwargs)
+        traces.check_no_point_masses(traces.latent_sites(pair[1]))
+        return pair
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> Iterator[traces.Term]:
         """Each site's log density."""
@@ -72,7 +82,8 @@ class VIMCO(MultiSample):
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:
-        InputError: If ``num_particles`` is below 2, or a latent lies outside the one data plate.
+        InputError: If ``num_particles`` is below 2; if a latent lies outside the plate of the data, of which only some
+            are there.
 
     References:
         | Variational inference for Monte Carlo objectives (Mnih & Rezende, 2016)

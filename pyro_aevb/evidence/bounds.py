@@ -45,10 +45,11 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
         seed: Seed of the draws; the caller's random state is left alone.
 
     Returns:
-        The two parts, ``(B,)`` each, in nats; ``.bound`` is their difference.
+        The two parts, ``(B,)`` each, in nats; ``.bound`` is their difference. Where a latent belongs to no datum they
+        are of all data together, ``(1,)``.
 
     Raises:
-        InputError: If ``num_samples`` is no whole number of at least 1, or the pair has sites outside the data plate.
+        InputError: If ``num_samples`` is no whole number of at least 1, or the pair has no log-weights.
     """
     whole("num_samples", num_samples)
     pair = traces.Particles(model, guide)

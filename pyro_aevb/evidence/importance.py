@@ -70,7 +70,8 @@ def importance_sampling(
 
     .. math:: \log p(x) \approx \log \frac1S \sum_{s=1}^S \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
-    :func:`importance_weights` also tells the standard error, and whether the estimate is to be trusted.
+    :func:`importance_weights` also tells the standard error, and whether the estimate is to be trusted. Where a latent
+    belongs to no datum, a global one, there is one number for all data together, ``(1,)``.
 
     Arguments:
         model: The model, any Pyro function.
@@ -82,7 +83,7 @@ def importance_sampling(
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:
-        InputError: If a count is not positive, there is no guide, or the pair has sites outside the data plate.
+        InputError: If a count is not positive, there is no guide, or the pair has no log-weights.
     """
     return importance_weights(model, guide, x, num_samples, chunk_size=chunk_size, seed=seed).log_likelihood
 
@@ -115,7 +116,7 @@ def importance_weights(
             where it was when it is called again; by default nothing is kept.
 
     Raises:
-        InputError: If a count is not positive, there is no guide, the pair has sites outside the data plate, or
+        InputError: If a count is not positive, there is no guide, the pair has no log-weights, or
             ``keep`` is a file of another computation.
     """
     if guide is None:

@@ -4,7 +4,7 @@ A density is written once, in its distribution; what follows only runs the two P
 Shapes: ``S`` particles at ``dim=-2``, ``B`` data at ``dim=-1``.
 """
 
-from pyro_aevb.traces.agreement import check_agreement, check_factors, check_no_factors
+from pyro_aevb.traces.agreement import check_agreement, check_factors, check_no_factors, check_no_point_masses
 from pyro_aevb.traces.densities import (
     LogDensities,
     Particles,
@@ -55,6 +55,7 @@ __all__ = [
     "check_factors",
     "check_guide",
     "check_no_factors",
+    "check_no_point_masses",
     "check_observed",
     "check_values",
     "distributions",

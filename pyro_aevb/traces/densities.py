@@ -105,7 +105,7 @@ class Particles:
             constant: Whether the draws are constants, through which no gradient passes.
 
         Raises:
-            InputError: If a site lies outside the data plate, or inside further plates; if sites are scaled
+            InputError: If there is one log-weight for all data and only some are there; if sites are scaled
                 differently, or model and guide do not agree.
         """
         ways = self._ways(args, count)
