@@ -8,7 +8,6 @@ with ours of a test that passes with Pyro's. 20 minutes.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from shared import in_pyros_place
 from shared.in_pyros_place import OURS
 from shared.results import write
 
@@ -63,11 +63,8 @@ def outcomes(pyro: Path, name: str, report: Path, *options: str) -> dict[str, st
         report: File for pytest's report, overwritten.
         options: ``--theirs`` for Pyro's own classes.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "shared.in_pyros_place", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    subprocess.run(
-        [*command, *options, f"--junitxml={report}", f"tests/infer/{name}.py"], cwd=pyro, env=environment, check=False
-    )
+    command = [sys.executable, str(Path(in_pyros_place.__file__).resolve()), "-q", "-p", "no:cacheprovider"]
+    subprocess.run([*command, *options, f"--junitxml={report}", f"tests/infer/{name}.py"], cwd=pyro, check=False)
     return dict(_read(report))
 
 

@@ -5,7 +5,9 @@ Before tests are collected ``Trace_ELBO``, ``TraceGraph_ELBO``, ``TraceMeanField
 by name where no parameter is an ELBO.
 """
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyro.infer
@@ -76,3 +78,8 @@ def _class_of(value: Any) -> type:
 
 def _names(function: Any) -> set[str]:
     return set(function.__code__.co_names) if hasattr(function, "__code__") else set()
+
+
+if __name__ == "__main__":  # pytest, with this as a plugin, in the current folder
+    sys.path.insert(0, str(Path.cwd()))
+    sys.exit(pytest.main(sys.argv[1:], plugins=[sys.modules["__main__"]]))

@@ -24,10 +24,10 @@ LEFT_OUT = {"gmm", "cevae"}
 """Whose guide none of ours takes: it leaves a latent to be summed out, or observes one without a path."""
 
 
-def cell(name, column, *arguments, **options):
+def cell(program, column, *arguments, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return clients.outcome(PROGRAMS[name], partial(column, *arguments, **options))
+        return clients.outcome(PROGRAMS[program], partial(column, *arguments, **options))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
