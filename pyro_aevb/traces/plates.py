@@ -73,7 +73,7 @@ def _data_frame(model_trace: Trace, rows: int | None) -> Any:
     """The frame of a model's plate of data; ``None`` where there is none.
 
     It is one that observed sites lie in, of as many places as there are rows, and runs along the first dimension of
-    what is observed: data come batch first.
+    what is observed: data come batch first. Else it is one that chooses among data that the functions know themselves.
 
     Raises:
         InputError: If two plates could be it.
@@ -81,8 +81,8 @@ def _data_frame(model_trace: Trace, rows: int | None) -> Any:
     sites = observed_sites(model_trace)
     frames = {f: site for site in sites for f in site["cond_indep_stack"] if f.name != PARTICLES}
     fitting = [f for f in frames if rows in (f.size, f.full_size)] or [f for f in frames if f.size == -1]
-    if not fitting and rows is None:
-        fitting = [f for f in frames if f.vectorized]
+    if not fitting:  # data that the functions know themselves, of which a plate chooses some, or no rows to tell by
+        fitting = [f for f in frames if f.vectorized and (rows is None or f.full_size not in (None, f.size))]
     first = [f for f in fitting if f.vectorized and -f.dim == len(frames[f]["fn"].batch_shape)]
     chosen = first or fitting
     together = [f for f in chosen if all(f in site["cond_indep_stack"] for site in sites)]

@@ -298,3 +298,39 @@ def test_a_guide_s_site_outside_the_plate_that_the_model_has_it_in_is_named():
 
     with pytest.raises(InputError, match="site 'z' lies outside the"):
         estimators.IWAE(2).loss(inner_model, guide, ROWS)
+
+
+# ---------------------------------------------------------------- plates that choose
+
+
+@pytest.mark.parametrize("estimator", [estimators.SGVB(), estimators.IWAE(2)], ids=["SGVB", "IWAE"])
+@pytest.mark.parametrize("batch_size", [10, 20])
+@pytest.mark.parametrize("known", [False, True], ids=["rows given", "rows known"])
+def test_a_pair_that_chooses_some_of_the_data_reports_nats_per_datum(estimator, batch_size, known):
+    """By the posterior, so that each report is the mean log p(x) of what was chosen; it was several times that."""
+    if not known and batch_size < N:
+        batch_size = N
+    chosen = []
+
+    def of(x, rows):
+        return (EACH if known else x)[rows]
+
+    def model(x):
+        with pyro.plate("data", N, subsample_size=4) as rows:
+            chosen.append(of(x, rows))
+            z = pyro.sample("z", normal(0.0, 1.0))
+            pyro.sample("x", normal(z, 1.0), obs=of(x, rows))
+
+    def guide(x):
+        shift = pyro.param("shift", torch.tensor(0.0, dtype=torch.float64))
+        with pyro.plate("data", N, subsample_size=4) as rows:
+            pyro.sample("z", normal(of(x, rows) / 2 + shift, 0.5))
+
+    still = torch.optim.SGD
+    trainer = aevb.Trainer(
+        model, guide, EACH, estimator, lambda p: still(p, lr=0.0), batch_size,
+        report_every=batch_size, device="cpu", engine="eager",
+    )  # fmt: skip
+    for progress in trainer.run(5 * batch_size):
+        exact = normal(0.0, 2.0).log_prob(chosen[-1]).mean().item()
+        assert progress.bound == pytest.approx(exact, rel=1e-9)
