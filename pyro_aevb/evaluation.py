@@ -77,7 +77,7 @@ def map_blocks(
     if progress is not None:
         function("progress", progress)
     data, device = _given(model, guide, x)
-    size_of_block = _block_of(model, guide, tuple(d.to(device) for d in data))
+    size_of_block = _block_of(model, guide, data, device)
     rows = torch.arange(len(data[0])).split(size_of_block)
     first = tuple(d[:size_of_block].to(device) for d in data)
     with traces.refused_in_one_line(FAILED, first, model, guide), seeded(derive(seed, "evaluation"), device):
@@ -106,14 +106,14 @@ def map_blocks(
     return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
 
-def _block_of(model: Pair, guide: Pair, data: tuple[Tensor, ...]) -> int:
+def _block_of(model: Pair, guide: Pair, data: tuple[Tensor, ...], device: torch.device) -> int:
     """Number of data in a block: all, of a pair with latents that belong to no datum. What fails here is told later."""
     size = len(data[0])
     if guide is model or size <= DATA_BLOCK:
         return DATA_BLOCK
     for some in (DATA_BLOCK, size):  # plates of the data's whole size take no fewer
-        with suppress(Exception), seeded(0, data[0].device), evaluating(modules_named_by(model, guide).values()):
-            joint = traces.Particles(model, guide).is_joint(tuple(part[:some] for part in data))
+        with suppress(Exception), seeded(0, device), evaluating(modules_named_by(model, guide).values()):
+            joint = traces.Particles(model, guide).is_joint(tuple(part[:some].to(device) for part in data))
             return size if joint else DATA_BLOCK
     return DATA_BLOCK
 

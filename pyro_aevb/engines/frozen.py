@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_aevb.engines import places
-from pyro_aevb.engines.places import OPAQUE, PLAIN, Place, Values, contents
+from pyro_aevb.engines.places import LARGEST, OPAQUE, PLAIN, Place, Values, contents
 from pyro_aevb.origins import comes_from
 from pyro_aevb.pairs import MOST_VISITED, globals_read, wrapped_by
 from pyro_aevb.torch_internals import global_hooks, has_backward_hooks, hooks_of
@@ -173,7 +173,8 @@ class Frozen:
         tensors = self.tensors()
         where = [(id(t), t.data_ptr(), t.dtype, t.shape, t.requires_grad) for t in tensors]
         kept = {**self.python.tensors(), **{id(t): t for t in tensors}}
-        masks = {key: t.cpu().numpy().tobytes() for key, t in kept.items() if t.dtype == torch.bool}
+        small = {key: t for key, t in kept.items() if t.dtype == torch.bool and t.numel() <= LARGEST}
+        masks = {key: t.cpu().numpy().tobytes() for key, t in small.items()}
         return Facts([where, masks, self.numbers()], self.python.read())
 
     def same(self, one: "Facts", other: "Facts") -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 __all__ = [
+    "LARGEST",
     "OPAQUE",
     "PLAIN",
     "Attributes",
@@ -44,6 +45,7 @@ Values = dict[Any, Any]
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COMPARED = (*PLAIN, Number, np.generic, torch.dtype, torch.device, slice, range, MethodType)
 """What is the same wherever it compares equal."""
+_ENTRIES = object()  # the key of a container's own entries
 LARGEST = 100_000  # entries of a container that are read one by one; of a larger one only how many there are
 DEEPEST = 4  # containers within containers that are compared by what is in them
 OF_MODULES = frozenset(vars(nn.Module())) - {"training"}
@@ -100,7 +102,7 @@ class Place(ABC):
         return None
 
     def _named(self, key: Any) -> str:
-        return f"{key!r} of {self.name}"
+        return self.name if key is _ENTRIES else f"{key!r} of {self.name}"
 
 
 def equal(one: Any, other: Any, same_object: bool = False, depth: int = DEEPEST) -> bool:
@@ -246,8 +248,6 @@ def contents(cell: CellType) -> list[Any]:
 
 # ---------------------------------------------------------------- containers
 
-_ENTRIES = object()  # the key of a container's own entries
-
 
 class Items(Place):
     """The entries of a dictionary."""
@@ -280,9 +280,6 @@ class _Whole(Place):
     def remove(self, key: Any) -> None:
         """There is but one key."""
 
-    def _named(self, key: Any) -> str:
-        return self.name
-
 
 class Sequence(_Whole):
     """The entries of a list, a deque or another sequence."""
@@ -291,7 +288,8 @@ class Sequence(_Whole):
         super().__init__("a list", entries)
 
     def write(self, key: Any, value: Any) -> None:
-        if isinstance(value, tuple) and value != tuple(self.entries):
+        same = len(value) == len(self.entries) and all(a is b for a, b in zip(value, self.entries, strict=True))
+        if not same:
             self.entries.clear()
             self.entries.extend(value)
 
@@ -306,8 +304,9 @@ class Members(_Whole):
         return {_ENTRIES: frozenset(self.entries)}
 
     def write(self, key: Any, value: Any) -> None:
-        self.entries.clear()
-        self.entries.update(value)
+        if value != self.entries:
+            self.entries.clear()
+            self.entries.update(value)
 
 
 # ---------------------------------------------------------------- states that are no values

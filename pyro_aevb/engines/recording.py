@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_aevb.data.batches import Visit
 from pyro_aevb.engines.cuda_graphs import GraphReplay, unchanged
+from pyro_aevb.engines.places import LARGEST
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces import Unvalidated, without_looking
 
@@ -238,11 +239,12 @@ class _OneHot(TorchFunctionMode):
 
 
 def _masks(graph: GraphModule) -> list[int]:
-    """Which inputs of a recording are masks that others are indexed by."""
+    """Which inputs of a recording are masks that others are indexed by, few enough to be compared at each report."""
     nodes = graph.graph.nodes
     places = {node: i for i, node in enumerate(node for node in nodes if node.op == "placeholder")}
     indices = (index for node in nodes if node.target is torch.ops.aten.index.Tensor for index in node.args[1])
-    return sorted({places[i] for i in indices if i in places and i.meta["val"].dtype == torch.bool})
+    masks = {i for i in indices if i in places and i.meta["val"].dtype == torch.bool}
+    return sorted(places[mask] for mask in masks if mask.meta["val"].numel() <= LARGEST)
 
 
 def _look_constant_masks_up(graph: GraphModule) -> None:

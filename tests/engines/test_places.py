@@ -445,3 +445,15 @@ def test_values_are_put_back():
     state.write(before)
     assert state.changed(before, state.read()) is None
     assert holder == types.SimpleNamespace(a=1, gone=2, l=[1, 2], d={"x": 1}, s={1}, q=deque([1]), t=(1, [2]))
+
+
+def test_a_list_of_tensors_is_put_back():
+    """Tensors cannot be compared by ==, and need not be: the same objects stand there again."""
+    tensors = [torch.zeros(3), torch.ones(3)]
+    holder = types.SimpleNamespace(l=list(tensors))
+    state = PythonState([lambda: holder], [])
+    before = state.read()
+    holder.l[0] = torch.zeros(3)
+    holder.l.pop()
+    state.write(before)
+    assert [a is b for a, b in zip(holder.l, tensors, strict=True)] == [True, True]
