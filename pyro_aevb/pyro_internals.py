@@ -6,11 +6,12 @@ that a version of Pyro that moves one fails there by name.
 
 from typing import Any
 
+from pyro.distributions import MaskedDistribution
 from pyro.nn import PyroModule
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-__all__ = ["constrained_parameters", "is_straight_through", "made_by"]
+__all__ = ["constrained_parameters", "is_straight_through", "made_by", "own_mask"]
 
 
 def constrained_parameters(module: PyroModule) -> dict[str, Tensor]:
@@ -26,6 +27,11 @@ def constrained_parameters(module: PyroModule) -> dict[str, Tensor]:
 def is_straight_through(value: Any) -> bool:
     """Whether a value was drawn by a straight-through estimator: its density is that of the value that it hides."""
     return hasattr(value, "_unquantize")
+
+
+def own_mask(masked: MaskedDistribution) -> Any:
+    """The mask that ``distribution.mask(...)`` was given, a tensor or a switch; nothing public tells it."""
+    return masked._mask
 
 
 def made_by(optimizer: PyroOptim, parameter: Tensor) -> Any:

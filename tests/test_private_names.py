@@ -58,6 +58,7 @@ TORCHS = set.union(
     names_of(torch.Tensor),
     names_of(torch.nn.Module()),
     names_of(torch.optim.Optimizer),
+    names_of(pyro.distributions.Normal(0.0, 1.0).mask(True)),
     names_of(td.kl),
     names_of(torch.ops.aten),
     names_of(pyro.nn.PyroModule()),
@@ -310,3 +311,36 @@ def test_pyros_table_of_shapes_begins_as_it_is_cut_off():
         pyro.poutine.trace(model).get_trace()
     assert re.search(r"Trace Shapes:.*\bz dist\b", caught.value.args[0], re.DOTALL)
     assert str(caught.value) == "give another"
+
+
+def test_a_masked_distribution_tells_its_mask():
+    mask = torch.tensor([True, False])
+    assert pyro_internals.own_mask(pyro.distributions.Normal(torch.zeros(2), 1.0).mask(mask)) is mask
+
+
+def test_hooks_of_all_modules_and_of_an_optimizer_are_told():
+    assert not internals.global_hooks()
+    handles = [torch.nn.modules.module.register_module_forward_hook(print)]
+    handles.append(torch.nn.modules.module.register_module_forward_pre_hook(print))
+    handles.append(torch.nn.modules.module.register_module_full_backward_hook(print))
+    handles.append(torch.nn.modules.module.register_module_full_backward_pre_hook(print))
+    try:
+        assert internals.global_hooks() == [print] * 4
+    finally:
+        for handle in handles:
+            handle.remove()
+    for register in ("register_step_pre_hook", "register_step_post_hook"):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        assert not internals.has_step_hooks(optimizer)
+        getattr(optimizer, register)(print)
+        assert internals.has_step_hooks(optimizer)
+
+
+def test_validation_of_a_distribution_that_is_there_is_switched():
+    normal = td.Normal(0.0, 1.0, validate_args=True)
+    internals.set_validation(normal, False)
+    assert not internals.validates(normal)
+    normal.log_prob(torch.tensor(float("nan")))
+    internals.set_validation(normal, True)
+    with pytest.raises(ValueError, match="nan"):
+        normal.log_prob(torch.tensor(float("nan")))

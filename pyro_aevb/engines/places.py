@@ -370,7 +370,7 @@ OPAQUE: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (itertools.count, repr),
     (GeneratorType, _of_generator),
     (ContextVar, lambda variable: variable.get(None)),
-    (functools._lru_cache_wrapper, lambda function: tuple(function.cache_info())),
+    (type(functools.lru_cache(len)), lambda function: tuple(function.cache_info())),
     (random.Random, lambda generator: generator.getstate()),
     (np.random.Generator, lambda generator: repr(generator.bit_generator.state)),
     (torch.Generator, lambda generator: generator.get_state().numpy().tobytes()),

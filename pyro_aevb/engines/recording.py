@@ -232,7 +232,8 @@ class _OneHot(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is functional.one_hot:
-            index, count, *_ = (*args, *(kwargs or {}).values(), -1)
+            index = args[0]
+            count = (*args[1:], *(kwargs or {}).values(), -1)[0]
             if count > 0:
                 return (index.unsqueeze(-1) == torch.arange(count, device=index.device)).long()
         return function(*args, **(kwargs or {}))

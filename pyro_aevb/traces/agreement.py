@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.pyro_internals import is_straight_through
+from pyro_aevb.pyro_internals import is_straight_through, own_mask
 from pyro_aevb.traces.plates import may_look, own_scale, same_scale
 from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, layers_of, observed_sites
 
@@ -108,7 +108,7 @@ def _words(scale: Any) -> str:
 def _mask_of(site: Site) -> Tensor | None:
     """Where a site counts, by its own mask and those of the layers of its distribution; ``None`` for everywhere."""
     masked = (layer for layer in layers_of(site["fn"]) if isinstance(layer, dist.MaskedDistribution))
-    masks = [site["mask"], *(layer._mask for layer in masked)]
+    masks = [site["mask"], *map(own_mask, masked)]
     known = [torch.as_tensor(mask) for mask in masks if mask is not None and mask is not True]
     return None if not known else torch.stack(list(torch.broadcast_tensors(*known))).all(0)
 
