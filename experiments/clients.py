@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two programs, a few steps, results in the current folder")
     chosen = parser.parse_args()
     if chosen.smoke:
-        chosen.only, chosen.steps, chosen.results = ["vae", "gmm"], 10, Path("clients")
+        chosen.only = ["vae", "gmm"]
+        chosen.steps = 10
+        chosen.results = Path("clients")
     warnings.simplefilter("ignore")
     kept = chosen.results / "cells.json"  # rows of programs that are not tried stay
     cells = json.loads(kept.read_text()) if kept.exists() else {}

@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a test of one line, results in the current folder")
     chosen = parser.parse_args()
     if chosen.smoke:
-        chosen.pyro, chosen.tests = _made_up(Path("clone")), ["test_smoke"]
+        chosen.pyro = _made_up(Path("clone"))
+        chosen.tests = ["test_smoke"]
     if chosen.pyro is None:
         parser.error("give --pyro, the folder of a clone of https://github.com/pyro-ppl/pyro")
     with tempfile.TemporaryDirectory() as folder:

@@ -31,6 +31,7 @@ __all__ = [
     "has_closed_form",
     "has_step_hooks",
     "hooks_of",
+    "is_failed_allocation",
     "scale_tril_of",
     "set_validation",
     "step_without_hooks",
@@ -71,6 +72,11 @@ def step_without_hooks(step: Any, closure: Any) -> Any:
     that function as ``hooked``, its own mark. What it wraps is the function's ``__wrapped__``.
     """
     return step.__wrapped__(step.__self__, closure) if getattr(step, "hooked", False) else step(closure)
+
+
+def is_failed_allocation(error: BaseException) -> bool:
+    """Whether torch was refused memory of a CPU's: it raises a plain RuntimeError then, which its words alone tell."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 to_copy = torch.ops.aten._to_copy.default

@@ -3,6 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from torch import nn
 
@@ -122,3 +123,12 @@ def q(x):
     """The exact posterior of ``std``."""
     with plate(x):
         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+
+def traced(model, guide, *args):
+    """Traces of the model at the guide's draws, and of the guide, with their log densities: by Pyro alone."""
+    q = poutine.trace(guide).get_trace(*args)
+    p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args)
+    for trace in (p, q):
+        trace.compute_log_prob()
+    return p, q

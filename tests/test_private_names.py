@@ -344,3 +344,10 @@ def test_validation_of_a_distribution_that_is_there_is_switched():
     internals.set_validation(normal, True)
     with pytest.raises(ValueError, match="nan"):
         normal.log_prob(torch.tensor(float("nan")))
+
+
+def test_a_failed_allocation_is_told_by_torchs_words():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60)
+    assert internals.is_failed_allocation(refused.value)
+    assert not internals.is_failed_allocation(RuntimeError("shapes do not match"))

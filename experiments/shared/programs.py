@@ -95,7 +95,9 @@ def vae_grey() -> Program:
 
 def cvae() -> Program:
     """Conditional: what is known and what is to be completed; the prior is learned."""
-    prior, decoder, encoder = layers(8, 8, 8), layers(4 + 8, 8, 8), layers(16, 8, 8)
+    prior = layers(8, 8, 8)
+    decoder = layers(4 + 8, 8, 8)
+    encoder = layers(16, 8, 8)
 
     def normal(net: nn.Module, x: Tensor) -> Any:
         loc, log_scale = net(x).chunk(2, -1)
@@ -160,32 +162,39 @@ def ss_vae_unlabelled() -> Program:
 
 
 def scanvi() -> Program:
-    """Counts of genes with a library size, a label and two layers of latents."""
-    decoder, label, second, first = layers(4, 8, GENES), layers(4, 3), layers(4 + 3, 8, 8), layers(GENES, 8, 10)
+    """Counts of genes with a library size, a label, and a latent vector that depends on it and on another one."""
+    decoder = layers(4, 8, GENES)
+    of_label = layers(4 + 3, 8, 8)
+    encoder = layers(GENES, 8, 10)
+    classifier = layers(4, 3)
+    encoder_of_rest = layers(4 + 3, 8, 8)
 
     def normal(out: Tensor) -> Any:
         loc, log_scale = out.chunk(2, -1)
-        return dist.Normal(loc, functional.softplus(log_scale) + 1e-3)
+        return dist.Normal(loc, functional.softplus(log_scale) + 1e-3).to_event(1)
 
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
+        pyro.module("of_label", of_label)
         theta = pyro.param("inverse_dispersion", torch.full((GENES,), 10.0), constraint=constraints.positive)
         with pyro.plate("batch", len(x)), poutine.scale(scale=1 / len(x)):
             z1 = pyro.sample("z1", dist.Normal(x.new_zeros(len(x), 4), 1.0).to_event(1))
-            pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(len(x), 3)))
+            y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(len(x), 3)))
+            z2 = pyro.sample("z2", normal(of_label(torch.cat([z1, y], -1))))
             size = pyro.sample("l", dist.LogNormal(x.new_full((len(x), 1), 3.0), 0.5).to_event(1))
-            mean = size * decoder(z1).softmax(-1)
-            logits = (mean + 1e-6).log() - theta.log()
+            logits = (size * decoder(z2).softmax(-1) + 1e-6).log() - theta.log()
             pyro.sample("x", dist.NegativeBinomial(theta, logits=logits).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
-        for name, net in (("label", label), ("second", second), ("first", first)):
-            pyro.module(name, net)
+        pyro.module("encoder", encoder)
+        pyro.module("classifier", classifier)
+        pyro.module("encoder_of_rest", encoder_of_rest)
         with pyro.plate("batch", len(x)), poutine.scale(scale=1 / len(x)):
-            out = first(x.log1p())
-            z1 = pyro.sample("z1", normal(out[:, :8]).to_event(1))
-            pyro.sample("y", dist.OneHotCategorical(logits=label(z1)))
+            out = encoder(x.log1p())
+            z2 = pyro.sample("z2", normal(out[:, :8]))
             pyro.sample("l", dist.LogNormal(out[:, 8:9], functional.softplus(out[:, 9:]) + 1e-3).to_event(1))
+            y = pyro.sample("y", dist.OneHotCategorical(logits=classifier(z2)))
+            pyro.sample("z1", normal(encoder_of_rest(torch.cat([z2, y], -1))))
 
     return Program(model, guide, (counts(),))
 
@@ -214,8 +223,12 @@ def prodlda() -> Program:
 
 def cevae() -> Program:
     """Causal effects: a treatment and an outcome that the guide foretells too."""
-    decoder, treatment, outcome = layers(3, 8, 8), layers(3, 1), layers(4, 1)
-    encoder, of_t, of_y = layers(8 + 2, 8, 6), layers(8, 1), layers(9, 1)
+    decoder = layers(3, 8, 8)
+    treatment = layers(3, 1)
+    outcome = layers(4, 1)
+    encoder = layers(8 + 2, 8, 6)
+    of_t = layers(8, 1)
+    of_y = layers(9, 1)
 
     def model(x: Tensor, t: Tensor, y: Tensor) -> None:
         for name, net in (("decoder", decoder), ("treatment", treatment), ("outcome", outcome)):

@@ -22,6 +22,7 @@ from pyro_aevb.cli.stopping import Stopped, stopping
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.runs.origin import VersionsWarning
 from pyro_aevb.runs.trust import importable, modules_typed
+from pyro_aevb.torch_internals import is_failed_allocation
 
 __all__ = ["main"]
 
@@ -114,10 +115,7 @@ def _one_line_of_versions() -> Iterator[None]:
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether memory was asked for that is not there."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # On a CPU torch's allocator raises a plain RuntimeError: only its words tell.
-    return "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_failed_allocation(error)
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:

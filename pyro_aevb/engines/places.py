@@ -288,6 +288,7 @@ class Sequence(_Whole):
         super().__init__("a list", entries)
 
     def write(self, key: Any, value: Any) -> None:
+        """The entries of before; a list that still has them is not touched. Tensors in it do not compare by ``==``."""
         same = len(value) == len(self.entries) and all(a is b for a, b in zip(value, self.entries, strict=True))
         if not same:
             self.entries.clear()
@@ -304,6 +305,7 @@ class Members(_Whole):
         return {_ENTRIES: frozenset(self.entries)}
 
     def write(self, key: Any, value: Any) -> None:
+        """The members of before; a set that still has them keeps its order."""
         if value != self.entries:
             self.entries.clear()
             self.entries.update(value)
@@ -343,6 +345,7 @@ class Randomness(Place):
         return {"random": random.getstate(), "numpy.random": (state[0], state[1].tobytes(), *state[2:])}
 
     def write(self, key: Any, value: Any) -> None:
+        """The state of one of both generators, by the name of its library."""
         if key == "random":
             random.setstate(value)
         else:

@@ -15,12 +15,12 @@ from pyro_aevb.testing.case import Case, require
 
 __all__ = ["check", "nothing_global_touched", "require_unseeded"]
 
-# All that is set here is what _put_back found before, so that a part under test that changes it harms nobody else.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),  # set by _put_back alone
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),  # to put back what a part has changed
     "torch's default device": (
         lambda: torch.empty(0).device.type,
-        lambda device: torch.set_default_device(None if device == "cpu" else device),  # set by _put_back alone
+        # To put back what a part has changed: torch has no other way, and None is what it begins with.
+        lambda device: torch.set_default_device(None if device == "cpu" else device),
     ),
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),

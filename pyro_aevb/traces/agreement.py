@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_aevb.errors import InputError
 from pyro_aevb.pyro_internals import is_straight_through, own_mask
-from pyro_aevb.traces.plates import may_look, own_scale, same_scale
+from pyro_aevb.traces.plates import may_look, own_scale, plate_scale, same_scale
 from pyro_aevb.traces.sites import Site, base_of, describe, latent_sites, layers_of, observed_sites
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_no_factors",
     "check_no_point_masses",
     "check_observes",
+    "check_one_plate_scale",
     "check_one_scale",
     "check_scales",
 ]
@@ -183,13 +184,25 @@ def check_one_scale(sites: Iterable[Site], look: bool) -> None:
     Raises:
         InputError: Names two sites and their scales.
     """
-    scaled: Iterator[tuple[str, Any]] = ((site["name"], own_scale(site)) for site in sites)
-    first, scale = next(scaled, ("", 1.0))
-    for name, other in scaled:
+    _check_alike(((site["name"], own_scale(site)) for site in sites), "their plates apart", look)
+
+
+def check_one_plate_scale(sites: Iterable[Site]) -> None:
+    """Refuse sites that their plates scale differently, for the same reason.
+
+    Raises:
+        InputError: Names two sites and their scales.
+    """
+    _check_alike(((site["name"], plate_scale(site)) for site in sites), "by their plates", look=True)
+
+
+def _check_alike(scales: Iterator[tuple[str, Any]], where: str, look: bool) -> None:
+    first, scale = next(scales, ("", 1.0))
+    for name, other in scales:
         if not same_scale(scale, other, look):
             raise InputError(
-                f"sites {first!r} and {name!r} are scaled by {_words(scale)} and {_words(other)}, their plates apart: "
-                "numbers per datum need one scale for all; use SGVB, which takes any"
+                f"sites {first!r} and {name!r} are scaled by {_words(scale)} and {_words(other)}, {where}: numbers per "
+                "datum need one scale for all; use SGVB, which takes any"
             )
 
 

@@ -20,7 +20,6 @@ __all__ = [
     "DataPlate",
     "Layout",
     "check_not_subsampled",
-    "check_one_plate_scale",
     "common_scale",
     "data_plate",
     "global_latents",
@@ -200,21 +199,6 @@ def check_not_subsampled(sites: Iterable[Site], shared: str) -> None:
                 f"site {shared!r} lies outside the plate of the data, so that there is one log-weight for all, and "
                 f"plate {chosen[0].name!r} of site {site['name']!r} holds {chosen[0].size} of {chosen[0].full_size}: "
                 "give all data at once, or train by SGVB, which takes any plates"
-            )
-
-
-def check_one_plate_scale(sites: Iterable[Site]) -> None:
-    """Refuse sites that their plates scale differently: a datum's log-weight has one scale for all its terms.
-
-    Raises:
-        InputError: Names two sites.
-    """
-    sites = list(sites)
-    for site in sites[1:]:
-        if not math.isclose(plate_scale(site), plate_scale(sites[0])):
-            raise InputError(
-                f"sites {sites[0]['name']!r} and {site['name']!r} are scaled differently by the plates they lie in: "
-                "numbers per datum need one scale for all; train by SGVB, which takes any plates"
             )
 
 

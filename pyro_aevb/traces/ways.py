@@ -19,6 +19,7 @@ from pyro_aevb.traces.agreement import (
     check_densities,
     check_no_factors,
     check_no_point_masses,
+    check_one_plate_scale,
     check_one_scale,
 )
 from pyro_aevb.traces.particles import Run, Way, rows_of, run
@@ -28,7 +29,6 @@ from pyro_aevb.traces.plates import (
     SIMPLE,
     Layout,
     check_not_subsampled,
-    check_one_plate_scale,
     in_other_plates,
     layout_of,
     may_look,

@@ -14,6 +14,7 @@ import pyro_aevb as aevb
 from pyro_aevb import InputError
 from pyro_aevb.estimators import SGVB, ScoreFunction, SGVBAnalyticKL
 from pyro_aevb.hardware import Settings
+from tests.pairs import traced
 
 SIZE = 7
 X = torch.randn(SIZE, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -233,10 +234,7 @@ def test_a_leave_one_out_baseline_is_the_mean_of_the_other_samples():
     scores = []
     with aevb.seeded(0):
         for _ in range(3):
-            q = poutine.trace(discrete_guide).get_trace(X)
-            p = poutine.trace(poutine.replay(discrete, trace=q)).get_trace(X)
-            p.compute_log_prob()
-            q.compute_log_prob()
+            p, q = traced(discrete, discrete_guide, X)
             log_q = q.nodes["k"]["log_prob"]
             total = sum(p.nodes[n]["log_prob"] for n in "ykx") - q.nodes["y"]["log_prob"] - log_q
             costs.append(total.detach())
