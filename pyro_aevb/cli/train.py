@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_t
 from pyro_aevb.runs.folder import Folder
 from pyro_aevb.runs.options import Config, Every, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
+    FREE,
     VersionsWarning,
     check_config_of,
     check_data_of,
@@ -58,7 +59,8 @@ def train(arguments: Sequence[str]) -> None:
     if resume is not None:
         _resume(grammar, Path(resume), arguments, modules_of(trust))
         return
-    _begin(grammar, grammar.parse(arguments, None if config is None else read_config(Path(config), modules_of(trust))))
+    source = None if config is None else read_config(Path(config), modules_of(trust))
+    _begin(grammar, grammar.parse(arguments, source), arguments)
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
@@ -78,11 +80,11 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     return value
 
 
-def _begin(grammar: Parser, options: Namespace) -> None:
+def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str]) -> None:
     if options.out:
         refuse_existing(Path(options.out))
     _check(options)
-    _spread_shorthand(options)
+    _spread_shorthand(options, {word.split("=")[0] for word in arguments})
     parts = make_parts(grammar, options)
     options.binarize = _choose_binarize(options, parts)
     options.engine = _choose_engine(options)
@@ -117,16 +119,21 @@ def _resume_locked(grammar: Parser, folder: Folder, arguments: Sequence[str], tr
     state = folder.load("last", find_device(options.device))
     check_config_of(state, source, path)
     parts = make_parts(grammar, options)
-    text = dumped(grammar, options)
-    plain = yaml.safe_load(text)
+    parsed = yaml.safe_load(dumped(grammar, options))
+    # Not options that another version has besides: the states say what they were trained with, and no more.
+    plain = {**source, **{name: parsed[name] for name in FREE if name in parsed}}
     data = load_data(config_of(plain), download=False)
     check_data_of(state, data, path)
     if said := difference_of_versions(state, path / "last.pt"):
         warnings.warn(said, VersionsWarning, stacklevel=2)
     training = Training.of(plain, parts, data)
     training.take(state)
+    if (
+        options.samples < training.trainer.samples_seen
+    ):  # nothing to do, and the run stays one of as many as it has seen
+        plain["samples"] = source["samples"]
     folder.go_back_to(training.trainer.samples_seen)
-    folder.write_config(text)
+    folder.write_config(yaml.safe_dump(plain, sort_keys=False))
     training.go_on(folder)
 
 
@@ -146,14 +153,25 @@ def _check(options: Namespace) -> None:
             raise InputError(f"--{key} must be at least 1, not {options[key]}")
 
 
-def _spread_shorthand(options: Namespace) -> None:
-    """Give ``hidden`` and ``activation`` to each part that takes them, where the configuration will show them."""
+def _spread_shorthand(options: Namespace, typed: Collection[str]) -> None:
+    """Give ``hidden`` and ``activation`` to each part that takes them, where the configuration will show them.
+
+    A part's own option wins where it was typed too; a part with a network of its own has no use for them.
+
+    Raises:
+        InputError: If no part takes one.
+    """
     for key in ("hidden", "activation"):
-        for part in ("likelihood", "guide"):
-            arguments = getattr(options[part], "init_args", {})  # which a function does not have
-            if options[key] is not None and key in arguments:
-                arguments[key] = options[key]
+        value = options[key]
         options[key] = None
+        # A function has no init_args.
+        found = {part: getattr(options[part], "init_args", {}) for part in ("likelihood", "guide")}
+        taking = {part: made for part, made in found.items() if key in made and made.get("network") is None}
+        if value is not None and not taking:
+            raise InputError(f"--{key}: neither the likelihood nor the guide takes it: leave it out")
+        for part, made in taking.items() if value is not None else ():
+            if f"--{part}.{key}" not in typed:
+                made[key] = value
 
 
 def _choose_binarize(options: Namespace, parts: Parts) -> str:
@@ -294,7 +312,8 @@ def _show(bar: Any, progress: Progress, seen: int) -> None:
 
 def _print_summary(folder: Folder, config: Config, data: DataSet, trainer: Trainer) -> None:
     records = folder.metrics()
-    train = [f"{r['bound']:.2f} on train (last {config.report_every:,} samples)" for r in records if "bound" in r]
+    since = (trainer.samples_seen - 1) % config.report_every + 1  # the last report may come early, at the end
+    train = [f"{r['bound']:.2f} on train (last {since:,} samples)" for r in records if "bound" in r]
     test = [f"{r['test_bound']:.2f} ± {r['test_se']:.2f} on test" for r in records if "test_bound" in r]
     print(
         f"{folder.path}: {trainer.samples_seen:,} samples of {data.name} (binarize={data.binarize}), nats per datum: "

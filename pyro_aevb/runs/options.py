@@ -69,8 +69,9 @@ class Config:
         precision: bfloat16 allows products in bfloat16 where the processor has units for it.
         device: auto, cpu, cuda, cuda:1, mps, ...
         report_every: Samples between two reports of the training bound.
-        evaluate_every: Samples between two bounds on the test set; ``log`` for 1, 2, ..., 9 times each power of ten.
-        save_every: Samples between two saves; or ``log``, as above.
+        evaluate_every: Samples between two bounds on the test set, computed when a report is made, so not more often;
+            ``log`` for 1, 2, ..., 9 times each power of ten.
+        save_every: Samples between two saves, made when a report is; or ``log``, as above.
     """
 
     prior: Part = field(metadata=PRIOR)
@@ -106,8 +107,8 @@ class TrainOptions(Config):
     """Train a model and its guide, and keep the run in a folder.
 
     Arguments:
-        hidden: Hidden units of likelihood and guide, one number or a list such as [500,300].
-        activation: Activation of likelihood and guide, a name from torch.nn.
+        hidden: Hidden units of likelihood and guide, where not given for one by itself; a number or a list, [500,300].
+        activation: Activation of likelihood and guide, where not given for one by itself; a name from torch.nn.
         out: The run's folder; by default the first free of runs/DATA-1, runs/DATA-2, ...
         trust: Modules, separated by commas, whose parts the configuration of --config or --resume may name.
     """

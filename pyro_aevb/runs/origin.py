@@ -13,7 +13,15 @@ from pyro_aevb.data.sets import earlier_fingerprint
 from pyro_aevb.errors import InputError
 from pyro_aevb.states import holds_tensors
 
-__all__ = ["VersionsWarning", "check_config_of", "check_data_of", "difference_of_versions", "origin", "versions"]
+__all__ = [
+    "FREE",
+    "VersionsWarning",
+    "check_config_of",
+    "check_data_of",
+    "difference_of_versions",
+    "origin",
+    "versions",
+]
 
 FREE = {"samples", "device", "data", "data_root", "evaluate_every", "save_every"}
 """Options that may be other ones than a state was trained with; the data's values are compared, not their place."""
@@ -25,8 +33,7 @@ class VersionsWarning(UserWarning):
 
 def origin(config: dict[str, Any], data: DataSet) -> dict[str, Any]:
     """What a state remembers of its configuration, option by option, and digests of its data."""
-    leaves = {name: value for name, value in _leaves(config).items() if name.split(".")[0] not in FREE}
-    return {"config": leaves, "data": {"train": fingerprint(data.train), "test": fingerprint(data.test)}}
+    return {"config": _bound(config), "data": {"train": fingerprint(data.train), "test": fingerprint(data.test)}}
 
 
 def check_config_of(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
@@ -40,12 +47,17 @@ def check_config_of(state: dict[str, Any], config: dict[str, Any], path: Path) -
     Raises:
         InputError: Names the option that is another.
     """
-    leaves = _leaves(config)
-    for name, value in _origin_of(state, path)["config"].items():
-        if name not in leaves or not _same(leaves[name], value):
+    saved = _origin_of(state, path)["config"]
+    if not saved:
+        return
+    leaves = _bound(config)
+    for name in (*saved, *leaves):  # what only one of them has was null in the other
+        now = leaves.get(name)
+        then = saved.get(name)
+        if not _same(now, then):
             raise InputError(
-                f"{path}/config.yaml has {name}: {leaves.get(name)}, and the state beside it was trained with {value}: "
-                "put the original config.yaml back"
+                f"{path}/config.yaml has {name}: {now}, and the state beside it was trained with {then}: put the "
+                "original config.yaml back"
             )
 
 
@@ -83,6 +95,11 @@ def _origin_of(state: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     if not right or holds_tensors(found) or not all(isinstance(each, str) for each in found["data"].values()):
         raise InputError(f"{path}: the state does not say what it was trained with: it is damaged")
     return found
+
+
+def _bound(config: dict[str, Any]) -> dict[str, Any]:
+    """The options, by their dotted names, that a state was trained with and cannot do without."""
+    return {name: value for name, value in _leaves(config).items() if name.split(".")[0] not in FREE}
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

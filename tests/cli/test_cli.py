@@ -168,6 +168,27 @@ def test_hidden_and_activation_reach_both_networks(cli):
         assert config[part]["init_args"]["activation"] == "ReLU"
 
 
+def test_a_part_s_own_option_wins_over_the_shorthand(cli):
+    """The guide had 9 units, silently."""
+    train(cli, "--hidden=9", "--guide.hidden=5")
+    config = config_of("run")
+    assert config["likelihood"]["init_args"]["hidden"] == 9
+    assert config["guide"]["init_args"]["hidden"] == 5
+
+
+def test_a_shorthand_that_no_part_takes_is_refused(cli):
+    """Any activation trained, banana too."""
+    networks = [f"--{part}.network=Convolutional{n}" for part, n in (("guide", "Encoder"), ("likelihood", "Decoder"))]
+    code, _, errors = cli("train", *networks, "--activation=banana", "--samples=100", "--out=run")
+    assert code == 2
+    assert "--activation: neither the likelihood nor the guide takes it" in errors
+
+
+def test_the_summary_says_since_when_the_last_bound_is(cli):
+    assert "on train (last 100 samples)" in train(cli, "--hidden=4", out="one")
+    assert "on train (last 50 samples)" in train(cli, "--hidden=4", "--samples=250", "--batch_size=50", out="two")
+
+
 def test_grey_and_real_data(cli, frey_root):
     train(cli, "--likelihood=Bernoulli", "--likelihood.relaxed=true", "--binarize=none", out="grey")
     assert "not a likelihood" in cli("evaluate", "grey", "--num_samples=5")[1]
@@ -344,6 +365,7 @@ def test_resuming_a_run_that_is_already_there(cli, samples):
     code, printed, errors = cli("train", "--resume=run", f"--samples={samples}")
     assert (code, errors) == (0, "")
     assert "400 samples" in printed
+    assert config_of("run")["samples"] == 400
 
 
 def test_samples_come_from_the_models_own_prior(tmp_path, monkeypatch):

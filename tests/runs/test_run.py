@@ -341,6 +341,19 @@ def test_an_option_that_was_edited_is_named(opened):
     assert "config.yaml has seed: 1, and the state beside it was trained with 0" in refused()
 
 
+@pytest.mark.parametrize(
+    ("part", "option", "value"),
+    [("likelihood", "network", {"class_path": "pyro_aevb.nn.MLP", "init_args": {"hidden": 8}}), (None, "hidden", 30)],
+)
+def test_an_option_that_was_added_is_named(part, option, value, opened):
+    """Of what was null only the state's side was compared: another network opened, with other numbers."""
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    (config[part]["init_args"] if part else config)[option] = value
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    assert f"{option}" in (words := refused())
+    assert "and the state beside it was trained with None: put the original config.yaml back" in words
+
+
 # ---------------------------------------------------------------- what it costs who opens none
 
 
