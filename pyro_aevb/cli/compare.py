@@ -3,10 +3,12 @@
 import csv
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 from pyro_aevb import estimators, plots
 from pyro_aevb.diagnostics import gradients
@@ -18,6 +20,8 @@ from pyro_aevb.plots.pictures import draw_comparison
 from pyro_aevb.runs.build import make_pair, make_trainer
 from pyro_aevb.runs.parser import read_options
 from pyro_aevb.runs.run import Run, load_run
+from pyro_aevb.seeds import unchanged_random_state
+from pyro_aevb.training.loop import count_of_samples
 from pyro_aevb.training.trainer import Trainer
 
 __all__ = ["CompareOptions", "compare", "make_estimators", "table", "train_each", "training_table", "write"]
@@ -32,7 +36,7 @@ class CompareOptions:
     Arguments:
         run: Folder of a run that train made.
         estimators: Names, separated by commas; ``all`` for all that suit the pair.
-        particles: Numbers of particles, separated by commas.
+        particles: Numbers of particles, separated by commas; where an estimator needs more, the fewest it takes.
         draws: Number of gradients of each estimator.
         reference_draws: Number of gradients of the long run that bias is measured against.
         batch_size: Number of data in the one minibatch, the first of the training set.
@@ -72,13 +76,16 @@ def compare(arguments: Sequence[str]) -> None:
     config = read_options(CompareOptions, "compare", arguments)
     if config.reference_draws < 2 or config.batch_size < 1:
         raise InputError("--reference_draws must be at least 2 and --batch_size at least 1")
-    if config.train_samples < 0 or config.train_seconds < 0:
-        raise InputError("--train_samples and --train_seconds must be at least 0")
+    if config.train_seconds < 0:
+        raise InputError("--train_seconds must be at least 0")
+    samples = count_of_samples(config.train_samples) if config.train_samples else 0
     chosen = make_estimators(config.estimators, config.particles)
     run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
     if config.train_samples:
         run.parts()  # to hear now, and not after the gradients, of one that may not be followed
     x = run.data.evaluation("train")[: config.batch_size].to(run.device)
+    if config.estimators == "all":
+        chosen = list(_suiting(chosen, run, x))
     show = (lambda name: print(f"\r{name:<40}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
     rows = gradients.compare(
         run.model,
@@ -95,7 +102,7 @@ def compare(arguments: Sequence[str]) -> None:
     folder = Path(config.out) if config.out else run.folder.subfolder("comparison")
     paths = write(rows, folder, run.title)
     if config.train_samples:
-        trained = train_each(run, chosen, int(config.train_samples), config.train_seconds, show)
+        trained = train_each(run, chosen, samples, config.train_seconds, show)
         print(f"\ntrained anew with each; bound on test, nats per datum\n{training_table(trained)}")
         paths.append(_write_rows(trained, folder / "training.csv"))
     print(*paths, sep="\n")
@@ -107,7 +114,7 @@ def train_each(
     """Train the run's pair with each estimator, from the start that the run had.
 
     Arguments:
-        loaded: The saved run.
+        run: The saved run.
         chosen: The estimators.
         samples: Number of training data after which the bounds are compared.
         seconds: Seconds of training after which they are compared too.
@@ -135,7 +142,7 @@ def training_table(rows: Sequence[TrainingStatistics]) -> str:
 
 
 def make_estimators(names: str, particles: str) -> list[Estimator]:
-    """Every named estimator with every number of particles that it takes.
+    """Every named estimator with every number of particles that it takes, or with the fewest.
 
     Raises:
         InputError: If a name is not that of an estimator, or a number of particles not a whole number.
@@ -151,9 +158,25 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
     return [
         kind(count, vectorize_particles=count > 1, max_plate_nesting=1)
         for kind in kinds
-        for count in counts
-        if not 1 <= count < kind.least_particles  # fewer than one is refused when the estimator is made
+        for count in _taken(kind, counts)
     ]
+
+
+def _suiting(chosen: Iterable[Estimator], run: Run, x: Tensor) -> Iterator[Estimator]:
+    """Those that do not refuse the run's pair; of the others it is told why."""
+    for estimator in chosen:
+        try:
+            with unchanged_random_state(run.device):
+                estimator.loss(run.model, run.guide, x)
+        except InputError as error:
+            print(f"without {gradients.label(estimator)}: {error}", file=sys.stderr)
+        else:
+            yield estimator
+
+
+def _taken(kind: type[Estimator], counts: Sequence[int]) -> list[int]:
+    """The numbers of particles that an estimator takes, or the fewest; below one it is refused when it is made."""
+    return [count for count in counts if not 1 <= count < kind.least_particles] or [kind.least_particles]
 
 
 def table(rows: Sequence[GradientStatistics]) -> str:

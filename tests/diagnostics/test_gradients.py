@@ -109,6 +109,8 @@ def test_the_command_makes_each_estimator_from_its_least_number_of_particles_on(
     assert made == [("SGVB", 1), ("SGVB", 2), ("VIMCO", 2), ("Renyi", 2)]
     with pytest.raises(InputError, match="num_particles must be at least 2, not 0"):
         make_estimators("VIMCO", "0")
+    made = [(type(e).__name__, e.num_particles) for e in make_estimators("VIMCO,SGVB", "1")]
+    assert made == [("VIMCO", 2), ("SGVB", 1)]  # it vanished, and alone it was an IndexError
 
 
 def test_it_leaves_everything_as_it_was():
@@ -150,6 +152,20 @@ def test_the_command_prints_a_table_and_writes_csv_and_figure(cli, tmp_path):
     assert bounds[0] > bounds[1] > -64
     assert float(trained[0]["bound_at_seconds"]) < bounds[0]  # at the first report
     assert cli("compare", str(run), "--train_samples=-1")[0] == 2
+    code, _, errors = cli("compare", str(run), "--train_samples=0.5")
+    assert (code, "samples must be a whole number" in errors) == (2, True)
+
+
+def test_all_estimators_are_those_that_suit_the_pair(cli, tmp_path):
+    """It stopped at the first that did not."""
+    run = str(tmp_path / "run")
+    assert cli("train", "--prior=Laplace", "--guide=Mixture", "--latent_dim=2", "--samples=100", f"--out={run}")[0] == 0
+    options = ("--particles=2", "--draws=2", "--reference_draws=2", "--batch_size=5")
+    code, printed, errors = cli("compare", run, "--estimators=all", *options)
+    assert code == 0
+    assert "without SGVBAnalyticKL: no closed form" in errors
+    assert "SGVBAnalyticKL" not in printed
+    assert "IWAE" in printed
     assert "unknown estimator 'Nope'" in cli("compare", str(run), "--estimators", "Nope")[2]
     assert "whole numbers" in cli("compare", str(run), "--particles", "1,x")[2]
     assert cli("compare", str(run), "--draws", "1")[0] == 2
