@@ -1,6 +1,7 @@
 """Each rule of a part's contract refuses a part that breaks it, in a sentence that says what to do."""
 
 import copy
+import math
 import random
 from functools import partial
 
@@ -9,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 
 from pyro_aevb import estimators, guides, priors, testing
@@ -51,10 +53,32 @@ class LogisticGuide(Guide):
         return dist.Logistic(loc, log_scale.exp()).to_event(1)
 
 
-class Median(MultiSample):
+class OfWeights(MultiSample):
     def loss_of_weights(self, pair, args):
         densities = pair.log_densities(args, self.num_particles)
-        return -densities.scaled_sum(densities.log_weight.median(0).values)
+        return -densities.scaled_sum(self.bound(densities.log_weight))
+
+
+class Halfway(OfWeights):
+    def bound(self, weight):
+        return (weight.mean(0) + weight.logsumexp(0) - math.log(len(weight))) / 2
+
+
+class Median(OfWeights):
+    """No bound: a median may lie above the mean."""
+
+    def bound(self, weight):
+        return weight.median(0).values
+
+
+class Summed(OfWeights):
+    def bound(self, weight):
+        return weight.sum(0)
+
+
+class WithoutLogS(OfWeights):
+    def bound(self, weight):
+        return weight.logsumexp(0)
 
 
 def test_good_parts_pass():
@@ -63,7 +87,7 @@ def test_good_parts_pass():
     assert testing.check_likelihood(Cauchy) is None
     assert testing.check_likelihood(lambda k, d: Cauchy(k, d, scale=0.5), latent_dim=2, data_dim=1) is None
     assert testing.check_guide(LogisticGuide, data_dim=4, latent_dim=2) is None
-    assert testing.check_estimator(Median) is None
+    assert testing.check_estimator(Halfway) is None
     assert testing.check_estimator(partial(Median, num_particles=3), bound=False) is None
 
 
@@ -317,7 +341,68 @@ class InTheStore(Logistic):
         return dist.Logistic(pyro.param("location", torch.zeros(self.latent_dim)), self.scale).to_event(1)
 
 
+class OffByOne(Logistic):
+    def forward(self):
+        return Shifted(super().forward(), 1.0)
+
+
+class TwiceAsWide(Logistic):
+    def forward(self):
+        return Widened(super().forward(), 2.0)
+
+
+class OtherEachTime(Logistic):
+    def forward(self):
+        noise = torch.randn(self.latent_dim).to(self.scale)
+        return dist.Logistic(self.loc + noise, self.scale).to_event(1)
+
+
+class Wrapped(TorchDistribution):
+    """A distribution with ``by`` in its density or its draws."""
+
+    has_rsample = True
+
+    def __init__(self, of, by):
+        self.of = of
+        self.by = by
+        super().__init__(of.batch_shape, of.event_shape, validate_args=False)
+
+    support = dist.constraints.independent(dist.constraints.real, 1)
+
+    def rsample(self, sample_shape=()):
+        return self.of.rsample(sample_shape)
+
+    def log_prob(self, value):
+        return self.of.log_prob(value)
+
+    def expand(self, batch_shape, _instance=None):
+        return type(self)(self.of.expand(batch_shape), self.by)
+
+
+class Shifted(Wrapped):
+    def log_prob(self, value):
+        return self.of.log_prob(value) + self.by
+
+
+class Widened(Wrapped):
+    def rsample(self, sample_shape=()):
+        return self.by * self.of.rsample(sample_shape)
+
+
+class DrawnDetached(Wrapped):
+    def rsample(self, sample_shape=()):
+        return self.of.rsample(sample_shape).detach()
+
+
+def test_a_prior_that_draws_what_its_density_says_not_is_refused():
+    words = r": where its draws are most frequent there are \S+ \+- \S+ times as many as exp\(log_prob\) says"
+    for broken in (OffByOne, TwiceAsWide):
+        with pytest.raises(AssertionError, match=broken.__name__ + words):
+            testing.check_prior(broken)
+
+
 PRIORS = {
+    OtherEachTime: r"OtherEachTime: called twice in eval\(\) it returns two distributions: draw nothing in forward",
     OfAnotherSize: r"OfAnotherSize\.forward returned .* event shape \(2,\), not \(\) and \(3,\)",
     WithoutEvent: r"WithoutEvent\.forward returned .* batch shape \(3,\).*: was \.to_event\(1\) forgotten",
     WithBatch: r"WithBatch\.forward returned .* batch shape \(7,\) and event shape \(3,\), not \(\) and \(3,\)",
@@ -421,7 +506,19 @@ class InPlace(Cauchy):
         return super().forward(z.mul_(0.5))
 
 
+class OfNoLatents(Cauchy):
+    def forward(self, z):
+        return super().forward(z.detach())
+
+
+class CentredOverRows(Cauchy):
+    def forward(self, z):
+        return super().forward(z - z.mean(-2, keepdim=True) if z.dim() > 1 else z)
+
+
 LIKELIHOODS = {
+    "detached latents": (OfNoLatents, r"OfNoLatents: no gradient of log_prob reaches the latents z"),
+    "centred over rows": (CentredOverRows, r"CentredOverRows: a row alone has another log density than among 4 rows"),
     "batch normalisation": (
         with_batch_normalisation(7),
         r"Network\.forward failed, .*\(called with .*z is \(\.\.\., K\), .*flatten all others",
@@ -447,7 +544,19 @@ class NoBatch(LogisticGuide):
         return dist.Normal(self.network(x).mean(0)[: self.latent_dim], 1.0).to_event(1)
 
 
+class LooksAtOthers(LogisticGuide):
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+class WithoutAPath(LogisticGuide):
+    def forward(self, x):
+        return DrawnDetached(super().forward(x), None)
+
+
 GUIDES = {
+    "looks at other rows": (LooksAtOthers, r"LooksAtOthers: a row alone has another log density than among 4 rows"),
+    "no path": (WithoutAPath, r"WithoutAPath has has_rsample=True, and no gradient of a draw reaches any"),
     "no batch": (NoBatch, r"NoBatch\.forward returned .* batch shape \(\) .*, not \(4,\) and \(3,\)"),
     "half-line": (
         partial(guides.Family, distribution="Gamma", hidden=3),
@@ -629,6 +738,9 @@ class CopyIsStale(SGVB):
 
 
 ESTIMATORS = {
+    Summed: r"Summed\(num_particles=4\): the mean loss where the guide is the posterior is \S+ \+- \S+, not",
+    WithoutLogS: r"WithoutLogS\(num_particles=4\): the mean loss where the guide is the posterior is",
+    Median: r"Median\(num_particles=4\): the mean gradient by '\S+' where the guide is the posterior is",
     AsANumber: r"AsANumber.* returned a float, not a scalar tensor of the pair's .*without \.item\(\)",
     ReadsANumber: r"ReadsANumber cannot be recorded as a graph, .*: compute the loss without \.item\(\)",
     Branches: r"Branches cannot be recorded as a graph, .*without a branch on data",

@@ -18,6 +18,7 @@ from pyro_aevb.pairs import tensors_of
 from pyro_aevb.priors import Prior, StandardNormal
 from pyro_aevb.seeds import seeded
 from pyro_aevb.testing.case import BATCH, LEADING, PARTICLES, Case, require, rule_repr, told
+from pyro_aevb.testing.densities import rule_draws_have_the_density
 from pyro_aevb.testing.settings import check, nothing_global_touched, require_unseeded
 
 __all__ = ["check_guide", "check_likelihood", "check_prior"]
@@ -38,7 +39,7 @@ def check_prior(make: Callable[..., Prior], *, latent_dim: int = 3, shares: Sequ
         AssertionError: Names the first rule that is broken, what was found and what to do.
     """
     case = Case(make, {"latent_dim": latent_dim}, Prior, event=latent_dim, shares=tuple(shares))
-    check(case, *_RULES)
+    check(case, *_RULES, _rule_draws_pass_gradients_on, rule_draws_have_the_density)
 
 
 def check_likelihood(make: Callable[..., Likelihood], *, latent_dim: int = 3, data_dim: int = 6) -> None:
@@ -60,7 +61,8 @@ def check_likelihood(make: Callable[..., Likelihood], *, latent_dim: int = 3, da
 
     sizes = {"latent_dim": latent_dim, "data_dim": data_dim}
     case = Case(make, sizes, Likelihood, latents, data_dim)
-    check(case, *_RULES, _rule_takes_particles, _rule_treats_particles_alike)
+    further = (_rule_takes_particles, _rule_treats_particles_alike, _rule_rows_are_independent)
+    check(case, *_RULES, *further, _rule_depends_on_its_argument, rule_draws_have_the_density)
 
 
 def check_guide(
@@ -89,7 +91,8 @@ def check_guide(
         return (torch.rand(rows, data_dim, generator=torch.Generator().manual_seed(0)),)
 
     case = Case(make, {"data_dim": data_dim, "latent_dim": latent_dim}, Guide, data, latent_dim)
-    check(case, *_RULES, partial(_rule_has_the_priors_support, prior=prior))
+    further = (_rule_rows_are_independent, _rule_draws_pass_gradients_on, rule_draws_have_the_density)
+    check(case, *_RULES, *further, partial(_rule_has_the_priors_support, prior=prior))
 
 
 # ---------------------------------------------------------------- of every part
@@ -325,6 +328,82 @@ def _rule_treats_particles_alike(case: Case) -> None:
     )
 
 
+def _rule_rows_are_independent(case: Case) -> None:
+    """The distribution of a datum depends on its own row alone; in evaluation, where a batch normalisation does too."""
+    part = case.built().eval()
+    _fill_zeros(part)
+    given = tuple(argument.reshape(-1, argument.shape[-1])[:BATCH] for argument in case.arguments(BATCH))
+    with torch.no_grad():
+        made = case.run(part, *given)
+        value = made.sample()
+        try:
+            together = made.log_prob(value.clone())  # (B,)
+            alone = [case.run(part, *(a[i : i + 1] for a in given)).log_prob(value[i : i + 1]) for i in range(BATCH)]
+        except (NotImplementedError, KeyError):  # of a planar flow, which tells the density of nothing given
+            return
+    apart = (together - torch.cat(alone)).abs()
+    require(
+        bool((apart <= 1e-5 + 1e-4 * together.abs()).all()),
+        f"{case.name}: a row alone has another log density than among {BATCH} rows, by up to {apart.max():.3g}: let "
+        "each row's distribution depend on that row alone, without means or other statistics over the minibatch",
+    )
+
+
+def _rule_depends_on_its_argument(case: Case) -> None:
+    """A likelihood's density has a gradient by the latents: without it no guide learns."""
+    part = case.built()
+    _fill_zeros(part)
+    (z,) = case.arguments(ROWS)
+    z = z[0].requires_grad_()
+    made = case.run(part, z)
+    log_prob = made.log_prob(made.sample())
+    gradient = torch.autograd.grad(log_prob.sum(), z, allow_unused=True)[0] if log_prob.requires_grad else None
+    require(
+        gradient is not None and bool((gradient != 0).any()),
+        f"{case.name}: no gradient of log_prob reaches the latents z: compute the distribution from z, without "
+        ".detach()",
+    )
+
+
+def _rule_draws_pass_gradients_on(case: Case) -> None:
+    """What says that it has a path, by ``has_rsample``, has one: a draw's gradient reaches a parameter."""
+    part = case.built()
+    _fill_zeros(part)
+    parameters = [p for p in part.parameters() if p.requires_grad]
+    made = case.run(part, *case.arguments(ROWS))
+    if not parameters or not made.has_rsample:
+        return
+    drawn = made.rsample()
+    gradients = torch.autograd.grad(drawn.sum(), parameters, allow_unused=True) if drawn.requires_grad else []
+    require(
+        any(gradient is not None and bool((gradient != 0).any()) for gradient in gradients),
+        f"{case.name} has has_rsample=True, and no gradient of a draw reaches any of its parameters: draw by a path, "
+        "without .detach(), or set has_rsample to False",
+    )
+
+
+def _rule_is_a_function(case: Case) -> None:
+    """Called twice in evaluation, it returns one distribution, whatever noise is drawn on the way."""
+    part = case.built().eval()
+    given = case.arguments(BATCH)
+    with torch.no_grad():
+        found = []
+        for seed in (1, 2):
+            with seeded(seed):
+                found.append(case.run(part, *given))
+        first, second = found
+        value = first.sample()
+        try:
+            same = torch.equal(first.log_prob(value.clone()), second.log_prob(value.clone()))
+        except (NotImplementedError, KeyError):  # as above
+            return
+    require(
+        same,
+        f"{case.name}: called twice in eval() it returns two distributions: draw nothing in forward, or only in "
+        "training",
+    )
+
+
 def _rule_has_the_priors_support(case: Case, prior: Callable[[int], Prior]) -> None:
     """The guide draws where its prior has a density, everywhere there and nowhere else."""
     latent_dim = case.sizes["latent_dim"]
@@ -348,6 +427,7 @@ _RULES = (
     _rule_moves,
     _rule_gradient_reaches_every_parameter,
     _rule_same_seed_same_draws,
+    _rule_is_a_function,
     _rule_state_can_be_saved,
     _rule_can_be_copied,
     rule_repr,
