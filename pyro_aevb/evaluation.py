@@ -13,6 +13,7 @@ from pyro.params import module_from_param_with_module_name
 from torch import Tensor, nn
 
 from pyro_aevb import traces
+from pyro_aevb.data.arguments import Called, Data
 from pyro_aevb.data.given import as_tensors, in_precision
 from pyro_aevb.errors import InputError, function, instance, path
 from pyro_aevb.files import load_tensors, save_tensors
@@ -29,7 +30,6 @@ KEPT_FORMAT = "pyro_aevb kept blocks 1"
 
 FAILED = "model and guide cannot be run on these data"
 
-Data = Tensor | tuple[Tensor, ...]
 AfterBlock = Callable[[int], Any]
 """What is called after each block of data, with the number of data in it."""
 Result = TypeVar("Result", bound=tuple[Tensor, ...])
@@ -231,6 +231,7 @@ def _identity(
     digest = hashlib.sha256(f"{KEPT_FORMAT} {DATA_BLOCK} {SAMPLE_BLOCK} {settings} {list(modules.values())}".encode())
     weights = [t for module in modules.values() for t in (*module.parameters(), *module.buffers())]
     met = traces.met_parameters((model, guide), first)
+    digest.update(" ".join(each.form.fingerprint for each in (model, guide) if isinstance(each, Called)).encode())
     for tensor in (*data, *weights, *(met[name] for name in sorted(met))):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -140,7 +140,7 @@ def marginal_likelihood_bound(
         posterior = guide.posterior()
         ratios = [prior[site].log_prob(value) - posterior[site].log_prob(value) for site, value in weights.items()]
         draws.append(bounds.sum() + torch.stack(ratios).sum())
-    return MarginalLikelihoodBound(torch.stack(draws), len(x[0] if isinstance(x, tuple) else x))
+    return MarginalLikelihoodBound(torch.stack(draws), len(as_tensors(x, evaluated=True)[0]))
 
 
 def _bounds(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.arguments import taken_apart
 from pyro_aevb.data.given import as_tensors, in_precision
 from pyro_aevb.data.loaders import LOADERS, Raw, load_raw
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization, fingerprint
@@ -25,6 +26,7 @@ __all__ = [
     "fingerprint",
     "in_precision",
     "load",
+    "taken_apart",
 ]
 
 

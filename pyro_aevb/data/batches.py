@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.data import DynamicBinarization, as_tensors, fingerprint, in_precision
+from pyro_aevb.data import DynamicBinarization, fingerprint
+from pyro_aevb.data.arguments import Data, called, taken_apart
 from pyro_aevb.data.sets import binarized, earlier_fingerprint
 from pyro_aevb.errors import InputError, whole
 from pyro_aevb.models import check_sizes
@@ -13,7 +14,6 @@ from pyro_aevb.seeds import derive, generator
 
 __all__ = ["Batches", "Data", "Visit"]
 
-Data = Tensor | DynamicBinarization | tuple[Tensor | DynamicBinarization, ...]
 Visit = tuple[Tensor, Tensor]
 
 ANOTHER_KEY = 0x9E3779B9  # between the keys of two arguments that are both binarised
@@ -27,23 +27,21 @@ class Batches:
     alone, binarisation included, so that a recorded step can hold it.
 
     Arguments:
-        data: A tensor or NumPy array with one row a datum, ``(N, ...)``, or a
-            :class:`~pyro_aevb.data.DynamicBinarization`; for a pair of several arguments a tuple of such.
+        data: What :func:`pyro_aevb.data.taken_apart` takes: a tensor or NumPy array with one row a datum, ``(N, ...)``,
+            a :class:`~pyro_aevb.data.DynamicBinarization`, a tuple or dictionary of a pair's arguments, a data set.
         batch_size: Number of data in a minibatch, the paper's M.
         seed: Seed of the order of the data and of their binarisation.
         device: Device that data and minibatches lie on.
-        dtype: Precision of the pair's weights, which NumPy arrays and shorter floating-point numbers are brought to;
-            ``None`` leaves all as they are.
+        pair: The model, and its guide if it has one, which must take the data, and to whose weights' precision NumPy
+            arrays and shorter floating-point numbers are brought.
 
     Raises:
         InputError: If there are no data, or fewer than a batch.
     """
 
-    def __init__(
-        self, data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype | None = None
-    ) -> None:
-        given = data if isinstance(data, tuple) else (data,)
-        arguments = as_tensors(data, evaluated=False)
+    def __init__(self, data: Data, batch_size: int, seed: int, device: torch.device, *pair: Pair) -> None:
+        given = taken_apart(data, evaluated=False)
+        arguments = given.tensors
         self.size = len(arguments[0])
         self.batch_size = batch_size
         self.seed = seed
@@ -52,12 +50,14 @@ class Batches:
             raise InputError("the data set is empty: there is nothing to train on")
         if whole("batch_size", batch_size) > self.size:
             raise InputError(f"batch_size must lie between 1 and the {self.size} data, not {batch_size}")
-        self.fingerprint = "-".join(map(fingerprint, arguments))
+        for function in pair:
+            given.check(function)
+        self.form = None if given.form is None else given.form.to(device)
+        of_form = [] if given.form is None else [given.form.fingerprint]
+        self.fingerprint = "-".join([*map(fingerprint, arguments), *of_form])
         self.earlier_fingerprint = "-".join(map(earlier_fingerprint, arguments))
         self.binarises = tuple(isinstance(each, DynamicBinarization) for each in arguments)
-        values = (each.probabilities if isinstance(each, DynamicBinarization) else each for each in arguments)
-        same = (in_precision(value, one, dtype) for value, one in zip(values, given, strict=True))
-        self.parts = tuple(value.to(device) for value in same)
+        self.parts = tuple(values.to(device) for values in given.in_precision_of(*pair))
         self._epoch = -1
         self._order = torch.empty(0)
         self._key = torch.empty(0)
@@ -66,6 +66,10 @@ class Batches:
     def per_epoch(self) -> int:
         """Number of minibatches in an epoch."""
         return -(-self.size // self.batch_size)
+
+    def called(self, function: Pair) -> Pair:
+        """A model or guide that is called with the tensors of a minibatch, whatever arguments it has itself."""
+        return called(function, self.form)
 
     def samples_seen(self, step: int) -> int:
         """Training data visited in the first ``step`` steps."""

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pyro_aevb.data.sets import DataSet, DynamicBinarization, plain
 from pyro_aevb.errors import InputError, told
 
-__all__ = ["as_tensors", "in_precision", "precisions"]
+__all__ = ["Tensors", "as_tensors", "in_precision", "one_tensor", "precisions"]
 
 Tensors = tuple[Tensor | DynamicBinarization, ...]
 
@@ -27,7 +26,7 @@ def as_tensors(data: Any, *, evaluated: bool) -> Tensors:
         InputError: If they are something else, of different lengths, or none: says what to do.
     """
     given = data if isinstance(data, tuple) else (data,)
-    tensors = tuple(_tensor(each, evaluated) for each in given)
+    tensors = tuple(one_tensor(each, evaluated) for each in given)
     if not tensors:
         raise InputError("there are no data: the tuple is empty")
     if len(set(map(len, tensors))) > 1:
@@ -35,7 +34,16 @@ def as_tensors(data: Any, *, evaluated: bool) -> Tensors:
     return tensors
 
 
-def _tensor(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
+def one_tensor(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
+    """The tensor of one argument, batch first.
+
+    Arguments:
+        given: A tensor, a NumPy array or a ``DynamicBinarization``.
+        evaluated: Whether it is to be evaluated, and so must be fixed.
+
+    Raises:
+        InputError: If it is something else: says what to do.
+    """
     if isinstance(given, DynamicBinarization):
         if evaluated:
             raise InputError(
@@ -63,8 +71,6 @@ def _advice(given: Any) -> str:
     kind = type(given).__name__
     if isinstance(given, DataSet):
         return "the data are a DataSet, which has two: give its .train to train on, its .test to evaluate"
-    if isinstance(given, (DataLoader, Dataset)):
-        return f"the data are a {kind}: give all rows as one tensor, torch.stack([row for row, *_ in dataset])"
     if hasattr(given, "to_numpy"):
         return f"the data are a {kind}: give its numbers, torch.as_tensor(data.to_numpy())"
     if isinstance(given, list):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
+from pyro_aevb.data import as_tensors
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.diagnostics.latents import latent_kl, latent_of
 from pyro_aevb.errors import InputError, in_one_line, whole
 from pyro_aevb.evaluation import Data, map_blocks
@@ -56,6 +58,7 @@ class AggregatePosterior(NamedTuple):
         return None
 
 
+@takes_any_data
 @torch.no_grad()
 def aggregate_posterior(
     model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, seed: int = 0
@@ -73,7 +76,7 @@ def aggregate_posterior(
     Arguments:
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number S of draws per datum; the density of each draw is computed under the guide of every datum,
             so that N² S densities are computed in all.
         seed: Seed of the draws; the caller's random state is left alone.
@@ -153,7 +156,7 @@ def _log_marginal(model: Pair, guide: Pair, x: Data, z: Tensor) -> Tensor | None
         (sums,) = map_blocks(sum_of_block, model, guide, x, 0)  # (blocks, Z)
     except traces.UnknownDensityError:
         return None
-    size = len(x[0] if isinstance(x, tuple) else x)
+    size = len(as_tensors(x, evaluated=True)[0])
     return sums.logsumexp(0) - math.log(size)
 
 

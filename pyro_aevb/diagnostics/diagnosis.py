@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
 from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
 from pyro_aevb.errors import InputError, function, whole
 from pyro_aevb.evaluation import DATA_BLOCK, AfterBlock, Data, map_blocks, mean_of, not_nan
-from pyro_aevb.pairs import Pair, evaluating
+from pyro_aevb.pairs import Pair, evaluating, own_module
 from pyro_aevb.seeds import generator
 
 __all__ = ["Diagnostics", "decoder_use", "diagnose"]
@@ -49,6 +50,7 @@ class Diagnostics(NamedTuple):
     """What is wrong with the pair."""
 
 
+@takes_any_data
 @torch.no_grad()
 def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, seed: int = 0) -> Tensor:
     r"""What a datum's own latent tells the decoder, against the latent of another datum, ``(B,)``, in nats.
@@ -60,7 +62,7 @@ def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, see
     Arguments:
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws of the latent per datum.
         seed: Seed of draws and permutation; the caller's random state is left alone.
 
@@ -95,6 +97,7 @@ def _log_likelihood_at(pair: traces.Particles, args: tuple[Tensor, ...]) -> tupl
     return (log_likelihood.mean(0),)
 
 
+@takes_any_data
 def diagnose(
     model: Pair,
     guide: Pair,
@@ -111,7 +114,7 @@ def diagnose(
     Arguments:
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws per datum from the guide, for the aggregate posterior and the decoder's use.
         gap_count: Number of data, the first ones, whose gaps are computed, at least 2; 0 computes none.
         log_evidence: Function that estimates log p(x) of these data, called with model, guide and data, whose result
@@ -135,7 +138,8 @@ def diagnose(
     notes = [note for note in (kl.note, aggregate.note) if note]
     gaps = None
     if gap_count:
-        first = tuple(d[:gap_count] for d in x) if isinstance(x, tuple) else x[:gap_count]
+        given: Any = x  # tensors or arrays by now
+        first = tuple(d[:gap_count] for d in given) if isinstance(given, tuple) else given[:gap_count]
         try:
             gaps = inference_gaps(model, guide, first, log_evidence=log_evidence, seed=seed, progress=progress)
         except InputError as error:
@@ -212,7 +216,7 @@ def _gap_warnings(kl: LatentKL, gaps: Gaps | None) -> Iterator[str]:
 @torch.no_grad()
 def _of_likelihood(model: Pair, guide: Pair, aggregate: AggregatePosterior, num_samples: int) -> list[str]:
     """What the likelihood itself warns of, if it has a ``warning``: that its scales lie at their least value, say."""
-    likelihood: Any = getattr(model, "likelihood", None)
+    likelihood: Any = getattr(own_module(model), "likelihood", None)
     if not hasattr(likelihood, "warning"):
         return []
     with evaluating([likelihood]):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_aevb import evidence, traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.diagnostics.latents import latent_of
 from pyro_aevb.errors import InputError, function, positive, whole
 from pyro_aevb.evaluation import AfterBlock, Data, map_blocks
-from pyro_aevb.pairs import Pair
+from pyro_aevb.pairs import Pair, own_module
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.traces.sites import describe
 
@@ -92,6 +93,7 @@ class _Search(NamedTuple):
     tolerance: float
 
 
+@takes_any_data
 def inference_gaps(
     model: Pair,
     guide: Pair,
@@ -123,7 +125,7 @@ def inference_gaps(
     Arguments:
         model: The model, any Pyro function with one latent site.
         guide: Its guide, an ``nn.Module`` with one part that has a ``.network``.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         steps: Number of Adam's steps in a round.
         rounds: Largest number of rounds.
         num_samples: Number of draws per datum in each step.
@@ -168,7 +170,8 @@ def inference_gaps(
 
 def _network_owner(guide: Pair) -> Any:
     """The one part of a guide that has a network."""
-    parts = list(guide.modules()) if isinstance(guide, nn.Module) else []
+    module = own_module(guide)
+    parts = [] if module is None else list(module.modules())
     owners = [part for part in parts if isinstance(getattr(part, "network", None), nn.Module)]
     if len(owners) != 1:
         raise InputError(

@@ -14,10 +14,12 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_aevb import evidence, traces
-from pyro_aevb.data import as_tensors
+from pyro_aevb.data import as_tensors, taken_apart
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, function, instance, positive, real, told, whole
 from pyro_aevb.estimators import SGVB, Estimator, Reference
-from pyro_aevb.pairs import Pair, modules_named_by
+from pyro_aevb.evaluation import Data
+from pyro_aevb.pairs import Pair, modules_named_by, own_module
 from pyro_aevb.seeds import derive, seeded, unchanged_random_state
 from pyro_aevb.training.trainer import Trainer
 
@@ -88,8 +90,9 @@ def reference_of(estimator: ELBO) -> Reference:
     return own or EVIDENCE_LOWER_BOUND
 
 
+@takes_any_data
 def gradient_moments(
-    model: Pair, guide: Pair, estimator: ELBO, x: Tensor, draws: int, seed: int = 0
+    model: Pair, guide: Pair, estimator: ELBO, x: Data, draws: int, seed: int = 0
 ) -> dict[str, Moments]:
     """Moments of the gradients by the model's and by the guide's parameters, at fixed data.
 
@@ -97,7 +100,7 @@ def gradient_moments(
         model: The model, an ``nn.Module``.
         guide: Its guide, an ``nn.Module``.
         estimator: The estimator whose gradients are drawn, one of ours or of Pyro's.
-        x: The minibatch, ``(M, ...)``.
+        x: The minibatch, ``(M, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         draws: Number of gradients, at least 2.
         seed: Seed of the noise; the caller's random state is left alone.
 
@@ -107,20 +110,21 @@ def gradient_moments(
     whole("draws", draws, least=2)  # of which a variance can be taken
     _estimator("estimator", estimator)
     parameters = _parameters(model, guide)
-    x = _checked(model, guide, x)
+    args = _checked(model, guide, x)
+    device = args[0].device
     everything = [p for group in parameters.values() for p in group]
     sums = {part: torch.zeros(2, _count(group), dtype=torch.float64) for part, group in parameters.items()}
-    with torch.no_grad(), unchanged_random_state(x.device):
-        per_datum = len(x) * float(traces.log_densities(model, guide, (x,)).scale)  # undoes (N/M) sum
+    with torch.no_grad(), unchanged_random_state(device):
+        per_datum = len(args[0]) * float(traces.log_densities(model, guide, args).scale)  # undoes (N/M) sum
     seconds: list[float] = []
     firsts: dict[str, Tensor] = {}
-    with seeded(derive(seed, "noise"), x.device):
+    with seeded(derive(seed, "noise"), device):
         for _ in range(draws):
             start = time.perf_counter()
-            loss = estimator.differentiable_loss(model, guide, x)  # type: ignore[attr-defined]  # every ELBO has it
+            loss = estimator.differentiable_loss(model, guide, *args)  # type: ignore[attr-defined]  # every ELBO has it
             gradients = torch.autograd.grad(loss, everything, allow_unused=True)
-            if x.device.type == "cuda":
-                torch.cuda.synchronize(x.device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
             by_parameter = {id(p): g for p, g in zip(everything, gradients, strict=True)}
             for part, group in parameters.items():
@@ -132,10 +136,11 @@ def gradient_moments(
     return {part: _moments(total, firsts[part], draws, milliseconds) for part, total in sums.items()}
 
 
+@takes_any_data
 def compare(
     model: nn.Module,
     guide: nn.Module,
-    x: Tensor,
+    x: Data,
     chosen: Iterable[Estimator],
     *,
     draws: int = 100,
@@ -148,7 +153,7 @@ def compare(
     Arguments:
         model: The model.
         guide: Its guide.
-        x: One minibatch, ``(M, ...)``.
+        x: One minibatch, ``(M, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         chosen: The estimators to compare.
         draws: Number of gradients of each estimator, at least 2.
         reference_draws: Number of gradients of each bound's reference, which the bias is told against, at least 2.
@@ -220,7 +225,7 @@ def compare_training(
     function("make_trainer", make_trainer)
     positive("samples", samples)
     real("seconds", seconds, least=0)
-    as_tensors(test, evaluated=True)
+    taken_apart(test, evaluated=True)
     chosen = _estimators(chosen)
     if progress is not None:
         function("progress", progress)
@@ -269,14 +274,14 @@ def _estimators(chosen: Iterable[Estimator]) -> list[Estimator]:
 
 
 @torch.no_grad()
-def _checked(model: Pair, guide: Pair, x: Tensor) -> Tensor:
+def _checked(model: Pair, guide: Pair, x: Data) -> tuple[Tensor, ...]:
     """The minibatch, if the pair has a density for it."""
-    args: Any = as_tensors((x,), evaluated=True)
+    args: Any = as_tensors(x, evaluated=True)
     if len(args[0]) == 0:
         raise InputError("there are no data: the minibatch is empty")
     with traces.refused_in_one_line("model and guide cannot be run on these data", args, model, guide):
         traces.check_observed(model, guide, args, torch.arange(len(args[0])))
-    return args[0]
+    return args
 
 
 def _row(name: str, particles: int, part: str, found: Moments, reference: Moments) -> GradientStatistics:
@@ -299,9 +304,10 @@ def _row(name: str, particles: int, part: str, found: Moments, reference: Moment
 
 
 def _parameters(model: Pair, guide: Pair) -> dict[str, list[Tensor]]:
-    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+    module = own_module(guide)
+    if module is None or own_module(model) is None:
         raise InputError("model and guide must be nn.Modules, so that their gradients can be told apart")
-    of_guide = list(guide.parameters())
+    of_guide = list(module.parameters())
     known = {id(p) for p in of_guide}
     others = [p for m in modules_named_by(model, guide).values() for p in m.parameters() if id(p) not in known]
     trained: dict[str, list[Tensor]] = {

@@ -17,6 +17,7 @@ from torch.distributions import (
 
 from pyro_aevb import evidence, traces
 from pyro_aevb.data import as_tensors
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.distributions import NormalMixture
 from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import Data, map_blocks
@@ -123,6 +124,7 @@ def _mixture(logits: Tensor, components: Any) -> Any:
     return dist.MixtureSameFamily(weights, Normal(components.loc.mT, components.scale.mT))  # (..., K)
 
 
+@takes_any_data
 @torch.no_grad()
 def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed: int = 0) -> LatentKL:
     r"""KL(q(z|x) || p(z)) of each datum, by latent dimension, and which dimensions are active.
@@ -137,7 +139,7 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
     Arguments:
         model: The model, any Pyro function with one latent site.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws per datum that a KL without a closed form is averaged over.
         seed: Seed of the draws; the caller's random state is left alone.
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import hmc, traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, choice, whole
 from pyro_aevb.evaluation import AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
@@ -156,6 +157,7 @@ class _Path:
         return AnnealedWeights(-log_mean if backward else log_mean, spread / math.sqrt(count), acceptance.mean(0))
 
 
+@takes_any_data
 @torch.no_grad()
 def annealed_importance_sampling(
     model: Pair,
@@ -175,7 +177,7 @@ def annealed_importance_sampling(
     Arguments:
         model: The model, any Pyro function with continuous latents.
         guide: Its guide; may be ``None`` with ``start="prior"``.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         steps: Number T of distributions on the way from the start to the posterior.
         chains: Number of chains of each datum, over which weights are averaged.
         leapfrog_steps: Number of leapfrog steps in each transition.
@@ -202,6 +204,7 @@ def annealed_importance_sampling(
     return AnnealedWeights(*map_blocks(of_block, model, guide or model, x, seed, progress, keep, settings))
 
 
+@takes_any_data
 @torch.no_grad()
 def bidirectional(
     model: Pair,
@@ -224,8 +227,8 @@ def bidirectional(
     Arguments:
         model: The model, any Pyro function with continuous latents.
         guide: Its guide; may be ``None`` with ``start="prior"``.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take, which give the dreamt data's number, shape and
-            type; arguments that no site observes are kept.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes, which give the dreamt data's
+            number, shape and type; arguments that no site observes are kept.
         steps: Number T of distributions on the way from the start to the posterior.
         chains: Number of chains of each datum and direction, over which weights are averaged.
         leapfrog_steps: Number of leapfrog steps in each transition.

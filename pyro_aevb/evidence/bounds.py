@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, function, real, whole
 from pyro_aevb.evaluation import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
@@ -28,6 +29,7 @@ class BoundParts(NamedTuple):
         return self.log_likelihood - self.kl
 
 
+@takes_any_data
 @torch.no_grad()
 def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int = 0) -> BoundParts:
     r"""The evidence lower bound of each datum, in its parts.
@@ -40,7 +42,7 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
     Arguments:
         model: The model, any Pyro function.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws from the guide per datum.
         seed: Seed of the draws; the caller's random state is left alone.
 
@@ -65,6 +67,7 @@ def _bound_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor
     return densities.log_likelihood.mean(0), kl
 
 
+@takes_any_data
 @torch.no_grad()
 def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     """Mean of q(z|x), ``(B, K)``, all latent sites side by side.
@@ -73,7 +76,7 @@ def posterior_means(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
 
     Arguments:
         guide: The guide, any Pyro function.
-        x: Data, ``(B, ...)``, or a tuple of what the guide takes.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         seed: Seed of such draws; the caller's random state is left alone.
 
     Raises:
@@ -93,6 +96,7 @@ def _means_of_block(guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor, Tens
     return means, noise
 
 
+@takes_any_data
 @torch.no_grad()
 def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
     r"""Variance over data of each latent's posterior mean, ``(K,)``: :math:`\mathrm{Var}_x(\mathbb E_q[z_k])`.
@@ -101,7 +105,7 @@ def activity(guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
 
     Arguments:
         guide: The guide, any Pyro function.
-        x: Data, ``(B, ...)``, or a tuple of what the guide takes.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         seed: Seed of such draws; the caller's random state is left alone.
 
     Raises:
@@ -118,7 +122,7 @@ def active_units(guide: Pair, x: Data, threshold: float = 0.01) -> int:
 
     Arguments:
         guide: The guide, any Pyro function.
-        x: Data, ``(B, ...)``, or a tuple of what the guide takes.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         threshold: The variance above which a dimension counts as active, at least 0.
 
     Raises:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyro_aevb import traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError
 from pyro_aevb.evaluation import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
@@ -19,6 +20,7 @@ NORMALS = (torch.distributions.Normal, dist.Normal)
 MULTIVARIATE_NORMALS = (MultivariateNormal, dist.MultivariateNormal)
 
 
+@takes_any_data
 def linear_gaussian(model: Pair, x: Data) -> Tensor:
     r"""The exact log p(x) of each datum, ``(B,)``, in nats, of a linear-Gaussian model.
 
@@ -29,7 +31,7 @@ def linear_gaussian(model: Pair, x: Data) -> Tensor:
 
     Arguments:
         model: The model, one latent vector and one observed vector for each datum.
-        x: Data, ``(B, D)``, or a tuple of what the model takes.
+        x: Data, ``(B, D)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
 
     Raises:
         InputError: If the model is not linear and Gaussian: names what is not.

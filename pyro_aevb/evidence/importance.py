@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import SAMPLE_BLOCK, AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
@@ -76,7 +77,7 @@ def importance_sampling(
     Arguments:
         model: The model, any Pyro function.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number S of draws per datum.
         chunk_size: Number of draws for which the model is run at once; changes memory and time, not numbers. By default
             5 for 100 data on a CPU, more where there are fewer data; 50 elsewhere.
@@ -88,6 +89,7 @@ def importance_sampling(
     return importance_weights(model, guide, x, num_samples, chunk_size=chunk_size, seed=seed).log_likelihood
 
 
+@takes_any_data
 @torch.no_grad()
 def importance_weights(
     model: Pair,
@@ -105,7 +107,7 @@ def importance_weights(
     Arguments:
         model: The model, any Pyro function.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number S of draws per datum.
         chunk_size: Number of draws for which the model is run at once; changes memory and time, not numbers. By default
             5 for 100 data on a CPU, more where there are fewer data; 50 elsewhere.

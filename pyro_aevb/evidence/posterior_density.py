@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyro_aevb import hmc, traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError
 from pyro_aevb.evaluation import AfterBlock, Data, map_blocks
 from pyro_aevb.hmc.posterior import check_counts
@@ -46,6 +47,7 @@ class PosteriorDensity(NamedTuple):
     """1 where a kernel density had the higher held-out score, 0 where a Gaussian had"""
 
 
+@takes_any_data
 def appendix_d(
     model: Pair,
     x: Data,
@@ -67,7 +69,7 @@ def appendix_d(
 
     Arguments:
         model: The model, any Pyro function with continuous latents.
-        x: Data, ``(B, ...)``, or a tuple of what the model takes.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws from each chain that the density is fitted to; as many again make the mean.
         guide: Guide at whose draws the chains begin; by default they begin at draws from the prior.
         chains: Number of chains of each datum.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
+from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.data.given import as_tensors
 from pyro_aevb.errors import InputError, choice, function, positive, whole
 from pyro_aevb.hmc.kernel import LogDensity, State, adapted, init, jittered, step
@@ -62,6 +63,7 @@ class Samples(NamedTuple):
         return torch.as_tensor(values)
 
 
+@takes_any_data
 def sample_posterior(
     model: Pair,
     args: tuple[Tensor, ...],
@@ -81,7 +83,7 @@ def sample_posterior(
 
     Arguments:
         model: The model, any Pyro function with continuous latents in one data plate.
-        args: Its arguments, batch first.
+        args: Its data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number S of draws that are kept of each chain, one after each transition.
         guide: Guide at whose draws the chains begin; by default they begin at draws from the prior.
         chains: Number C of chains of each datum.

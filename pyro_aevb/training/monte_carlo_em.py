@@ -28,7 +28,7 @@ from pyro_aevb.errors import (
 )
 from pyro_aevb.hardware import Settings, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
-from pyro_aevb.pairs import without_a_trace
+from pyro_aevb.pairs import Pair, without_a_trace
 from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.em_steps import CapturedSteps, EagerSteps, RecordedSteps
@@ -112,12 +112,14 @@ class MonteCarloEM(Training):
         report_every: int = 10_000,
         settings: Settings | None = None,
     ) -> None:
-        self.model = function("model", model)
+        self._given = function("model", model)
         self.e_step = choice("e_step", e_step, ("minibatch", "all"))
         self.updates = whole("updates", updates)
         check_optimizer_like(optimizer)
         where = find_device(device)
-        super().__init__(Batches(data, batch_size, seed, where), seed, where, report_every, settings)
+        batches = Batches(data, batch_size, seed, where, model)
+        super().__init__(batches, seed, where, report_every, settings)
+        self._model = batches.called(model)
         self.modules = self._find_modules()
         self.parameters = self._find_parameters()
         self.chains = self._first_positions()  # (N, K)
@@ -129,11 +131,16 @@ class MonteCarloEM(Training):
         found = find_settings(largest_product(self.parameters.values(), batch_size), self.device, "float32")
         self.settings = found if settings is None else instance("settings", settings, Settings)
         wanted = whole("leapfrog_steps", leapfrog_steps), _acceptance(target_acceptance)
-        self.eager = EagerSteps(model, self.space, self.batches.size, *wanted, self.modules.values())
+        self.eager = EagerSteps(self._model, self.space, self.batches.size, *wanted, self.modules.values())
         self.recorded: CapturedSteps | None = None
         self.auto = choice("engine", engine, ("auto", "captured", "eager")) == "auto"
         if engine == "captured":
             self.capture()
+
+    @property
+    def model(self) -> Pair:
+        """The model; for another make another training."""
+        return self._given
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -226,7 +233,7 @@ class MonteCarloEM(Training):
     def _find_modules(self) -> dict[str, nn.Module]:
         """Those that take part when the model runs, moved to the device."""
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
-            return traces.moved_parts(self.model, self.model, self.batches[0], self.device)
+            return traces.moved_parts(self._model, self._model, self.batches[0], self.device)
 
     def _find_parameters(self) -> dict[str, Tensor]:
         """The modules' weights by name, those of a module within another once."""
@@ -248,22 +255,22 @@ class MonteCarloEM(Training):
             args = self.batches[0]
             try:
                 with pyro.validation_enabled(True):
-                    self.space = traces.latent_space(self.model, args)
-                    traces.distributions(self.model, args)
+                    self.space = traces.latent_space(self._model, args)
+                    traces.distributions(self._model, args)
             except InputError:
                 raise
             except REFUSALS as error:
                 raise InputError(f"the first run of the model failed: {in_one_line(error)}") from error
             self._check_trained(args)
-            self.batches.check(self.model, None)
+            self.batches.check(self._model, None)
             self._probe = self._one_probe()
             first = torch.arange(self.batches.size, device=self.device).split(self.batches.batch_size)
             key = self.batches.visit(0)[1]
-            return torch.cat([self.space.draw(self.model, self.batches.take(rows, key), 1)[0] for rows in first])
+            return torch.cat([self.space.draw(self._model, self.batches.take(rows, key), 1)[0] for rows in first])
 
     def _check_trained(self, args: tuple[Tensor, ...]) -> None:
         known = {id(p) for m in self.modules.values() for p in m.parameters()}
-        met = traces.met_parameters((self.model,), args)
+        met = traces.met_parameters((self._model,), args)
         # What pyro.module registers is a module's, though the store keeps a copy of what is not contiguous.
         own = {name: p for name, p in met.items() if module_from_param_with_module_name(name) == name}
         if others := [name for name, p in own.items() if id(p) not in known]:
@@ -276,7 +283,7 @@ class MonteCarloEM(Training):
         """One latent vector, as the bijections onto the supports give it, the same for all data."""
         with self.param_store(), torch.no_grad(), seeded(derive(self.seed, "weights"), self.device):
             args = self.batches[0]
-            found = traces.latent_space(self.model, args).probe(len(args[0]))
+            found = traces.latent_space(self._model, args).probe(len(args[0]))
         values = torch.cat([value.reshape(len(args[0]), -1) for value in found.values()], -1)  # (M, K)
         if not torch.equal(values, values[:1].expand_as(values)):
             raise InputError("a latent's support depends on the data: MonteCarloEM needs one support for all chains")

@@ -26,7 +26,7 @@ from pyro_aevb.estimators.baselines import averages
 from pyro_aevb.hardware import Precision, Settings, find_device, find_settings, largest_product
 from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.origins import comes_from
-from pyro_aevb.pairs import Pair, is_copy, noticing, precision_of, tensors_of, trained_parameters, without_a_trace
+from pyro_aevb.pairs import Pair, is_copy, noticing, tensors_of, trained_parameters, without_a_trace
 from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training, broken_parameters, non_finite
@@ -56,8 +56,9 @@ class Trainer(Training):
     Arguments:
         model: The model, any Pyro function whose arguments are the data, batch first.
         guide: Its guide, with the same arguments.
-        data: Training data, ``(N, ...)``; a :class:`~pyro_aevb.data.DynamicBinarization`; or a tuple of tensors for a
-            pair with several arguments.
+        data: Training data, ``(N, ...)``; a :class:`~pyro_aevb.data.DynamicBinarization`; a tuple of a pair's several
+            arguments, or a dictionary of its keyword arguments; a ``Dataset`` or ``DataLoader`` of torch, all of whose
+            rows are collated once. See :func:`pyro_aevb.data.taken_apart`.
         estimator: Any ``pyro.infer.ELBO``, this package's or Pyro's; :class:`~pyro_aevb.estimators.SGVB` by default.
         optimizer: A callable that makes a ``torch.optim`` optimizer of parameters, an optimizer, or one of
             ``pyro.optim`` for ``engine="svi"``. By default the paper's: Adagrad with step size 0.02, and as
@@ -109,14 +110,14 @@ class Trainer(Training):
         report_every: int = 10_000,
         settings: Settings | None = None,
     ) -> None:
-        self._model = function("model", model)
-        self._guide = function("guide", guide)
+        self._given = function("model", model), function("guide", guide)
         self._estimator = SGVB() if estimator is None else instance("estimator", estimator, ELBO)
         choice("engine", engine, ("auto", "captured", "eager", "svi"))
         check_optimizer_like(optimizer)
         where = find_device(device)
-        batches = Batches(data, batch_size, seed, where, precision_of(model, guide))
+        batches = Batches(data, batch_size, seed, where, model, guide)
         super().__init__(batches, seed, where, report_every, settings)
+        self._pair = batches.called(model), batches.called(guide)
         self.modules = self._find_modules()
         first_modules = dict(self.modules)
         if isinstance(self.estimator, Estimator):
@@ -133,12 +134,12 @@ class Trainer(Training):
     @property
     def model(self) -> Pair:
         """The model; for another make another trainer."""
-        return self._model
+        return self._given[0]
 
     @property
     def guide(self) -> Pair:
         """The guide; for another make another trainer."""
-        return self._guide
+        return self._given[1]
 
     @property
     def estimator(self) -> ELBO:
@@ -149,8 +150,7 @@ class Trainer(Training):
     def objective(self) -> Objective:
         """What is stepped on: the estimator's loss of the pair on minibatches."""
         return Objective(
-            self.model,
-            self.guide,
+            *self._pair,
             self.estimator,
             self.parameters,
             self.batches,
@@ -265,16 +265,15 @@ class Trainer(Training):
     def _find_modules(self) -> dict[str, nn.Module]:
         """Those that take part when the pair runs, moved to the device."""
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
-            return traces.moved_parts(self.model, self.guide, self.batches[0], self.device)
+            return traces.moved_parts(*self._pair, self.batches[0], self.device)
 
     def _first_run(self) -> None:
         """Find the parameters and check the pair and the data, with noise of its own so that training's is not used."""
         loss = first_loss(self.estimator)
-        pair = self.model, self.guide
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
             with without_a_trace():
-                self.batches.check(self.model, self.guide)
-            run = traces.first_run(loss, *pair, self.batches[0])
+                self.batches.check(*self._pair)
+            run = traces.first_run(loss, *self._pair, self.batches[0])
             self.divisors = {self.batches.batch_size: run.divisor, **self._of_last_batch(loss)}
         self.global_latents = run.global_latents
         self._averages = averages(run.parameters)
@@ -282,7 +281,7 @@ class Trainer(Training):
             average.zero_()  # as if this run had not been
         met = {name: p for name, p in run.parameters.items() if name not in self._averages}
         self._met = {id(p) for p in met.values()}
-        self.parameters = trained_parameters(*pair, self.modules, met)
+        self.parameters = trained_parameters(*self._pair, self.modules, met)
         # The prior's precision 1 in the units of the loss: N/M sum of bounds weighs it by 1, a plain sum by M/N.
         counted = run.plate.full_size if run.plate else self.batches.batch_size
         self._weight_of_prior = counted / self.batches.size
@@ -299,7 +298,7 @@ class Trainer(Training):
         if rows == self.batches.batch_size:
             return {}
         try:
-            return {rows: traces.first_run(loss, self.model, self.guide, args).divisor}
+            return {rows: traces.first_run(loss, *self._pair, args).divisor}
         except InputError as error:
             raise InputError(
                 f"the last minibatch of an epoch has {rows} of the {self.batches.size} data, on which the pair fails "
@@ -341,7 +340,7 @@ class Trainer(Training):
         if not unmet:
             return
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device), without_a_trace(evaluate=False):
-            loss = first_loss(self.estimator)(self.model, self.guide, *self.batches[0])
+            loss = first_loss(self.estimator)(*self._pair, *self.batches[0])
             found = _gradients(loss, list(unmet.values()))
         if used := [name for name, gradient in zip(unmet, found, strict=True) if gradient is not None]:
             raise InputError(

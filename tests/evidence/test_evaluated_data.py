@@ -7,7 +7,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_aevb as aevb
 from pyro_aevb import diagnostics, evidence
@@ -176,8 +175,6 @@ def test_a_plate_without_a_size_takes_all():
 
 FORMS = {
     "DynamicBinarization": (lambda x: DynamicBinarization(x), "one fixed draw"),
-    "DataLoader": (lambda x: DataLoader(TensorDataset(x)), "a DataLoader: give all rows as one tensor"),
-    "Dataset": (lambda x: TensorDataset(x), "a TensorDataset: give all rows as one tensor"),
     "sparse": (lambda x: x.to_sparse(), "to_dense"),
     "list": (lambda x: list(x), "a list"),
     "object array": (lambda x: np.array([None]), "an array of object"),

@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceMeanField_ELBO
-from torch.utils.data import TensorDataset
 
 import pyro_aevb as aevb
 from pyro_aevb import evidence
@@ -139,7 +138,6 @@ def test_a_missing_device_is_named():
         ({"data": "digits"}, "torch tensors"),
         ({"data": list(binary(60))}, r"a list: give one tensor, torch.stack"),
         ({"data": binary(60).to_sparse()}, "to_dense"),
-        ({"data": TensorDataset(binary(60))}, "a TensorDataset: give all rows as one tensor"),
         ({"data": (binary(60), binary(59))}, "different lengths"),
         ({"engine": "warp"}, "unknown engine"),
         ({"data": torch.full((60, 6), 0.3, dtype=torch.float64)}, "relaxed=True"),
