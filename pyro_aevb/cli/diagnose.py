@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from pyro_aevb import diagnostics, evidence
-from pyro_aevb.diagnostics import Diagnostics, Mean, mean_of
+from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, Mean, mean_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
 from pyro_aevb.plots.diagnostics import draw_diagnostics
@@ -104,7 +104,7 @@ def write(told: dict[str, Any], found: Diagnostics, run: Run, out: str | None) -
 def numbers(found: Diagnostics) -> dict[str, Any]:
     """Everything in plain numbers, means with standard errors over data, nats per datum."""
     kl = found.kl
-    aggregate = found.aggregate
+    aggregate = _aggregate(found)
     return {
         "kl": mean_of(kl.total)._asdict(),
         "active_units": int(kl.active.sum()),
@@ -117,6 +117,13 @@ def numbers(found: Diagnostics) -> dict[str, Any]:
         "notes": found.notes,
         "warnings": found.warnings,
     }
+
+
+def _aggregate(found: Diagnostics) -> AggregatePosterior:
+    """The aggregate posterior, which every pair has that the command line trains: its prior is one for all data."""
+    if found.aggregate is None:
+        raise InputError("; ".join(found.notes))
+    return found.aggregate
 
 
 def _told(values: Any) -> dict[str, float] | None:
@@ -144,7 +151,7 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
 
 def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
     kl = found.kl
-    aggregate = found.aggregate
+    aggregate = _aggregate(found)
     q = aggregate.draws[:, k].double()
     p = aggregate.prior_draws[:, k].double()
     return {

@@ -126,7 +126,8 @@ def takes_any_data(function: Callable[Parameters, Result]) -> Callable[Parameter
             return function(*args, **keywords)  # whose own words are better
         given = bound.arguments
         pair = [given[role] for role in ("model", "guide") if given.get(role) is not None]
-        if all(map(callable, pair)) and not isinstance(given[data], (Tensor, np.ndarray)):
+        usable = all(callable(each) and not isinstance(each, type) for each in pair)  # else refused by the function
+        if usable and not isinstance(given[data], (Tensor, np.ndarray)):
             found = taken_apart(given[data], evaluated=True)
             for role in ("model", "guide"):
                 if given.get(role) is not None:

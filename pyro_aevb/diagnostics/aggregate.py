@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.data import as_tensors
 from pyro_aevb.data.arguments import takes_any_data
-from pyro_aevb.diagnostics.latents import latent_kl, latent_of
+from pyro_aevb.diagnostics.latents import is_one_vector, latent_kl, latent_of, latents_of
 from pyro_aevb.errors import InputError, in_one_line, whole
 from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
@@ -74,7 +74,7 @@ def aggregate_posterior(
     changes E[log q(z)] only by what it changes the integral of q(z), which is 1.
 
     Arguments:
-        model: The model, any Pyro function with one latent site.
+        model: The model, any Pyro function whose latent sites have a value for each datum.
         guide: Its guide.
         x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number S of draws per datum; the density of each draw is computed under the guide of every datum,
@@ -82,8 +82,8 @@ def aggregate_posterior(
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:
-        InputError: If there are fewer than 2 data, not one latent vector for each datum, or a prior that differs
-            between data.
+        InputError: If there are fewer than 2 data, a latent is not one for each datum or is masked, or the prior
+            differs between data.
 
     References:
         | ELBO surgery (Hoffman & Johnson, 2016)
@@ -91,13 +91,13 @@ def aggregate_posterior(
     """
     whole("num_samples", num_samples)
     kl = latent_kl(model, guide, x, seed=seed).total
-    z, prior_draws, log_guide = map_blocks(
-        partial(_draws_of_block, traces.Particles(model, guide), num_samples), model, guide, x, seed
-    )
-    _check_one_prior(model, guide, x, z[0])
+    sites = _Sites()
+    of_block = partial(_draws_of_block, traces.Particles(model, guide), num_samples, sites)
+    z, prior_draws, log_guide = map_blocks(of_block, model, guide, x, seed)
+    _check_one_prior(model, guide, x, sites, z[0])
     flat = z.flatten(0, 1)  # (B * S, K)
     flat_prior = prior_draws.flatten(0, 1)  # (B * S, K)
-    log_marginal = _log_marginal(model, guide, x, flat)
+    log_marginal = _log_marginal(model, guide, x, sites, flat)
     information = None if log_marginal is None else (log_guide - log_marginal.view_as(log_guide)).mean(-1)
     return AggregatePosterior(
         mutual_information=information,
@@ -109,22 +109,60 @@ def aggregate_posterior(
     )
 
 
-def _draws_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    latent = latent_of(pair.model, pair.guide, args)
+class _Sites:
+    """The latent sites of a pair, whose values stand side by side in one vector of K numbers."""
+
+    def __init__(self) -> None:
+        self.like: dict[str, Tensor] = {}  # one datum's value of each site
+        self.is_one = True
+
+    def vector(self, latents: dict[str, Tensor]) -> Tensor:
+        """One vector, ``(S, B, K)``, of values by site, ``(S, B, ...)``; whole numbers become floating-point ones."""
+        values = [latents[name] for name in self.like]
+        dtype = next((each.dtype for each in values if each.is_floating_point()), torch.get_default_dtype())
+        return torch.cat([each.reshape(*each.shape[:2], -1).to(dtype) for each in values], -1)
+
+    def values(self, vector: Tensor) -> dict[str, Tensor]:
+        """Values by site, ``(S, B, ...)``, of one vector, ``(S, B, K)``."""
+        parts = vector.split([one.numel() for one in self.like.values()], -1)
+        return {
+            name: part.reshape(part.shape[:2] + one.shape).to(one.dtype)
+            for (name, one), part in zip(self.like.items(), parts, strict=True)
+        }
+
+
+def _draws_of_block(
+    pair: traces.Particles, num_samples: int, sites: _Sites, args: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Draws from the guide and from the prior, ``(B, S, K)``, and log q(z|x) at the former, ``(B, S)``."""
+    found = latents_of(pair.model, pair.guide, args)
+    if masked := [latent.name for latent in found if latent.mask is not None]:
+        raise InputError(
+            f"site {masked[0]!r} is masked, so that not every datum has it: there is no one q(z) to compare with the "
+            "prior; use latent_kl alone"
+        )
+    sites.like = {latent.name: latent.value[0] for latent in found}
+    sites.is_one = is_one_vector(found)
     draws, log_guide = pair.sample_guide(args, num_samples)
-    z = draws[latent.name]  # (S, B, K)
-    # Expanded as a plate does it: Pyro's MixtureOfDiagNormals cannot draw many at once from a batch.
-    prior_draws = latent.prior.expand(z.shape[:2]).sample()  # (S, B, K)
+    z = sites.vector(draws)  # (S, B, K)
+    if sites.is_one:
+        # Expanded as a plate does it: Pyro's MixtureOfDiagNormals cannot draw many at once from a batch.
+        prior_draws = found[0].prior.expand(z.shape[:2]).sample()  # (S, B, K)
+    else:
+        prior_draws = sites.vector(traces.draw(pair.model, args, num_samples, pair.choices))
     return z.transpose(0, 1), prior_draws.transpose(0, 1), log_guide.T
 
 
-def _check_one_prior(model: Pair, guide: Pair, x: Data, points: Tensor) -> None:
+def _check_one_prior(model: Pair, guide: Pair, x: Data, sites: _Sites, points: Tensor) -> None:
     """Refuse a prior that depends on the datum, seen at points ``(S, K)``: there is no p(z) to be compared with."""
+    pair = traces.Particles(model, guide)
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
         """log p(z) at the points under each datum's prior."""
-        latent = latent_of(model, guide, args)
-        return (latent.prior.log_prob(points.unsqueeze(1).expand(-1, len(args[0]), -1)).T,)  # (B, S)
+        same = points.unsqueeze(1).expand(-1, len(args[0]), -1)
+        if sites.is_one:
+            return (latent_of(model, guide, args).prior.log_prob(same).T,)  # (B, S)
+        return (pair.log_joint(args, sites.values(same), len(points))[1].T,)
 
     (log_prior,) = map_blocks(of_block, model, guide, x, 0)
     if not torch.allclose(log_prior, log_prior[:1].expand_as(log_prior), rtol=1e-4, atol=1e-4):
@@ -134,23 +172,29 @@ def _check_one_prior(model: Pair, guide: Pair, x: Data, points: Tensor) -> None:
         )
 
 
-def _log_marginal(model: Pair, guide: Pair, x: Data, z: Tensor) -> Tensor | None:
+def _log_marginal(model: Pair, guide: Pair, x: Data, sites: _Sites, z: Tensor) -> Tensor | None:
     """log q(z), ``(Z,)``, at values ``(Z, K)``; ``None`` where the guide cannot tell the density of a given value."""
+    choices = traces.Choices()
 
-    def sum_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """log of the sum of q(z|x) over a block's data."""
-        q = latent_of(model, guide, args).guide
-        size = len(args[0])
-        chunks = z.split(max(1, ELEMENTS_AT_ONCE // (size * z.shape[-1])))
+    def log_densities(chunk: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        """log q(z|x) of each value under each datum of a block, ``(chunk, B)``."""
         # A flow's context does not broadcast: each datum sees a copy.
-        log_densities = (q.log_prob(chunk.unsqueeze(1).expand(-1, size, -1)) for chunk in chunks)  # (chunk, B) each
+        same = chunk.unsqueeze(1).expand(-1, len(args[0]), -1)
+        if not sites.is_one:
+            return traces.log_guide_at(guide, args, sites.values(same), len(chunk), choices)
+        q = latent_of(model, guide, args).guide
         try:
-            return (torch.cat([log_density.logsumexp(-1) for log_density in log_densities]).unsqueeze(0),)
+            return cast(Tensor, q.log_prob(same))
         except (KeyError, NotImplementedError) as error:
             reason = in_one_line(error)
             raise traces.UnknownDensityError(
                 f"{describe(q)} cannot tell the density of a given value ({reason})"
             ) from error
+
+    def sum_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """log of the sum of q(z|x) over a block's data."""
+        chunks = z.split(max(1, ELEMENTS_AT_ONCE // (len(args[0]) * z.shape[-1])))
+        return (torch.cat([log_densities(chunk, args).logsumexp(-1) for chunk in chunks]).unsqueeze(0),)
 
     try:
         (sums,) = map_blocks(sum_of_block, model, guide, x, 0)  # (blocks, Z)

@@ -11,7 +11,7 @@ from pyro_aevb import traces
 from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
-from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latent_of
+from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latents_of, name_of
 from pyro_aevb.errors import InputError, function, whole
 from pyro_aevb.evaluation import DATA_BLOCK, AfterBlock, Data, map_blocks, mean_of, not_nan
 from pyro_aevb.pairs import Pair, evaluating, own_module
@@ -37,8 +37,8 @@ class Diagnostics(NamedTuple):
 
     kl: LatentKL
     """KL(q(z|x) || p(z)) of each datum, whole and by latent dimension"""
-    aggregate: AggregatePosterior
-    """The aggregate posterior q(z) against the prior"""
+    aggregate: AggregatePosterior | None
+    """The aggregate posterior q(z) against the prior; ``None`` where there is none, and a note tells why"""
     decoder_use: Tensor
     """What each datum's own latent tells the decoder, from :func:`decoder_use`, ``(B,)``, in nats"""
     gaps: Gaps | None
@@ -60,40 +60,45 @@ def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, see
     with a random permutation that leaves no datum in its place. It is 0 for a decoder that ignores z.
 
     Arguments:
-        model: The model, any Pyro function with one latent site.
+        model: The model, any Pyro function whose latent sites have a value for each datum.
         guide: Its guide.
         x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws of the latent per datum.
         seed: Seed of draws and permutation; the caller's random state is left alone.
 
     Raises:
-        InputError: If there are fewer than 2 data, or not one latent vector for each datum.
+        InputError: If there are fewer than 2 data, or a latent is not one for each datum.
     """
     whole("num_samples", num_samples)
     pair = traces.Particles(model, guide)
-    z, own = map_blocks(partial(_own_latents, pair, num_samples), model, guide, x, seed)
-    if len(z) < 2:
+    names: list[str] = []
+    own, *z = map_blocks(partial(_own_latents, pair, num_samples, names), model, guide, x, seed)
+    if len(own) < 2:
         raise InputError("diagnostics compare data with one another: give at least 2")
-    order = torch.randperm(len(z), generator=generator(seed, "permutation")).to(z.device)
+    order = torch.randperm(len(own), generator=generator(seed, "permutation")).to(own.device)
     other = torch.empty_like(order)
     other[order] = order.roll(1)  # one cycle: no datum keeps its own
-    at_others = partial(_log_likelihood_at, pair)
-    (strange,) = map_blocks(at_others, model, guide, x, seed, beside=(z[other],))
+    at_others = partial(_log_likelihood_at, pair, names)
+    (strange,) = map_blocks(at_others, model, guide, x, seed, beside=tuple(each[other] for each in z))
     return own - strange
 
 
-def _own_latents(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    name = latent_of(pair.model, pair.guide, args).name
+def _own_latents(
+    pair: traces.Particles, num_samples: int, names: list[str], args: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """log p(x|z) at a datum's own latents, ``(B,)``, and these, ``(B, S, ...)`` each, whose names are told beside."""
+    names[:] = [latent.name for latent in latents_of(pair.model, pair.guide, args)]
     latents, _ = pair.sample_guide(args, num_samples)
     log_likelihood, _ = pair.log_joint(args, latents, num_samples)
     not_nan(log_likelihood, "log p(x|z)")
-    return latents[name].transpose(0, 1), log_likelihood.mean(0)  # (B, S, K), (B,)
+    return log_likelihood.mean(0), *(latents[name].transpose(0, 1) for name in names)
 
 
-def _log_likelihood_at(pair: traces.Particles, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-    *data, z = args
-    name = latent_of(pair.model, pair.guide, tuple(data)).name
-    log_likelihood, _ = pair.log_joint(tuple(data), {name: z.transpose(0, 1)}, z.shape[1])
+def _log_likelihood_at(pair: traces.Particles, names: list[str], args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    data = args[: -len(names)]
+    z = args[-len(names) :]
+    latents = {name: each.transpose(0, 1) for name, each in zip(names, z, strict=True)}
+    log_likelihood, _ = pair.log_joint(data, latents, z[0].shape[1])
     return (log_likelihood.mean(0),)
 
 
@@ -112,7 +117,7 @@ def diagnose(
     """All diagnostics of a trained pair.
 
     Arguments:
-        model: The model, any Pyro function with one latent site.
+        model: The model, any Pyro function whose latent sites have a value for each datum.
         guide: Its guide.
         x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws per datum from the guide, for the aggregate posterior and the decoder's use.
@@ -124,7 +129,7 @@ def diagnose(
             by default nothing is called.
 
     Raises:
-        InputError: If there are fewer than 2 data, not one latent vector for each datum, or ``gap_count`` is 1 or
+        InputError: If there are fewer than 2 data, a latent is not one for each datum, or ``gap_count`` is 1 or
             negative.
     """
     if whole("gap_count", gap_count, least=0) == 1:
@@ -133,9 +138,14 @@ def diagnose(
         if called is not None:
             function(name, called)
     kl = latent_kl(model, guide, x, seed=seed)
-    aggregate = aggregate_posterior(model, guide, x, num_samples, seed=seed)
     use = decoder_use(model, guide, x, num_samples, seed=seed)
-    notes = [note for note in (kl.note, aggregate.note) if note]
+    notes = [kl.note] if kl.note else []
+    aggregate = None
+    try:
+        aggregate = aggregate_posterior(model, guide, x, num_samples, seed=seed)
+        notes += [aggregate.note] if aggregate.note else []
+    except InputError as error:
+        notes.append(f"no aggregate posterior: {error}")
     gaps = None
     if gap_count:
         given: Any = x  # tensors or arrays by now
@@ -145,7 +155,9 @@ def diagnose(
         except InputError as error:
             notes.append(f"no gaps: {error}")
     found = [*_collapse(kl, use), *_far_from_prior(kl, aggregate), *_gap_warnings(kl, gaps)]
-    return Diagnostics(kl, aggregate, use, gaps, notes, found + _of_likelihood(model, guide, aggregate, num_samples))
+    if aggregate is not None:
+        found += _of_likelihood(model, aggregate, num_samples)
+    return Diagnostics(kl, aggregate, use, gaps, notes, found)
 
 
 def _collapse(kl: LatentKL, use: Tensor) -> Iterator[str]:
@@ -166,7 +178,9 @@ def _collapse(kl: LatentKL, use: Tensor) -> Iterator[str]:
         )
 
 
-def _far_from_prior(kl: LatentKL, aggregate: AggregatePosterior) -> Iterator[str]:
+def _far_from_prior(kl: LatentKL, aggregate: AggregatePosterior | None) -> Iterator[str]:
+    if aggregate is None:
+        return
     if aggregate.at_ceiling:
         yield (
             f"the mutual information is within 1 nat of its ceiling log N = {aggregate.ceiling:.2f}: it is a lower "
@@ -183,7 +197,7 @@ def _far_from_prior(kl: LatentKL, aggregate: AggregatePosterior) -> Iterator[str
         worst = int(aggregate.distances.argmax())
         yield (
             f"the aggregate posterior is far from the prior in {len(dims)} of {len(aggregate.distances)} dimensions, "
-            f"most in dimension {worst} (Kolmogorov-Smirnov distance {aggregate.distances[worst]:.2f})"
+            f"most in dimension {name_of(kl, worst)} (Kolmogorov-Smirnov distance {aggregate.distances[worst]:.2f})"
         )
 
 
@@ -214,7 +228,7 @@ def _gap_warnings(kl: LatentKL, gaps: Gaps | None) -> Iterator[str]:
 
 
 @torch.no_grad()
-def _of_likelihood(model: Pair, guide: Pair, aggregate: AggregatePosterior, num_samples: int) -> list[str]:
+def _of_likelihood(model: Pair, aggregate: AggregatePosterior, num_samples: int) -> list[str]:
     """What the likelihood itself warns of, if it has a ``warning``: that its scales lie at their least value, say."""
     likelihood: Any = getattr(own_module(model), "likelihood", None)
     if not hasattr(likelihood, "warning"):

@@ -1,5 +1,6 @@
 """The information that each latent dimension carries: KL(q(z|x) || p(z)) by dimension, and which are active."""
 
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -7,11 +8,15 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Dirichlet,
     Independent,
     LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    OneHotCategorical,
     kl_divergence,
 )
 
@@ -23,20 +28,38 @@ from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
 
-__all__ = ["ACTIVE", "Latent", "LatentKL", "latent_kl", "latent_of", "marginals"]
+__all__ = [
+    "ACTIVE",
+    "Latent",
+    "LatentKL",
+    "is_one_vector",
+    "latent_kl",
+    "latent_of",
+    "latents_of",
+    "marginals",
+    "name_of",
+]
 
 ACTIVE = 0.01
 """Variance over data of the posterior mean, above which a dimension is active (Burda et al., 2016)."""
 
 
 class Latent(NamedTuple):
-    """The one latent site of a pair at some data."""
+    """A latent site of a pair at some data, one value for each."""
 
     name: str
     guide: Any
-    """q(z|x), batch shape ``(B,)``, event shape ``(K,)``"""
+    """q(z|x), batch shape ``(B,)``; given the latents drawn before it"""
     prior: Any
-    """p(z), of the same shapes"""
+    """p(z), of the same shapes; given the latents drawn before it"""
+    value: Tensor
+    """A draw from the guide, ``(B, ...)``"""
+    mask: Tensor | bool | None
+    """Which data have the site at all, ``(B,)``; ``None`` for all"""
+    made: bool
+    """The value is made from an auxiliary site's, whose density is not told apart from it."""
+    closed: bool
+    """All that the prior depends on is drawn before it in the guide too, so that a KL given these is what it seems."""
 
 
 class LatentKL(NamedTuple):
@@ -45,11 +68,17 @@ class LatentKL(NamedTuple):
     total: Tensor
     """KL(q(z|x) || p(z)) of the whole latent, ``(B,)``."""
     per_dimension: Tensor | None
-    """KL(q(z_k|x) || p(z_k)) between marginals, ``(B, K)``; ``None`` where a marginal has no known density."""
+    """KL(q(z_k|x) || p(z_k)) between marginals, ``(B, K)``; ``None`` where a marginal has no known density. Of several
+    latent sites each is given those drawn before it, and averaged over their draws."""
     activity: Tensor
     """Variance over data of the posterior mean, ``(K,)``."""
     factorised: bool
     """Prior and guide are products over dimensions, so that ``per_dimension`` adds up to ``total``."""
+    by_site: dict[str, Tensor]
+    """The part of each latent site, ``(B,)``, given the sites drawn before it, in the order of the guide; they add up
+    to ``total``. Empty where a guide makes latents from auxiliary sites, whose densities are not told apart."""
+    dimensions: list[str]
+    """What each of the K dimensions is: its site's name, and its place there, ``z[3]``."""
 
     @property
     def active(self) -> Tensor:
@@ -69,6 +98,46 @@ class LatentKL(NamedTuple):
         )
 
 
+def name_of(kl: LatentKL, dimension: int) -> str:
+    """A dimension's name for people: its place alone where there is one site."""
+    sites = {name.partition("[")[0] for name in kl.dimensions}
+    return kl.dimensions[dimension] if len(sites) > 1 else str(dimension)
+
+
+def latents_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> list[Latent]:
+    """The latent sites of a pair, in the guide's order, at one draw from the guide.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first.
+
+    Raises:
+        InputError: If a site is not one for each datum, or there is none.
+    """
+    model_trace, guide_trace = traces.pair_trace(model, guide, args, {})
+    drawn = traces.latent_sites(guide_trace)
+    made = any(site["infer"].get("is_auxiliary") for site in drawn)
+    sites = [site for site in drawn if not site["infer"].get("is_auxiliary")]
+    if not sites:
+        raise InputError("the guide has no latent site: there is nothing to diagnose")
+    closed = set(traces.drawn_after_their_parents(model_trace, guide_trace))
+    found = []
+    for site in sites:
+        name = site["name"]
+        if name not in model_trace.nodes:
+            raise InputError(f"the guide samples site {name!r}, which the model does not: add it to the model")
+        if site["fn"].batch_shape != (len(args[0]),):
+            raise InputError(
+                f"diagnostics need latents of each datum, batch shape ({len(args[0])},); site {name!r} has batch shape "
+                f"{tuple(site['fn'].batch_shape)}: what is one for all data, or lies in further plates, has no q(z|x) "
+                "of a datum"
+            )
+        prior = model_trace.nodes[name]["fn"]
+        found.append(Latent(name, site["fn"], prior, site["value"], site["mask"], made, name in closed))
+    return found
+
+
 def latent_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Latent:
     """The pair's one latent site, a vector for each datum.
 
@@ -80,21 +149,19 @@ def latent_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Latent:
     Raises:
         InputError: If there is not one latent site, or it is no vector for each datum.
     """
-    model_trace, guide_trace = traces.pair_trace(model, guide, args, {})
-    sites = traces.latent_sites(guide_trace)
-    if len(sites) != 1:
+    found = latents_of(model, guide, args)
+    if not is_one_vector(found):
+        names = [latent.name for latent in found]
         raise InputError(
-            f"diagnostics need one latent site, a vector for each datum; the guide has {len(sites)}: "
-            f"{[site['name'] for site in sites]}"
+            f"one latent site is needed here, a vector for each datum; the guide has {len(names)}: {names}"
         )
-    name = sites[0]["name"]
-    q = sites[0]["fn"]
-    if q.batch_shape != (len(args[0]),) or len(q.event_shape) != 1:
-        raise InputError(
-            f"diagnostics need a latent vector for each datum, batch shape ({len(args[0])},) and event shape (K,); "
-            f"site {name!r} has {tuple(q.batch_shape)} and {tuple(q.event_shape)}"
-        )
-    return Latent(name, q, model_trace.nodes[name]["fn"])
+    return found[0]
+
+
+def is_one_vector(found: list[Latent]) -> bool:
+    """Is the pair's only latent a vector that every datum has, with a density of its own?"""
+    one = found[0]
+    return len(found) == 1 and len(one.guide.event_shape) == 1 and not one.made and one.mask is None
 
 
 def marginals(distribution: Any) -> Any:
@@ -103,7 +170,7 @@ def marginals(distribution: Any) -> Any:
     >>> marginals(dist.Normal(torch.zeros(3), 1.0).to_event(1)).batch_shape
     torch.Size([3])
     """
-    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+    if isinstance(distribution, Independent) and not distribution.base_dist.event_shape:
         return distribution.base_dist
     if isinstance(distribution, (MultivariateNormal, LowRankMultivariateNormal)):
         return Normal(distribution.mean, distribution.stddev)
@@ -111,6 +178,11 @@ def marginals(distribution: Any) -> Any:
         return _mixture(distribution.logits, Normal(distribution.loc, distribution.scale))
     if isinstance(distribution, dist.MixtureOfDiagNormals):
         return _mixture(distribution.component_logits, Normal(distribution.locs, distribution.coord_scale))
+    if isinstance(distribution, OneHotCategorical):
+        return Bernoulli(distribution.probs)
+    if isinstance(distribution, Dirichlet):
+        rest = distribution.concentration.sum(-1, keepdim=True) - distribution.concentration
+        return Beta(distribution.concentration, rest)
     if isinstance(distribution, MixtureSameFamily):
         return _mixture(distribution.mixture_distribution.logits, marginals(distribution.component_distribution))
     return None
@@ -136,15 +208,20 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
     to KL(q(z|x) || p(z)). Where they do not, the parts are between marginals; with a prior that factorises, what the
     total holds more is the total correlation of q(z|x).
 
+    Of several latent sites each has its part, given those that the guide draws before it, averaged over their draws:
+
+    .. math:: \mathrm{KL}(q(z|x) \,\|\, p(z)) = \sum_i \mathbb E_{q(z|x)}\Big[\log
+              \frac{q(z_i \mid z_{<i}, x)}{p(z_i \mid \mathrm{pa}_i)}\Big]
+
     Arguments:
-        model: The model, any Pyro function with one latent site.
+        model: The model, any Pyro function whose latent sites have a value for each datum.
         guide: Its guide.
         x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number of draws per datum that a KL without a closed form is averaged over.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Raises:
-        InputError: If there are fewer than 2 data, or not one latent vector for each datum.
+        InputError: If there are fewer than 2 data, or a latent is not one for each datum.
 
     References:
         | Importance Weighted Autoencoders, section 5.1 (Burda et al., 2016)
@@ -153,22 +230,104 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
     whole("num_samples", num_samples)
     if len(as_tensors(x, evaluated=True)[0]) == 1:
         raise InputError("diagnostics compare data with one another: give at least 2")
-    of_block = partial(_kl_of_block, traces.Particles(model, guide), num_samples)
-    total, per_dimension, factorised = map_blocks(of_block, model, guide, x, seed)
+    kept: list[list[str]] = []
+    of_block = partial(_kl_of_block, traces.Particles(model, guide), num_samples, kept)
+    total, per_dimension, by_site, factorised = map_blocks(of_block, model, guide, x, seed)
     activity = evidence.activity(guide, x, seed=seed)
     known = per_dimension.shape[-1] > 0
-    return LatentKL(total, per_dimension if known else None, activity, bool(factorised.all()))
+    names, dimensions = kept
+    parts = dict(zip(names, by_site.unbind(-1), strict=False))  # of no site where none has a part of its own
+    return LatentKL(total, per_dimension if known else None, activity, bool(factorised.all()), parts, dimensions)
 
 
-def _kl_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    latent = latent_of(pair.model, pair.guide, args)
+def _kl_of_block(
+    pair: traces.Particles, num_samples: int, kept: list[list[str]], args: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """KL in all, ``(B,)``, by dimension and by site, and whether all factorises; beside it what both are named."""
+    found = latents_of(pair.model, pair.guide, args)
+    kept[:] = [latent.name for latent in found], [each for latent in found for each in _dimensions(latent)]
+    factorised = all(_factorises(latent.guide) and _factorises(latent.prior) for latent in found)
+    if is_one_vector(found):
+        total, per_dimension = _kl_of_one(pair, found[0], num_samples, args)
+        by_site = total.unsqueeze(-1)
+    elif found[0].made:
+        densities = pair.log_densities(args, num_samples)
+        total = (densities.log_guide - densities.log_prior).mean(0)
+        per_dimension = by_site = total.new_zeros(len(total), 0)
+    else:
+        by_site, per_dimension = _kl_of_several(pair, num_samples, args)
+        total = by_site.sum(-1)
+    return total, per_dimension, by_site, torch.full((len(total),), factorised and not found[0].made)
+
+
+def _factorises(distribution: Any) -> bool:
+    return isinstance(distribution, Independent) or not distribution.event_shape
+
+
+def _dimensions(latent: Latent) -> list[str]:
+    shape = latent.value.shape[1:]
+    places = itertools.product(*map(range, shape))
+    return [f"{latent.name}[{', '.join(map(str, place))}]" if place else latent.name for place in places]
+
+
+def _kl_of_one(
+    pair: traces.Particles, latent: Latent, num_samples: int, args: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """In all, ``(B,)``, and by dimension, ``(B, K)``, of a pair whose one latent is a vector."""
     draws, log_guide = pair.sample_guide(args, num_samples)
     z = draws[latent.name]  # (S, B, K)
     total = traces.per_datum_kl(pair.model, pair.guide, args)
     if total is None:
         total = (log_guide - latent.prior.log_prob(z)).mean(0)
-    factorised = isinstance(latent.guide, Independent) and isinstance(latent.prior, Independent)
-    return total, _kl_of_marginals(latent, z), torch.full((len(total),), factorised)
+    return total, _kl_of_marginals(latent, z)
+
+
+def _kl_of_several(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """By site and by dimension, ``(B, sites)`` and ``(B, K)``, averaged over runs of the pair, one a draw."""
+    runs = [latents_of(pair.model, pair.guide, args) for _ in range(num_samples)]
+    by_site = torch.stack([torch.stack([_kl_of_site(each) for each in run], -1) for run in runs])  # (S, B, sites)
+    parts = [[_kl_of_dimensions(each) for each in run] for run in runs]
+    known = [[part for part in run if part is not None] for run in parts]
+    whole = all(len(some) == len(run) for some, run in zip(known, parts, strict=True))
+    per_dimension = torch.stack([torch.cat(run, -1) for run in known]) if whole else by_site[..., :0]  # (S, B, K)
+    return by_site.mean(0), per_dimension.mean(0)
+
+
+def _kl_of_site(latent: Latent) -> Tensor:
+    """The site's part at this draw, ``(B,)``: in closed form where one is registered and is what it seems."""
+    try:
+        kl = _closed_form(latent) if latent.closed else None
+    except InputError:  # none is registered
+        kl = None
+    if kl is None:
+        kl = latent.guide.log_prob(latent.value) - latent.prior.log_prob(latent.value)
+    return _masked(kl, latent.mask)
+
+
+def _closed_form(latent: Latent) -> Tensor:
+    return traces.site_kl({"name": latent.name, "fn": latent.prior}, {"name": latent.name, "fn": latent.guide})
+
+
+def _kl_of_dimensions(latent: Latent) -> Tensor | None:
+    """The parts of the site's dimensions at this draw, ``(B, K)``; ``None`` where a marginal is not known."""
+    if not latent.guide.event_shape:
+        return _kl_of_site(latent).unsqueeze(-1)
+    q = marginals(latent.guide)
+    p = marginals(latent.prior)
+    if q is None or p is None:
+        return None
+    try:
+        kl = kl_divergence(q, p) if latent.closed else None
+    except NotImplementedError:
+        kl = None
+    if kl is None:
+        kl = q.log_prob(latent.value) - p.log_prob(latent.value)
+    return _masked(kl.flatten(1).T, latent.mask).T
+
+
+def _masked(values: Tensor, mask: Tensor | bool | None) -> Tensor:
+    """Zero where there is no such latent, from numbers ``(..., B)``."""
+    return values if mask is None else torch.where(torch.as_tensor(mask, device=values.device), values, 0)
 
 
 def _kl_of_marginals(latent: Latent, z: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """One figure of a pair's diagnostics: what each dimension carries, where q(z) lies, and what the bound misses."""
 
+import textwrap
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, Gaps, LatentKL, mean_of
+from pyro_aevb.diagnostics.latents import name_of
 from pyro_aevb.errors import instance
 from pyro_aevb.plots.pictures import plain
 
@@ -28,18 +31,21 @@ def draw_diagnostics(found: Diagnostics, title: str = "") -> Figure:
     instance("found", found, Diagnostics, "give what diagnose returned")
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 0.9])[:, 0]
+    figure.suptitle(plain(title), fontsize="small")
     if found.gaps is None:
         _show_kl(above.subplots(), found.kl)
     else:
         left, right = above.subplots(1, 2, width_ratios=[1.7, 1])
         _show_kl(left, found.kl)
         _show_gaps(right, found.gaps)
+    if found.aggregate is None:
+        below.text(0.5, 0.5, textwrap.fill("; ".join(found.notes), 100), ha="center", va="center", fontsize="small")
+        return figure
     chosen = _order(found.kl)[:SHOWN].tolist()
     panels = below.subplots(1, len(chosen), squeeze=False)[0]
     for axes, dimension in zip(panels, chosen, strict=True):
-        _show_aggregate(axes, found.aggregate, dimension)
+        _show_aggregate(axes, found.aggregate, dimension, name_of(found.kl, dimension))
     panels[0].legend(fontsize="small", frameon=False)
-    figure.suptitle(plain(title), fontsize="small")
     return figure
 
 
@@ -63,7 +69,7 @@ def _show_kl(axes: Axes, kl: LatentKL) -> None:
             label = f"{words}: {int(chosen.sum())} of {len(order)}"
             axes.bar(positions[chosen].tolist(), heights[chosen].tolist(), color=color, label=label)
     if len(order) <= 30:
-        axes.set_xticks(positions.tolist(), [str(k) for k in order.tolist()], fontsize="small")
+        axes.set_xticks(positions.tolist(), [name_of(kl, k) for k in order.tolist()], fontsize="small")
         axes.set_xlabel("latent dimension, sorted")
     else:
         axes.set_xlabel("latent dimensions, sorted")
@@ -77,7 +83,7 @@ def _show_kl(axes: Axes, kl: LatentKL) -> None:
     axes.legend(fontsize="small", frameon=False)
 
 
-def _show_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int) -> None:
+def _show_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int, name: str) -> None:
     q, p = (draws[:, dimension].cpu() for draws in (aggregate.draws, aggregate.prior_draws))
     both = torch.cat([q, p]).double()
     ends = torch.tensor([0.001, 0.999], dtype=torch.float64)
@@ -85,8 +91,8 @@ def _show_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int) -
     bins = torch.linspace(low, high if high > low else low + 1, 41).tolist()
     axes.hist(q.numpy(), bins, density=True, color="C0", alpha=0.45, label="$q(z_k)$")
     axes.hist(p.numpy(), bins, density=True, color="black", histtype="step", label="$p(z_k)$")
-    axes.set_title(f"dimension {dimension}: KS distance {aggregate.distances[dimension]:.2f}", fontsize="medium")
-    axes.set_xlabel(f"$z_{{{dimension}}}$")
+    axes.set_title(f"dimension {name}: KS distance {aggregate.distances[dimension]:.2f}", fontsize="medium")
+    axes.set_xlabel(f"$z_{{{dimension}}}$" if name.isdecimal() else name)
     axes.set_yticks([])
 
 

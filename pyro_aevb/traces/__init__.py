@@ -12,6 +12,7 @@ from pyro_aevb.traces.densities import (
     draw,
     guide_means,
     log_densities,
+    log_guide_at,
     log_joint_of,
     per_datum_kl,
 )
@@ -26,12 +27,14 @@ from pyro_aevb.traces.scores import Score, Term, Tracked, analytic_terms, has_ba
 from pyro_aevb.traces.sites import (
     UnknownDensityError,
     Unvalidated,
+    drawn_after_their_parents,
     latent_sites,
     log_likelihood_sum,
     log_weight_sum,
     observed_sites,
     pair_trace,
     reparameterised,
+    site_kl,
     without_gradient,
 )
 from pyro_aevb.traces.ways import Choices
@@ -60,6 +63,7 @@ __all__ = [
     "check_values",
     "distributions",
     "draw",
+    "drawn_after_their_parents",
     "dream",
     "dream_log_guide",
     "first_run",
@@ -69,6 +73,7 @@ __all__ = [
     "latent_sites",
     "latent_space",
     "log_densities",
+    "log_guide_at",
     "log_joint_of",
     "log_likelihood_sum",
     "log_weight_sum",
@@ -83,6 +88,7 @@ __all__ = [
     "reparameterised",
     "sampled_terms",
     "scores",
+    "site_kl",
     "untracked",
     "without_gradient",
     "without_looking",

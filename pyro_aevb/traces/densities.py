@@ -354,6 +354,7 @@ def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tup
 
 def _means(guide: Pair, args: tuple[Any, ...]) -> Tensor:
     """Mean of each latent at a draw of those before it, ``(B, K)``."""
-    sites = latent_sites(poutine.trace(guide).get_trace(*args))
+    drawn = latent_sites(poutine.trace(guide).get_trace(*args))
+    sites = [site for site in drawn if not site["infer"].get("is_auxiliary")]  # which only makes a latent's value
     check_every_datum({site["name"]: size_of_data_plate(site, rows_of(args)) for site in sites}, args)
     return torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)

@@ -28,6 +28,7 @@ __all__ = [
     "analytic_kls",
     "base_of",
     "describe",
+    "drawn_after_their_parents",
     "latent_sites",
     "layers_of",
     "log_likelihood_sum",
@@ -36,6 +37,7 @@ __all__ = [
     "pair_trace",
     "reparameterised",
     "sample_sites",
+    "site_kl",
     "site_kls",
     "subsamples",
     "without_gradient",
@@ -196,14 +198,14 @@ def analytic_kls(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         InputError: If no closed form is registered for a site's two distributions.
     """
     kls = {}
-    for name in _drawn_after_their_parents(model_trace, guide_trace):
+    for name in drawn_after_their_parents(model_trace, guide_trace):
         site = guide_trace.nodes[name]
-        kl = _site_kl(model_trace.nodes[name], site)
+        kl = site_kl(model_trace.nodes[name], site)
         kls[name] = torch.as_tensor(scale_and_mask(kl, scale=site["scale"], mask=site["mask"]))
     return kls
 
 
-def _drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> list[str]:
+def drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> list[str]:
     """Latents of which all that come before them in the model come before them in the guide too."""
     order = {site["name"]: place for place, site in enumerate(latent_sites(guide_trace))}
     names = [site["name"] for site in latent_sites(model_trace)]
@@ -218,10 +220,15 @@ def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Ten
     """
     for site in latent_sites(model_trace):
         guide_site = guide_trace.nodes[site["name"]]
-        yield guide_site, _site_kl(site, guide_site)
+        yield guide_site, site_kl(site, guide_site)
 
 
-def _site_kl(model_site: Site, guide_site: Site) -> Tensor:
+def site_kl(model_site: Site, guide_site: Site) -> Tensor:
+    """The closed-form KL(q || p) of one latent's two sites, unscaled and unmasked, in nats.
+
+    Raises:
+        InputError: If none is registered for their distributions.
+    """
     try:
         _refuse_own_densities(guide_site["fn"], model_site["fn"])
         return kl_divergence(guide_site["fn"], model_site["fn"])
