@@ -6,6 +6,7 @@ value is used: ``self.rank = whole("rank", rank)``.
 
 import math
 import os
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
 from pathlib import Path
@@ -261,6 +262,12 @@ def _a(noun: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """An error's message in one line, without the table of shapes that Pyro adds."""
-    words = " ".join(str(error).partition(SHAPES)[0].split())
+    """An error's message in one line, without the table of shapes that Pyro adds; where it has none, who raised it."""
+    words = " ".join(str(error).partition(SHAPES)[0].split()) or _raised_in(error)
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."
+
+
+def _raised_in(error: Exception) -> str:
+    """The function that raised an error, its file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"raised by {frames[-1].name}, {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+import zuko
 from pyro import poutine
+from pyro.contrib.zuko import ZukoToPyro
 from pyro.infer import autoguide
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
@@ -479,6 +481,50 @@ AUTOGUIDES: dict[str, Callable[..., Any]] = {
     "AutoGaussian": autoguide.AutoGaussian,
 }
 
+# ---------------------------------------------------------------- zuko's flows, through pyro.contrib.zuko
+
+
+def flow_prior() -> Program:
+    """Pyro's tutorial ``vae_flow_prior``: the prior is a masked autoregressive flow."""
+    flow = zuko.flows.MAF(features=3, transforms=2, hidden_features=(8,))
+    decoder = layers(3, 8, PIXELS)
+    encoder = layers(PIXELS, 8, 6)
+
+    def model(x: Tensor) -> None:
+        pyro.module("prior", flow)
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", ZukoToPyro(flow()))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    return Program(model, guide, (binary(),))
+
+
+def flow_guide() -> Program:
+    """The guide is a neural spline flow of the datum."""
+    flow = zuko.flows.NSF(features=3, context=PIXELS, transforms=2, hidden_features=(8,))
+    decoder = layers(3, 8, PIXELS)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", ZukoToPyro(flow(x)))
+
+    return Program(model, guide, (binary(),))
+
+
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "vae": vae,
     "vae, grey pixels": vae_grey,
@@ -495,6 +541,8 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "sparse gamma DEF, AutoNormal": gamma_def_auto,
     "sparse gamma DEF, EasyGuide": gamma_def_easy,
     "air": air,
+    "zuko flow as the prior": flow_prior,
+    "zuko flow as the guide": flow_guide,
     **{f"regression, {name}": partial(regression, make) for name, make in AUTOGUIDES.items()},
 }
-"""By name; ``zuko`` is added by the script where it is installed."""
+"""By name."""

@@ -145,11 +145,7 @@ def _draws_of_block(
     sites.is_one = is_one_vector(found)
     draws, log_guide = pair.sample_guide(args, num_samples)
     z = sites.vector(draws)  # (S, B, K)
-    if sites.is_one:
-        # Expanded as a plate does it: Pyro's MixtureOfDiagNormals cannot draw many at once from a batch.
-        prior_draws = found[0].prior.expand(z.shape[:2]).sample()  # (S, B, K)
-    else:
-        prior_draws = sites.vector(traces.draw(pair.model, args, num_samples, pair.choices))
+    prior_draws = sites.vector(traces.draw(pair.model, args, num_samples, pair.choices))
     return z.transpose(0, 1), prior_draws.transpose(0, 1), log_guide.T
 
 

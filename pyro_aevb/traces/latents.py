@@ -154,7 +154,13 @@ def _space(sites: list[Site], args: tuple[Any, ...]) -> LatentSpace:
 
 def _bijection(site: Site) -> Any:
     name = site["name"]
-    support = support_of(site["fn"])
+    try:
+        support = support_of(site["fn"])
+    except NotImplementedError as error:
+        raise InputError(
+            f"site {name!r} ({describe(site['fn'])}) does not tell where it may lie: give its distribution a support, "
+            "constraints.real_vector for one, or use importance sampling"
+        ) from error
     if support.is_discrete:
         raise InputError(
             f"site {name!r} ({describe(site['fn'])}) is discrete, and Hamiltonian dynamics move continuous latents "

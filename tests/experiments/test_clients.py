@@ -20,6 +20,8 @@ POINTS = {"gmm", "regression, AutoDelta", "regression, AutoLaplaceApproximation"
 """Programs whose guide is a point, so that nothing has a density."""
 NO_PATH = {"ss_vae_M2, unlabelled", "scanVI", "air"}
 """Programs with a latent that no path leads to."""
+NO_CLOSED_FORM = {"zuko flow as the prior", "zuko flow as the guide"}
+"""Whose KL is known by draws alone, which the analytic estimator does not pass for its own."""
 LEFT_OUT = {"gmm", "cevae"}
 """Whose guide none of ours takes: it leaves a latent to be summed out, or observes one without a path."""
 
@@ -39,7 +41,8 @@ def test_estimators_equal_pyros(name):
         (ours.SGVBAnalyticKL, clients.TraceMeanField_ELBO),
     ):
         found = cell(name, clients.same, ours=estimator, theirs=theirs)
-        if name in LEFT_OUT:
+        analytic = estimator is ours.SGVBAnalyticKL
+        if name in LEFT_OUT or (analytic and name in NO_CLOSED_FORM):
             assert found.startswith("refused: ")
         else:
             assert found.startswith(("equal", "yes; Pyro's raises"))
