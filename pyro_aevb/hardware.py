@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, choice, flag, whole
 from pyro_aevb.states import check_kinds
 
 __all__ = ["Precision", "Settings", "find_device", "find_settings", "largest_product", "settings_of_state"]
@@ -40,14 +40,23 @@ class Settings:
     """Process-wide settings for the time of a block.
 
     Arguments:
-        matmul: For ``torch.set_float32_matmul_precision``.
-        threads: For ``torch.set_num_threads``.
+        matmul: Precision of float32 matrix products in ``torch.set_float32_matmul_precision`` 's words: ``highest``,
+            ``high`` or ``medium``.
+        threads: Number of threads that a tensor operation may use, at least 1.
         lossy: Whether products may be computed in bfloat16.
+
+    Raises:
+        InputError: If a setting is none of these.
     """
 
     matmul: str
     threads: int
     lossy: bool = False
+
+    def __post_init__(self) -> None:
+        choice("matmul", self.matmul, MATMULS)
+        whole("threads", self.threads, most=MOST_THREADS)
+        flag("lossy", self.lossy)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -16,6 +16,19 @@ def state():
     return torch.get_float32_matmul_precision(), torch.get_num_threads(), hardware._flushes_denormals()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"matmul": "foo", "threads": 1}, "unknown matmul 'foo'"),
+        ({"matmul": "high", "threads": 0}, "threads must be between 1"),
+        ({"matmul": "high", "threads": 1, "lossy": "no"}, "lossy must be True or False"),
+    ],
+)
+def test_settings_that_no_processor_has_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**options)
+
+
 def test_settings_hold_inside_and_are_put_back_after_an_exception():
     before = state()
     with Settings("medium", 1).applied():

@@ -84,7 +84,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(json_format.dumps({**_header(run, config, x), **numbers}, indent=2))
     else:
         print(_table(run, config, x, numbers))
-    said = [run.model.likelihood.warning(_latents(run, x)), *_untrustworthy(numbers, len(x))]
+    said = [run.model.likelihood.warning(_latents(run, x)), *_refused(numbers), *_untrustworthy(numbers, len(x))]
     for warning in filter(None, said):
         print(f"pyro-aevb: warning: {warning}", file=sys.stderr)
 
@@ -123,9 +123,18 @@ def measure(run: Run, x: Tensor, methods: dict[str, Method], config: EvaluateOpt
     }
     for name, method in methods.items():
         keep = _keep(config, name)
-        with tqdm(total=len(x), desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
-            estimate = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
-        numbers["evidence" if name == "importance" else name] = _evidence(estimate, len(x))
+        key = "evidence" if name == "importance" else name
+        try:
+            with tqdm(total=len(x), desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
+                estimate = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
+        except InputError as error:
+            if len(methods) == 1:
+                raise
+            numbers[key] = {"refused": str(error)}  # what the others told is not lost
+            continue
+        numbers[key] = _evidence(estimate, len(x))
+    if methods and all("refused" in numbers[key] for key in numbers.keys() - {"bound", "log_likelihood", "kl"}):
+        raise InputError(next(each["refused"] for each in numbers.values() if "refused" in each))
     numbers["active_units"] = evidence.active_units(guide, x) if len(x) > 1 else None
     return numbers
 
@@ -155,6 +164,11 @@ def _evidence(
         numbers["rhat_above_1.1"] = int((~(found.rhat <= 1.1)).sum())
         numbers["kernel_densities"] = int(found.kernel.sum())
     return numbers
+
+
+def _refused(numbers: dict[str, Any]) -> list[str]:
+    asked = ((name, number) for name, number in numbers.items() if isinstance(number, dict))
+    return [f"{name} is not told: {number['refused']}" for name, number in asked if "refused" in number]
 
 
 def _untrustworthy(numbers: dict[str, Any], count: int) -> list[str]:
@@ -220,7 +234,9 @@ def _table(run: Run, config: EvaluateOptions, x: Tensor, numbers: dict[str, Any]
     return "\n".join(lines)
 
 
-def _row(label: str, number: dict[str, float | None]) -> str:
+def _row(label: str, number: dict[str, Any]) -> str:
+    if "refused" in number:
+        return f"{label:<42}{'refused':>10}"
     error = "" if number["se"] is None else f"{number['se']:>9.2f}"
     extra = f"   (Monte Carlo ± {number['monte_carlo_se']:.3f})" if number.get("monte_carlo_se") is not None else ""
     return f"{label:<42}{number['mean']:>10.2f}{error}{extra}"

@@ -120,7 +120,7 @@ def _check_dim(dim: int, draws: int) -> None:
         warnings.warn(
             f"appendix D with {dim} latents: no density fitted to {draws} draws is near such a posterior, so that its "
             f"estimate is reliable up to {MOST_LATENTS} latents only; use annealed_importance_sampling",
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

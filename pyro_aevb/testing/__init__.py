@@ -12,8 +12,8 @@ test, of whatever test framework::
 
 What is given is a class, or anything else that makes one when it is called as the class would be, such as a
 ``functools.partial`` with options. A check returns nothing, or raises ``AssertionError`` with one sentence: which rule
-is broken, what was found, what was expected, what to do. It takes a fraction of a second for a part and a few seconds
-for an estimator, and is the same each time. The caller's random state, Pyro's parameter store and torch's settings are
+is broken, what was found, what was expected, what to do. It takes a second or less for a part and a few seconds for
+an estimator, and says the same each time. The caller's random state, Pyro's parameter store and torch's settings are
 afterwards as they were, even where the part changed them.
 
 The rules are listed at the end of ``parts.py`` and of ``estimators.py``, in the order in which they are checked.

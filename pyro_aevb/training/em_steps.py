@@ -31,11 +31,11 @@ class EagerSteps:
 
     Arguments:
         model: The model.
-        space: Of its latents.
+        space: The space that the model's latents move in, a vector for each datum.
         size: Number N of data that minibatches are drawn from.
         leapfrog_steps: How many leapfrog steps each transition takes.
         target_acceptance: Mean acceptance that the leapfrog step size is adapted to reach, between 0 and 1.
-        modules: The model's, which the E-step puts in ``eval()``.
+        modules: The modules that the model is made of, which the E-step puts in ``eval()``.
     """
 
     def __init__(

@@ -148,11 +148,11 @@ class Earlier(NamedTuple):
     keys: Set[str]
     """What such a state has."""
     own: Callable[[Mapping[str, Any]], dict[str, Any]]
-    """Takes from it what is today's ``own``."""
+    """Function that takes from such a state what is under ``own`` in today's."""
     is_sealed: bool = False
-    """Whether it has a digest."""
+    """Whether such a state has a digest of its own values, by which a changed one is told."""
     earlier_fingerprint: bool = False
-    """Whether its data's fingerprint was taken otherwise."""
+    """Whether the fingerprint of the data in such a state is that of the first format."""
 
 
 class Training(Loop[Progress]):
@@ -164,9 +164,9 @@ class Training(Loop[Progress]):
     Arguments:
         batches: The minibatches.
         seed: Seed of the noise.
-        device: Where all lies.
+        device: Device that data and weights lie on.
         report_every: Data between reports.
-        settings: Of the processor, if the user named them.
+        settings: Settings of the processor that the user named; ``None`` where they are to be found.
     """
 
     kind: ClassVar[str]
@@ -287,7 +287,7 @@ class Training(Loop[Progress]):
         return {"data": data, "seed": self.seed, "batch_size": self.batches.batch_size, **self.own_identity()}
 
     def _of_today(self, state: Any) -> dict[str, Any]:
-        """A state in today's shape, which all that can be said without its values is seen to."""
+        """A state in today's shape, checked in all that can be checked without its values."""
         earlier = self.earlier.get(str(state.get("format"))) if isinstance(state, Mapping) else None
         if not isinstance(state, Mapping) or (earlier is None and state.get("format") != STATE_FORMAT):
             raise InputError(f"this is not a training state of pyro_aevb: give what {self.kind}.state_dict made")

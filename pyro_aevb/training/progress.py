@@ -14,11 +14,12 @@ class Progress(NamedTuple):
     samples_seen: int
     """Training data visited since the beginning, the paper's horizontal axis."""
     bound: float
-    """Mean of the estimator's bound over the minibatches since the last report, nats per datum."""
+    """Mean of the estimator's bound over the minibatches since the last report, nats per datum; NaN for a
+    :class:`~pyro_aevb.MonteCarloEM`, which knows none."""
     beta: float | None = None
     """Weight of the KL in the last step's gradient, of an estimator that anneals it; never in ``bound``."""
     log_joint: float | None = None
-    """Mean of log p(x, z) at the chains of a :class:`~pyro_aevb.MonteCarloEM`, which knows no bound."""
+    """Mean of log p(x, z) at the chains of a :class:`~pyro_aevb.MonteCarloEM`, nats per datum; ``None`` elsewhere."""
 
 
 class Gathered:

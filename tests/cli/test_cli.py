@@ -314,6 +314,21 @@ def test_evidence_by_several_methods_side_by_side(cli, tmp_path):
     assert (code, "'harmonic'" in errors) == (2, True)
 
 
+def test_a_method_that_is_refused_loses_no_other(cli):
+    """Appendix D needs more draws than latents."""
+    train(cli, "--latent_dim=9")
+    few = "--num_samples=20", "--count=10", "--draws=5"
+    code, printed, errors = cli("evaluate", "run", "--evidence=importance,appendix_d", *few)
+    assert code == 0
+    assert "log p(x), appendix D, 5 + 5 draws" in printed
+    assert "refused" in printed
+    assert "appendix_d is not told: " in errors
+    numbers = json.loads(cli("evaluate", "run", "--evidence=importance,appendix_d", *few, "--json")[1])
+    assert numbers["evidence"]["mean"] < 0
+    assert "draws" in numbers["appendix_d"]["refused"]
+    assert cli("evaluate", "run", "--evidence=appendix_d", *few)[0] == 2
+
+
 def test_best_is_the_state_with_the_best_training_bound(cli, tmp_path):
     """After the step size has been ruined, last.pt moves on and best.pt stays."""
     train(cli, "--optimizer=Adam", "--optimizer.lr=0.01", "--samples=2000")
