@@ -1,9 +1,9 @@
 """Many draws of a pair at once, so that particles do not change what a network sees.
 
-There are three ways to run a Pyro function for S particles of B data. ``broadcast``: in a plate of particles at
-``dim=-2``, where networks meet ``(S, B, K)``; a layer that gives dimension 1 a meaning would take data for channels.
-``fold``: on S times B rows, each datum S times, since arguments are batch first; a closure over B rows would not fit.
-``loop``: S runs, which always work. Shapes: ``S`` particles, ``B`` data.
+There are three ways to run a Pyro function for S particles of B data. ``broadcast``: in a plate of particles left of
+all others, at ``dim=-2`` beside one plate, where networks meet ``(S, B, K)``; a layer that gives dimension 1 a meaning
+would take data for channels. ``fold``: on S times B rows, each datum S times, since arguments are batch first; a
+closure over B rows would not fit. ``loop``: S runs, which always work. Shapes: ``S`` particles, ``B`` data.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class Run:
         way: How the particles were run.
         rows: Number B of data; ``None`` where the arguments do not tell it.
         device: Device that the data lie on.
-        layout: What log densities are for: another than :data:`~pyro_aevb.traces.plates.SIMPLE` takes a loop.
+        layout: What log densities are for.
 
     Raises:
         InputError: If a site does not lie where the layout has it, or not every run draws the same sites.
@@ -104,7 +104,9 @@ class Run:
                 )
 
     def value(self, name: str) -> Tensor:
-        """A site's values, ``(S, B, ...)``; in other plates than the data's ``(S, ...)``, as they are in one run."""
+        """A site's values, ``(S, B, ...)``; in other plates than the data's ``(S, ...)``, as they are in one run, or
+        where they were broadcast with a dimension for each plate.
+        """
         values = [part[name]["value"] for part in self.parts]
         return self._for_each(values)
 
@@ -115,6 +117,8 @@ class Run:
             UnknownDensityError: If its distribution cannot tell the density of a value that it has not just drawn.
         """
         try:
+            if not self.layout.is_simple and self.way == "broadcast":
+                return summed(_log_prob(self.sites[name]), self.sites[name], self.layout.dim)
             if not self.layout.is_simple:
                 return torch.stack([summed(_log_prob(part[name]), part[name], self.layout.dim) for part in self.parts])
             size = self._in_run[name]
@@ -177,14 +181,14 @@ def run(
         given: Values that sites are given instead of being drawn, ``(S, B, ...)`` each, by site; by default none.
         rows: Indices of the data that plates are given instead of choosing them, by plate; by default none.
         around: Handler put around the function and the plate of particles; by default none.
-        layout: What log densities are for: of another than the simple one particles are run one after another.
+        layout: What log densities are for: of another than the simple one rows cannot be folded.
     """
     given = given or {}
     rows = rows or {}
-    if count == 1 or not layout.is_simple:
+    if count == 1:
         way = "loop"
     if way == "broadcast":
-        plated = pyro.plate(PARTICLES, count, dim=-2)(function)
+        plated = pyro.plate(PARTICLES, count, dim=-1 - layout.nesting)(function)
         traces = [_trace(plated, args, {**given, **rows}, around)]
     elif way == "fold":
         many = tuple(arg.repeat(count, *[1] * (arg.dim() - 1)) for arg in args)

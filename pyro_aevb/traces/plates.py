@@ -26,6 +26,7 @@ __all__ = [
     "in_other_plates",
     "layout_of",
     "may_look",
+    "nesting_of",
     "outside",
     "own_scale",
     "plate_scale",
@@ -59,6 +60,8 @@ class Layout(NamedTuple):
     """Dimension of the data's plate; ``None`` for one log-weight of all data, as of a pair with global latents."""
     is_simple: bool = False
     """Whether all sites lie in the data's plate alone, at ``dim=-1``."""
+    nesting: int = 1
+    """How many dimensions plates use, left of which a plate of particles has its own."""
 
 
 SIMPLE = Layout(-1, True)
@@ -167,19 +170,28 @@ def size_at(site: Site, dim: int) -> int:
     return sizes[0]
 
 
+def nesting_of(sites: Iterable[Site]) -> int:
+    """How many dimensions the plates of some sites use, at least 1."""
+    return max((-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized), default=1)
+
+
 def summed(log_prob: Tensor, site: Site, dim: int | None) -> Tensor:
-    """A site's log densities, summed over all plates but that at one dimension, ``(B,)``; over all, ``(1,)``."""
+    """A site's log densities, summed over all plates but that at one dimension, ``(B,)``; over all, ``(1,)``.
+
+    Where it was run in a plate of S particles, ``(S, B)`` and ``(S, 1)``.
+    """
     frames = [f for f in site["cond_indep_stack"] if f.vectorized]
     depth = max([*(-f.dim for f in frames), log_prob.dim()], default=0)
     sizes = {f.dim: int(f.size) for f in frames}
     known = (1,) * (depth - log_prob.dim()) + tuple(log_prob.shape)
     shape = [sizes.get(i - depth, known[i]) if known[i] == 1 else known[i] for i in range(depth)]
     whole = log_prob.expand(shape)
-    if dim is None:
-        return whole.sum().reshape(1)
-    others = [i for i in range(-depth, 0) if i != dim]
-    size_at(site, dim)
-    return whole.sum(others) if others else whole
+    kept = {dim, *(f.dim for f in frames if f.name == PARTICLES)}
+    others = [i for i in range(-depth, 0) if i not in kept]
+    if dim is not None:
+        size_at(site, dim)
+    each = whole.sum(others) if others else whole
+    return each.unsqueeze(-1) if dim is None else each
 
 
 def check_not_subsampled(sites: Iterable[Site], shared: str) -> None:

@@ -32,6 +32,7 @@ from pyro_aevb.traces.plates import (
     in_other_plates,
     layout_of,
     may_look,
+    nesting_of,
     outside,
 )
 from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, latent_sites
@@ -133,14 +134,13 @@ def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: boo
         ways = _look(model, guide, args)
         weights: list[Tensor] = [p for module in seen.values() for p in module.parameters(recurse=False)]
         weights += [p for _, p in pyro.get_param_store().named_parameters()]
-        several = several and ways.layout.is_simple
         if several:
             with _shaken(weights):
                 ways = _evaluated(model, guide, args, ways)
     parts = (part for module in seen.values() for part in module.modules())
     modules = [part for part in parts if getattr(part, "training", None) is not None]
     training = [module.training for module in modules]
-    if several and any(training):
+    if several and ways.layout.is_simple and any(training):
         with untouched(args), _shaken(weights):
             ways = _trained(model, guide, args, ways)
     return _Choice(ways, of, modules, training)
@@ -170,7 +170,7 @@ def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
     check_agreement(found.trace, drawn.trace, look=True)
     for name in latents.keys() & found.sites.keys():
         _check_proper(found.sites[name])
-    layout = _layout(model, args, found, latents)
+    layout = _layout(model, args, found, drawn, latents)
     ways = Ways(plate_scale=found.plate_scale(), layout=layout)
     drawn.laid_out(layout)  # refuses a guide's site that lies elsewhere
     try:
@@ -180,16 +180,17 @@ def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
     return ways
 
 
-def _layout(model: Pair, args: tuple[Any, ...], found: Run, latents: Latents) -> Layout:
+def _layout(model: Pair, args: tuple[Any, ...], found: Run, drawn: Run, latents: Latents) -> Layout:
     """What log-weights are for: each datum, if every latent belongs to one, else all together."""
     layout = layout_of(found.trace, rows_of(args))
+    nesting = nesting_of([*found.sites.values(), *drawn.sites.values()])
     if layout.is_simple and _is_global(model, args, found.laid_out(SIMPLE), latents):
         layout = JOINT
     if layout.dim is None:
         check_not_subsampled(found.sites.values(), outside(found.trace, rows_of(args)))
     elif not layout.is_simple:
         check_one_plate_scale(found.sites.values())
-    return layout
+    return layout if layout.is_simple else layout._replace(nesting=nesting)
 
 
 def _check_proper(site: Site) -> None:
@@ -243,6 +244,9 @@ def _shaken(weights: Iterable[Tensor]) -> Iterator[None]:
 
 def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
     """The ways found in evaluation, where a datum's numbers depend on it alone and must equal those of a loop."""
+    if guide is not None and not ways.layout.is_simple:
+        equal = _equal_in_plates(model, guide, args, ways.layout)
+        return ways._replace(guide="broadcast", model="broadcast") if equal else ways
     if guide is None:
         drawn = run(model, args, FEW, "loop")
         latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
@@ -251,6 +255,26 @@ def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Way
         way, latents, rows = _way_of_guide(guide, args)
         ways = ways._replace(guide=way)
     return ways._replace(model=_first_equal(model, args, latents, rows, _possible(args)))
+
+
+def _equal_in_plates(model: Pair, guide: Pair, args: tuple[Any, ...], layout: Layout) -> bool:
+    """Does a plate of particles left of all others give what one particle at a time does, in both functions?"""
+    try:
+        with _same_ranks() as ranks:
+            drawn = run(guide, args, FEW, "broadcast", layout=layout)
+            values = {name: drawn.value(name) for name in drawn.sites}
+            latents = {n: v for n, v in values.items() if not drawn.sites[n]["infer"].get("is_auxiliary")}
+            found = run(model, args, FEW, "broadcast", latents, drawn.rows(), layout=layout)
+            ranks.other()
+            one = run(guide, args, 1, "loop", rows=drawn.rows(), layout=layout)
+            alone = {name: value.reshape(FEW, *one.value(name).shape[1:]) for name, value in values.items()}
+            of_guide = run(guide, args, FEW, "loop", alone, drawn.rows(), layout=layout)
+            given = {name: alone[name] for name in latents}
+            of_model = run(model, args, FEW, "loop", given, drawn.rows(), layout=layout)
+            same = _equal(_numbers(drawn), _numbers(of_guide)) and _equal(_numbers(found), _numbers(of_model))
+            return same and ranks.same
+    except Exception:  # whatever a pair raises where it meets what it was not made for
+        return False
 
 
 def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Latents]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_aevb as aevb
-from pyro_aevb import InputError, estimators, evidence
+from pyro_aevb import InputError, estimators, evidence, traces
 from tests.pairs import traced
 
 N = 20
@@ -331,3 +331,84 @@ def test_a_pair_that_chooses_some_of_the_data_reports_nats_per_datum(estimator, 
     for progress in trainer.run(5 * batch_size):
         exact = normal(0.0, 2.0).log_prob(chosen[-1]).mean().item()
         assert progress.bound == pytest.approx(exact, rel=1e-9)
+
+
+# ---------------------------------------------------------------- many particles at once
+
+
+def reads_the_first_model(x):
+    """What it computes from the first number of all: of many particles at once that is the first one's."""
+    mean = pyro.sample("mean", normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", normal(mean.reshape(-1)[0], 1.0), obs=x)
+
+
+def ways_of(model, guide, x, count=3):
+    return traces.Choices().ways(model, guide, (x,), count)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_particles_are_run_at_once_in_any_plates(kind):
+    model, guide, x, _ = PAIRS[kind]
+    ways = ways_of(model, guide, x)
+    assert (ways.guide, ways.model) == ("broadcast", "broadcast")
+
+
+def test_a_pair_that_mixes_particles_up_is_run_one_by_one():
+    """In a plate of particles it would tell the first one's density for all."""
+    assert ways_of(reads_the_first_model, global_guide, EACH).model == "loop"
+    exact = of_one(N).log_prob(EACH).item()
+    loss = estimators.IWAE(5).loss(reads_the_first_model, global_guide, EACH)
+    assert loss == pytest.approx(-exact, rel=1e-10)
+
+
+def wide_global_guide(x):
+    pyro.sample("mean", normal(0.3 + x.mean(), 0.4))
+
+
+def wide_inner_guide(x):
+    with pyro.plate("data", len(x), dim=-2):
+        z = pyro.sample("z", normal(0.3 + x.mean(-1, keepdim=True), 0.7))
+        with pyro.plate("columns", x.shape[1], dim=-1):
+            pyro.sample("w", normal(0.5 * x + 0.1 * z, 0.6))
+
+
+def test_log_weights_of_many_particles_are_those_of_each():
+    """By hand, at the draws, with guides that are not the posterior."""
+    drawn, log_guide = traces.Particles(global_model, wide_global_guide).sample_guide((EACH,), 7)
+    mean = drawn["mean"].reshape(7, 1)
+    likelihood, prior = traces.Particles(global_model, wide_global_guide).log_joint((EACH,), drawn, 7)
+    torch.testing.assert_close(likelihood, normal(mean, 1.0).log_prob(EACH).sum(-1, keepdim=True))
+    torch.testing.assert_close(prior, normal(0.0, 1.0).log_prob(mean))
+    torch.testing.assert_close(log_guide, normal(0.3 + EACH.mean(), 0.4).log_prob(mean))
+
+    pair = traces.Particles(inner_latents_model, wide_inner_guide)
+    drawn, log_guide = pair.sample_guide((ROWS,), 7)
+    likelihood, prior = pair.log_joint((ROWS,), drawn, 7)
+    z = drawn["z"].reshape(7, N, 1)
+    w = drawn["w"].reshape(7, N, 3)
+    torch.testing.assert_close(likelihood, normal(w, 1.0).log_prob(ROWS).sum(-1))
+    torch.testing.assert_close(prior, normal(0.0, 1.0).log_prob(w).sum(-1) + normal(0.0, 1.0).log_prob(z)[..., 0])
+    of_w = normal(0.5 * ROWS + 0.1 * z, 0.6).log_prob(w).sum(-1)
+    of_z = normal(0.3 + ROWS.mean(-1, keepdim=True), 0.7).log_prob(z)[..., 0]
+    torch.testing.assert_close(log_guide, of_w + of_z)
+
+
+@pytest.mark.parametrize("estimator", MULTI)
+def test_gradients_at_once_are_those_of_one_by_one(estimator):
+    """In mean: the noise of the two ways is not the same."""
+    shift = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def guide(x):
+        pyro.sample("mean", normal(x.mean() + shift, 0.2))
+
+    found = []
+    for options in ({"vectorize_particles": True}, {"vectorize_particles": False}):
+        with aevb.seeded(1):
+            made = getattr(estimators, estimator)(4, max_plate_nesting=1, **options)
+            draws = [
+                torch.autograd.grad(made.differentiable_loss(global_model, guide, EACH), shift)[0] for _ in range(300)
+            ]
+        found.append(torch.stack(draws))
+    error = sum(each.var() / len(each) for each in found).sqrt()
+    assert abs(found[0].mean() - found[1].mean()) < 5 * error
