@@ -121,6 +121,9 @@ def latents_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> list[Latent]:
     sites = [site for site in drawn if not site["infer"].get("is_auxiliary")]
     if not sites:
         raise InputError("the guide has no latent site: there is nothing to diagnose")
+    names = {site["name"] for site in sites}
+    if missing := [site["name"] for site in traces.latent_sites(model_trace) if site["name"] not in names]:
+        raise InputError(f"the guide does not sample the model's site {missing[0]!r}: add it to the guide")
     closed = set(traces.drawn_after_their_parents(model_trace, guide_trace))
     found = []
     for site in sites:

@@ -247,6 +247,16 @@ def test_a_vector_of_all_datas_latents_is_refused():
     assert "\n" not in str(refused.value)
 
 
+def test_a_latent_that_the_guide_leaves_out_is_refused_by_name():
+    def guide(x):
+        with plate(x):
+            pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(len(x), 3)))
+
+    for function in (diagnostics.latent_kl, diagnostics.decoder_use, diagnostics.diagnose):
+        with pytest.raises(InputError, match="the guide does not sample the model's site 'z': add it to the guide"):
+            function(mixture, guide, data())
+
+
 def test_what_is_one_for_all_data_is_refused_by_name():
     def model(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
