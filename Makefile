@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread a worker: torch's threads of two workers would fight over the same cores.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_OPTIONS)
+# Of a test with many cases three are run, evenly spread; make test SAMPLE= runs all, as CI does, in half an hour.
+SAMPLE ?= --sample=3
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(SAMPLE) $(PYTEST_OPTIONS)
 
 # Samples for 'make figures'; curves that are there with more stay. Where none are given the script's own are few.
 # make figures RESULTS=mine keeps all that you trained in a folder of its own, with a page of its own.

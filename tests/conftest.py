@@ -20,12 +20,26 @@ def pytest_addoption(parser):
     )
     parser.addoption("--random-pairs", type=int, default=500, help="how many random pairs, see test_random_pairs.py")
     parser.addoption("--random-seed", type=int, default=0, help="which random pairs")
+    parser.addoption("--sample", type=int, help="run so many cases of each parametrised test, evenly spread; else all")
 
 
 def pytest_configure():
     """A relative data root must survive a test's change of folder."""
     if root := os.environ.get("PYRO_AEVB_DATA"):
         os.environ["PYRO_AEVB_DATA"] = str(Path(root).resolve())
+
+
+def pytest_collection_modifyitems(config, items):
+    """With ``--sample`` deselect most cases of tests that have many: all take half an hour, which CI has."""
+    most = config.getoption("--sample")
+    if most is None:
+        return
+    cases = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {id(item) for each in cases.values() for item in each[:: -(-len(each) // most)]}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
 
 
 def pytest_collection_finish():

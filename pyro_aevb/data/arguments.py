@@ -24,6 +24,8 @@ from pyro_aevb.pairs import Pair, precision_of
 
 __all__ = ["Called", "Data", "Form", "called", "taken_apart", "takes_any_data"]
 
+WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -67,7 +69,7 @@ class Form:
     @property
     def fingerprint(self) -> str:
         """The form and its constants in words, by which a saved state knows its data."""
-        return f"{_told(self.positional)} {_told(self.keyword)}"
+        return f"{_told(self.positional)} {_told(dict(sorted(self.keyword.items())))}"
 
     def named(self, function: Pair) -> dict[str, Any]:
         """The arguments by the names of the function's parameters.
@@ -97,7 +99,7 @@ class Called(partial[Any]):
     def __call__(self, *tensors: Tensor) -> Any:
         """Call the function with the arguments that are made of these rows."""
         args, keywords = self.form.arguments(tensors)
-        return self.func(*args, **keywords)
+        return self.func(*self.args, *args, **{**self.keywords, **keywords})  # of a partial, which Python takes apart
 
 
 def called(function: Pair, form: Form | None) -> Pair:
@@ -220,6 +222,9 @@ def _keyword(key: Any) -> str:
     return key
 
 
+_SINGLE = (bool, int, float, str)
+
+
 class _Taking:
     """Takes arguments apart, and gathers what has rows."""
 
@@ -228,6 +233,7 @@ class _Taking:
         self.tensors: list[Tensor | DynamicBinarization] = []
         self.leaves: list[Any] = []
         self.names: list[str] = []
+        self.listed: dict[str, int] = {}  # lengths of lists of single values
 
     def apart(self, thing: Any, name: str) -> Any:
         """The thing with places for what has rows."""
@@ -236,12 +242,16 @@ class _Taking:
             return Packed(self.row(values, name), self.row(lengths, name))
         if isinstance(thing, Mapping):
             return {key: self.apart(each, f"{name}[{key!r}]") for key, each in thing.items()}
+        if isinstance(thing, (Dataset, DataLoader)):
+            return self.apart(collated(thing), name)
         if isinstance(thing, (list, tuple)):
+            if all(isinstance(each, _SINGLE) for each in thing):
+                self.listed[name] = len(thing)
             return _like(thing, [self.apart(each, f"{name}[{i}]") for i, each in enumerate(thing)])
-        if thing is None or isinstance(thing, (bool, int, float, str)):
+        if isinstance(thing, (np.ndarray, np.generic)) and thing.ndim == 0 and thing.dtype.kind in "buifU":
+            return thing.item()
+        if thing is None or isinstance(thing, _SINGLE) or (isinstance(thing, Tensor) and thing.ndim == 0):
             return thing
-        if isinstance(thing, (Tensor, np.ndarray, np.generic)) and thing.ndim == 0:
-            return torch.as_tensor(thing)
         return Row(self.row(thing, name))
 
     def row(self, thing: Any, name: str) -> int:
@@ -270,6 +280,11 @@ class _Taking:
                     "torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False), what is the same for all data "
                     "as a variable of the pair's own"
                 )
+        if same := [name for name, length in self.listed.items() if length == len(self.tensors[0])]:
+            raise InputError(
+                f"argument {same[0]} is a list with an entry for each of the {len(self.tensors[0])} data, which would "
+                "be the same in every minibatch: give a tensor or an array"
+            )
 
 
 def _like(given: Any, parts: list[Any]) -> Any:
@@ -315,7 +330,8 @@ def _signature(function: Pair) -> inspect.Signature | None:
     """A function's parameters, a module's ``forward``; ``None`` where Python knows none."""
     try:
         # Not of what a decorator wraps, which may take other arguments than the decorated function.
-        called = function.forward if isinstance(function, nn.Module) else function
+        plain = isinstance(function, nn.Module) and type(function).__call__ is nn.Module.__call__
+        called: Any = getattr(function, "forward", function) if plain else function
         return inspect.signature(called, follow_wrapped=False)
     except (TypeError, ValueError):
         return None
@@ -323,15 +339,15 @@ def _signature(function: Pair) -> inspect.Signature | None:
 
 def _check_lengths(named: dict[str, Any], tensors: Tensors) -> None:
     """Refuse an argument ``lengths`` that is longer than the padded sequences beside it."""
-    longest = max((tensor.shape[1] for tensor in tensors if len(tensor.shape) > 1), default=None)
+    longest = max((size for tensor in tensors for size in tensor.shape[1:]), default=None)
     for name, argument in named.items():
-        if not name.endswith("lengths") or not isinstance(argument, Row) or longest is None:
+        if not (name == "lengths" or name.endswith("_lengths")) or not isinstance(argument, Row) or longest is None:
             continue
         lengths: Any = tensors[argument.place]
-        if isinstance(lengths, Tensor) and lengths.dim() == 1 and not lengths.is_floating_point():
+        if isinstance(lengths, Tensor) and lengths.dim() == 1 and lengths.dtype in WHOLE and len(lengths):
             row = int(lengths.argmax())
             if lengths[row] > longest:
                 raise InputError(
-                    f"{name} of datum {row} is {lengths[row]}, and no argument is longer than {longest} along its "
-                    "second dimension: sequences are padded to the longest, (N, T, ...)"
+                    f"{name} of datum {row} is {lengths[row]}, and no argument is longer than {longest} in any "
+                    "dimension: sequences are padded to the longest, (N, T, ...)"
                 )

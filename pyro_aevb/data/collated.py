@@ -1,10 +1,13 @@
 """Data sets and loaders of torch: all of their rows, collated once."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
+import numpy as np
+from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -43,12 +46,24 @@ def collated(data: Any) -> Any:
     fetched = [rows[i] for i in range(size)]
     _check_keys(fetched)
     try:
-        return _as_arguments(collate(fetched))
-    except (RuntimeError, TypeError, ValueError) as error:
+        together = collate(fetched)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"the rows of the {type(rows).__name__} cannot be laid together ({in_one_line(error)}): give a DataLoader "
             "with a collate_fn that pads them, or one tensor"
         ) from error
+    return _as_arguments(_arrays(together, fetched[0]) if collate is default_collate else together)
+
+
+def _arrays(together: Any, row: Any) -> Any:
+    """What the rows had as arrays or numbers, not as tensors, as arrays: their precision was nobody's choice."""
+    if isinstance(together, Tensor):
+        return together if isinstance(row, Tensor) else together.numpy()
+    if isinstance(together, Mapping):
+        return {key: _arrays(each, row[key]) for key, each in together.items()}
+    if isinstance(together, (list, tuple)) and not hasattr(together, "_fields") and not isinstance(row, str):
+        return [_arrays(each, one) for each, one in zip(together, row, strict=True)]
+    return together
 
 
 def _size(rows: Any) -> int:
@@ -64,32 +79,47 @@ def _checked_collate(loader: DataLoader[Any]) -> Any:
     """The loader's ``collate_fn``, if it draws each datum once."""
     if isinstance(loader.dataset, IterableDataset):
         _size(loader.dataset)
-    sampler = loader.sampler
+    if loader.batch_sampler is None:
+        raise InputError(
+            "the DataLoader makes no minibatches (batch_size=None), so that its rows may be some already: give one "
+            "tensor, torch.cat(list(loader))"
+        )
+    sampler = loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
     in_turn = isinstance(sampler, SequentialSampler)
     in_turn = in_turn or (isinstance(sampler, RandomSampler) and not sampler.replacement)
-    if not in_turn:
+    size: Any = len(sampler) if isinstance(sampler, Sized) else None
+    if not in_turn or size != _size(loader.dataset):
         raise InputError(
-            f"the DataLoader draws by a {type(sampler).__name__}, not each datum once: give its dataset, of which "
-            "minibatches are then drawn without replacement"
+            f"the DataLoader draws by a {type(sampler).__name__}, not each datum once: give its dataset, or of some of "
+            "its data torch.utils.data.Subset(dataset, indices); minibatches are then drawn without replacement"
         )
     logger.info("the DataLoader's rows are collated once; minibatches, of batch_size, are drawn anew")
-    return default_collate if loader.batch_size is None else loader.collate_fn
+    return loader.collate_fn
 
 
 def _check_keys(rows: list[Any]) -> None:
     """Refuse dictionaries of different keys, of which a collation would leave some out."""
-    if not isinstance(rows[0], Mapping):
-        return
-    for i, row in enumerate(rows):
-        if other := rows[0].keys() ^ row.keys():
+    first = _keys(rows[0])
+    for i, row in enumerate(rows if first else []):
+        if other := first ^ _keys(row):
             raise InputError(
-                f"the data set's rows are dictionaries of different keys: {sorted(map(str, other))[0]!r} is in one of "
-                f"row 0 and row {i} alone"
+                f"the data set's rows are dictionaries of different keys: {min(other)} is in one of row 0 and row {i} "
+                "alone"
             )
 
 
+def _keys(row: Any) -> set[str]:
+    """The keys of dictionaries in a row, and of those inside."""
+    if isinstance(row, Mapping):
+        inside = ((key, _keys(each)) for key, each in row.items())
+        return {f"{key!r}{more}" for key, each in inside for more in ("", *each)}
+    if isinstance(row, (list, tuple)):
+        return {f"[{i}]{key}" for i, each in enumerate(row) for key in _keys(each)}
+    return set()
+
+
 def _as_arguments(given: Any) -> Any:
-    """What a loader gives as a list or a tuple are a pair's arguments."""
+    """What a loader gives as a list or a tuple are a pair's arguments; one tensor alone needs no tuple."""
     if isinstance(given, (list, tuple)) and not hasattr(given, "_fields"):
-        return given[0] if len(given) == 1 else tuple(given)
+        return given[0] if len(given) == 1 and isinstance(given[0], (Tensor, np.ndarray)) else tuple(given)
     return given

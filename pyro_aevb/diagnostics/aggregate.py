@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.data import as_tensors
 from pyro_aevb.data.arguments import takes_any_data
-from pyro_aevb.diagnostics.latents import is_one_vector, latent_kl, latent_of, latents_of
+from pyro_aevb.diagnostics.latents import is_one_vector, latent_kl, latent_of, local_latents
 from pyro_aevb.errors import InputError, in_one_line, whole
 from pyro_aevb.evaluation import Data, map_blocks
 from pyro_aevb.pairs import Pair
@@ -119,7 +119,8 @@ class _Sites:
     def vector(self, latents: dict[str, Tensor]) -> Tensor:
         """One vector, ``(S, B, K)``, of values by site, ``(S, B, ...)``; whole numbers become floating-point ones."""
         values = [latents[name] for name in self.like]
-        dtype = next((each.dtype for each in values if each.is_floating_point()), torch.get_default_dtype())
+        floating = [each.dtype for each in values if each.is_floating_point()] or [torch.get_default_dtype()]
+        dtype = max(floating, key=lambda each: torch.finfo(each).bits)
         return torch.cat([each.reshape(*each.shape[:2], -1).to(dtype) for each in values], -1)
 
     def values(self, vector: Tensor) -> dict[str, Tensor]:
@@ -135,7 +136,7 @@ def _draws_of_block(
     pair: traces.Particles, num_samples: int, sites: _Sites, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """Draws from the guide and from the prior, ``(B, S, K)``, and log q(z|x) at the former, ``(B, S)``."""
-    found = latents_of(pair.model, pair.guide, args)
+    found = local_latents(pair, args)
     if masked := [latent.name for latent in found if latent.mask is not None]:
         raise InputError(
             f"site {masked[0]!r} is masked, so that not every datum has it: there is no one q(z) to compare with the "

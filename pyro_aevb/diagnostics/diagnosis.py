@@ -11,7 +11,7 @@ from pyro_aevb import traces
 from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.diagnostics.aggregate import AggregatePosterior, aggregate_posterior
 from pyro_aevb.diagnostics.gaps import Evidence, Gaps, inference_gaps
-from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, latents_of, name_of
+from pyro_aevb.diagnostics.latents import LatentKL, latent_kl, local_latents, name_of
 from pyro_aevb.errors import InputError, function, whole
 from pyro_aevb.evaluation import DATA_BLOCK, AfterBlock, Data, map_blocks, mean_of, not_nan
 from pyro_aevb.pairs import Pair, evaluating, own_module
@@ -87,7 +87,7 @@ def _own_latents(
     pair: traces.Particles, num_samples: int, names: list[str], args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """log p(x|z) at a datum's own latents, ``(B,)``, and these, ``(B, S, ...)`` each, whose names are told beside."""
-    names[:] = [latent.name for latent in latents_of(pair.model, pair.guide, args)]
+    names[:] = [latent.name for latent in local_latents(pair, args)]
     latents, _ = pair.sample_guide(args, num_samples)
     log_likelihood, _ = pair.log_joint(args, latents, num_samples)
     not_nan(log_likelihood, "log p(x|z)")
@@ -155,7 +155,7 @@ def diagnose(
         except InputError as error:
             notes.append(f"no gaps: {error}")
     found = [*_collapse(kl, use), *_far_from_prior(kl, aggregate), *_gap_warnings(kl, gaps)]
-    if aggregate is not None:
+    if aggregate is not None and len(kl.by_site) == 1:
         found += _of_likelihood(model, aggregate, num_samples)
     return Diagnostics(kl, aggregate, use, gaps, notes, found)
 

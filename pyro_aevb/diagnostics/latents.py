@@ -36,6 +36,7 @@ __all__ = [
     "latent_kl",
     "latent_of",
     "latents_of",
+    "local_latents",
     "marginals",
     "name_of",
 ]
@@ -98,6 +99,10 @@ class LatentKL(NamedTuple):
         )
 
 
+def _is_everywhere(mask: Any) -> bool:
+    return mask is None or mask is True or (isinstance(mask, Tensor) and bool(mask.all()))
+
+
 def name_of(kl: LatentKL, dimension: int) -> str:
     """A dimension's name for people: its place alone where there is one site."""
     sites = {name.partition("[")[0] for name in kl.dimensions}
@@ -137,7 +142,23 @@ def latents_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> list[Latent]:
                 "of a datum"
             )
         prior = model_trace.nodes[name]["fn"]
-        found.append(Latent(name, site["fn"], prior, site["value"], site["mask"], made, name in closed))
+        mask = None if _is_everywhere(site["mask"]) else site["mask"]
+        found.append(Latent(name, site["fn"], prior, site["value"], mask, made, name in closed))
+    return found
+
+
+def local_latents(pair: traces.Particles, args: tuple[Any, ...]) -> list[Latent]:
+    """:func:`latents_of`, where each latent belongs to one datum, not to all though there are as many.
+
+    Raises:
+        InputError: If it does not.
+    """
+    found = latents_of(pair.model, pair.guide, args)
+    if pair.is_joint(args):
+        raise InputError(
+            "diagnostics need latents of each datum; one of "
+            f"{[latent.name for latent in found]} lies in another plate than the data, which all depend on it"
+        )
     return found
 
 
@@ -247,7 +268,7 @@ def _kl_of_block(
     pair: traces.Particles, num_samples: int, kept: list[list[str]], args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """KL in all, ``(B,)``, by dimension and by site, and whether all factorises; beside it what both are named."""
-    found = latents_of(pair.model, pair.guide, args)
+    found = local_latents(pair, args)
     kept[:] = [latent.name for latent in found], [each for latent in found for each in _dimensions(latent)]
     factorised = all(_factorises(latent.guide) and _factorises(latent.prior) for latent in found)
     if is_one_vector(found):

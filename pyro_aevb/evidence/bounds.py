@@ -61,7 +61,7 @@ def bound(model: Pair, guide: Pair, x: Data, num_samples: int = 1, *, seed: int 
 def _bound_of_block(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     densities = pair.log_densities(args, num_samples)
     not_nan(densities.log_weight, "log p(x, z) - log q(z|x)")
-    kl = traces.per_datum_kl(pair.model, pair.guide, args)
+    kl = None if pair.is_joint(args) else traces.per_datum_kl(pair.model, pair.guide, args)
     if kl is None:
         kl = (densities.log_guide - densities.log_prior).mean(0)
     return densities.log_likelihood.mean(0), kl

@@ -357,4 +357,7 @@ def _means(guide: Pair, args: tuple[Any, ...]) -> Tensor:
     drawn = latent_sites(poutine.trace(guide).get_trace(*args))
     sites = [site for site in drawn if not site["infer"].get("is_auxiliary")]  # which only makes a latent's value
     check_every_datum({site["name"]: size_of_data_plate(site, rows_of(args)) for site in sites}, args)
-    return torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)
+    means = torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)
+    if means.isnan().any():  # as torch tells of a Categorical: draws have one, or are NaN too
+        raise NotImplementedError
+    return means

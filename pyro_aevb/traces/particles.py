@@ -144,12 +144,25 @@ class Run:
             of_plates: What the plates alone scale it by in a run without particles, which folded rows hide.
         """
         if self.way != "fold":
-            return next((site["scale"] for site in self.sites.values()), 1.0)
+            scale = next((site["scale"] for site in self.sites.values()), 1.0)
+            return scale if self.layout.is_simple else self._of_each(scale)
         own = next((own_scale(site) for site in self.sites.values()), 1.0)
         of_each = self.count * next(iter(self.sizes.values()), 1)
         if isinstance(own, Tensor) and own.numel() == of_each:  # a weight for each datum, repeated; one kept is not
             own = own.reshape(self.count, -1)[0]
         return of_plates * own
+
+    def _of_each(self, scale: Any) -> float | Tensor:
+        """A scale as a number, or one for each datum, ``(B,)``, from one that has the dimensions of all plates."""
+        if not isinstance(scale, Tensor) or scale.numel() == 1:
+            return scale.reshape(()) if isinstance(scale, Tensor) else float(scale)
+        dim = self.layout.dim
+        if dim is None or scale.dim() < -dim or scale.shape[dim] != scale.numel():
+            raise InputError(
+                f"sites are scaled by a tensor of shape {tuple(scale.shape)}, not by one number for each log-weight: "
+                "train by SGVB, which takes any"
+            )
+        return scale.reshape(-1)
 
     def plate_scale(self) -> float:
         """What the plates alone scale the sum over data by."""

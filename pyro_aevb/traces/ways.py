@@ -140,7 +140,7 @@ def _choose(model: Pair, guide: Pair | None, args: tuple[Any, ...], several: boo
     parts = (part for module in seen.values() for part in module.modules())
     modules = [part for part in parts if getattr(part, "training", None) is not None]
     training = [module.training for module in modules]
-    if several and ways.layout.is_simple and any(training):
+    if several and any(training):
         with untouched(args), _shaken(weights):
             ways = _trained(model, guide, args, ways)
     return _Choice(ways, of, modules, training)
@@ -245,8 +245,7 @@ def _shaken(weights: Iterable[Tensor]) -> Iterator[None]:
 def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways) -> Ways:
     """The ways found in evaluation, where a datum's numbers depend on it alone and must equal those of a loop."""
     if guide is not None and not ways.layout.is_simple:
-        equal = _equal_in_plates(model, guide, args, ways.layout)
-        return ways._replace(guide="broadcast", model="broadcast") if equal else ways
+        return _in_plates(model, guide, args, ways)
     if guide is None:
         drawn = run(model, args, FEW, "loop")
         latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}
@@ -257,11 +256,18 @@ def _evaluated(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Way
     return ways._replace(model=_first_equal(model, args, latents, rows, _possible(args)))
 
 
+def _in_plates(model: Pair, guide: Pair, args: tuple[Any, ...], ways: Ways) -> Ways:
+    """Both functions in a plate of particles left of all others, if they tell there what one at a time tells."""
+    equal = _equal_in_plates(model, guide, args, ways.layout)
+    way: Way = "broadcast" if equal else "loop"
+    return ways._replace(guide=way, model=way)
+
+
 def _equal_in_plates(model: Pair, guide: Pair, args: tuple[Any, ...], layout: Layout) -> bool:
     """Does a plate of particles left of all others give what one particle at a time does, in both functions?"""
     try:
         with _same_ranks() as ranks:
-            drawn = run(guide, args, FEW, "broadcast", layout=layout)
+            drawn = _of_different_particles(guide, args, layout)
             values = {name: drawn.value(name) for name in drawn.sites}
             latents = {n: v for n, v in values.items() if not drawn.sites[n]["infer"].get("is_auxiliary")}
             found = run(model, args, FEW, "broadcast", latents, drawn.rows(), layout=layout)
@@ -275,6 +281,19 @@ def _equal_in_plates(model: Pair, guide: Pair, args: tuple[Any, ...], layout: La
             return same and ranks.same
     except Exception:  # whatever a pair raises where it meets what it was not made for
         return False
+
+
+def _of_different_particles(guide: Pair, args: tuple[Any, ...], layout: Layout) -> Run:
+    """Draws that differ between particles in each latent: where they are the same nothing tells them apart.
+
+    Raises:
+        InputError: If they never do.
+    """
+    for _ in range(DRAWS_UNTIL_ANOTHER):
+        drawn = run(guide, args, FEW, "broadcast", layout=layout)
+        if not any(torch.equal(drawn.value(name)[0], drawn.value(name)[1]) for name in drawn.sites):
+            return drawn
+    raise InputError("the guide draws the same for all particles")
 
 
 def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Latents]:
@@ -354,6 +373,11 @@ def _trained(model: Pair, guide: Pair | None, args: tuple[Any, ...], ways: Ways)
     Of particles that see each other it makes no sense to ask for what one at a time gives; but those that a layer
     takes for data are wrong. Where rows cannot be folded, broadcasting must equal the loop.
     """
+    if guide is not None and not ways.layout.is_simple:
+        if ways.model == "loop":
+            return ways
+        with untouched(args), torch.no_grad(), without_a_trace(evaluate=False):  # with dropout one at a time
+            return _in_plates(model, guide, args, ways)
     with untouched(args), torch.no_grad(), without_a_trace():
         drawn = run(guide or model, args, FEW, ways.guide if guide else "loop")
         latents = {site["name"]: drawn.value(site["name"]) for site in latent_sites(drawn.trace)}

@@ -1,5 +1,6 @@
 """Arguments in every form: a pair of keywords, dictionaries or packed sequences does what one of plain tensors does."""
 
+import functools
 import logging
 from typing import NamedTuple
 
@@ -10,7 +11,17 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import pyro_aevb as aevb
 from pyro_aevb import diagnostics, estimators, evidence
@@ -97,6 +108,23 @@ FORMS = {
     "Dataset of dictionaries": (lambda *_: Rows(lambda x, side: {"x": x, "side": side}), lambda x, side: (x, side)),
     "Subset": (lambda x, side: Subset(TensorDataset(x, side), range(ROWS)), lambda x, side: (x, side)),
     "DataLoader": (lambda x, side: DataLoader(TensorDataset(x, side), 7, shuffle=True), lambda x, side: (x, side)),
+    "sampler of batches": (
+        lambda x, side: DataLoader(
+            TensorDataset(x, side),
+            batch_sampler=BatchSampler(SequentialSampler(range(ROWS)), 7, False),
+            collate_fn=lambda rows: [torch.stack(part) for part in zip(*rows, strict=True)],
+        ),
+        lambda x, side: (x, side),
+    ),
+    "rows of one dictionary": (
+        lambda *_: Rows(lambda x, side: ({"x": x, "side": side},)),
+        lambda batch: (batch["x"], batch["side"]),
+    ),
+    "a data set as one argument": (
+        lambda *_: (Rows(lambda x, side: {"x": x, "side": side}),),
+        lambda batch: (batch["x"], batch["side"]),
+    ),
+    "rows of arrays": (lambda *_: Rows(lambda x, side: (x.numpy(), side.numpy())), lambda x, side: (x, side)),
     "DataLoader that collates": (
         lambda *_: DataLoader(
             Rows(lambda *row: row),
@@ -156,6 +184,40 @@ def test_many_particles_are_those_of_plain_tensors(form, particles):
         found = trained(Pair(unwrap), wrap(*data()), "eager", estimator(count))
         assert found[0] == expected[0]
         assert torch.equal(found[1], expected[1])
+
+
+def test_what_a_partial_binds_stays_bound():
+    """Python takes a partial of a partial apart: with a dictionary the pair ran without what was bound."""
+    x, side = data()
+    plain = Pair(lambda *args: args)
+    model = functools.partial(lambda factor, x, side, power: plain.model(x, factor * side**power), 3.0, power=2)
+    guide = functools.partial(lambda factor, x, side: plain.guide(x, factor * side), 3.0)
+    found = evidence.bound(model, guide, {"x": x, "side": side}).bound
+    torch.testing.assert_close(found, evidence.bound(model, guide, (x, side)).bound)
+
+
+def test_precision_that_nobody_chose_is_that_of_the_weights():
+    """Arrays, in a dictionary or in the rows of a data set, are float64 by default."""
+    x, side = (part.float() for part in data())
+    plain = Pair(lambda *args: args)
+    plain.model(x.double(), side.double())
+    single = aevb.GenerativeModel(aevb.priors.StandardNormal(2), aevb.likelihoods.Gaussian(2, 3, hidden=4))
+    guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(3, 2, hidden=4))
+    expected = evidence.bound(single, guide, x).bound
+    for given in ({"x": x.double().numpy()}, Rows(lambda x, _: x.numpy()), DataLoader(Rows(lambda x, _: (x.numpy(),)))):
+        torch.testing.assert_close(evidence.bound(single, guide, given).bound, expected)
+
+
+def test_names_that_only_end_alike_are_no_lengths():
+    x, _ = data()
+    plain = Pair(lambda *args: args)
+    waves = torch.randint(400, 700, (ROWS,))
+    found = evidence.bound(
+        lambda x, wavelengths: plain.model(x, wavelengths.unsqueeze(-1).expand(-1, 2).double() / 500),
+        lambda x, wavelengths: plain.guide(x, wavelengths.unsqueeze(-1).expand(-1, 2).double() / 500),
+        {"x": x, "wavelengths": waves},
+    )
+    assert found.bound.isfinite().all()
 
 
 def test_a_saved_state_knows_its_form(tmp_path):
@@ -284,6 +346,14 @@ class OtherKeys(Rows):
         return {"x": x, "side": side, **({"more": x} if i == 5 else {})}
 
 
+class KeysInside(Rows):
+    """The rows' dictionaries are not their outermost part."""
+
+    def __getitem__(self, i):
+        x, side = (part[i] for part in self.data)
+        return x, {"y" if i < 5 else "q": side}
+
+
 X, SIDE = data()
 BAD = {
     "stream": (lambda: Stream(), "the Stream does not know how many data it has"),
@@ -298,6 +368,22 @@ BAD = {
     "unknown keyword": (lambda: {"x": X, "sides": SIDE}, r"the pair takes \(x, side\).* 'x', 'sides'"),
     "one too many": (lambda: TensorDataset(X, SIDE, X), "the pair takes .* a positional one, a positional one, a"),
     "a key that is no name": (lambda: {"x": X, 3: SIDE}, "are the names of the pair's arguments, which 3 cannot be"),
+    "row for row text": (
+        lambda: Rows(lambda x, side: (x, "a")),
+        r"argument data\[1\] is a list with an entry for each",
+    ),
+    "a list of numbers": (lambda: (X, list(range(ROWS))), r"argument data\[1\] is a list with an entry for each"),
+    "keys inside": (lambda: KeysInside(None), r"\[1\]'[yq]' is in one of row 0 and row 5 alone"),
+    "no minibatches": (lambda: DataLoader(TensorDataset(X, SIDE), batch_size=None), "makes no minibatches"),
+    "a sampler of batches": (
+        lambda: DataLoader(TensorDataset(X, SIDE), batch_sampler=[[0] * 4] * 6),
+        "draws by a list, not each datum once",
+    ),
+    "some": (
+        lambda: DataLoader(TensorDataset(X, SIDE), 4, sampler=RandomSampler(range(ROWS), num_samples=5)),
+        r"draws by a RandomSampler, not each datum once.*Subset\(dataset, indices\)",
+    ),
+    "no number": (lambda: {"x": X, "side": np.array(None)}, "argument 'side': the data are an array of object"),
     "lengths": (lambda: {"x": X, "side": SIDE[:7]}, "'x' has 24 rows, 'side' 7: each tensor has one row a datum"),
     "sequences": (lambda: (X, [SIDE, SIDE[:3]]), r"data\[0\] has 24 rows, data\[1\]\[1\] 3: .*pack_sequence"),
     "nothing": (lambda: (None, 3), "no argument has one row a datum"),

@@ -412,3 +412,78 @@ def test_gradients_at_once_are_those_of_one_by_one(estimator):
         found.append(torch.stack(draws))
     error = sum(each.var() / len(each) for each in found).sqrt()
     assert abs(found[0].mean() - found[1].mean()) < 5 * error
+
+
+def test_equal_draws_do_not_hide_what_mixes_particles_up():
+    """Of a discrete latent two particles are the same half of the time."""
+
+    def model(x):
+        k = pyro.sample("k", dist.Bernoulli(ONE / 2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", normal(3 * k.reshape(-1)[0], 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("k", dist.Bernoulli(0.7 * ONE))
+
+    for seed in range(8):
+        with aevb.seeded(seed):
+            assert ways_of(model, guide, EACH).model == "loop"
+
+
+class Centred(torch.nn.Module):
+    """Takes the mean over rows away, in training."""
+
+    def forward(self, h):
+        return h - h.mean(0, keepdim=True) if self.training else h
+
+
+def test_what_mixes_particles_up_in_training_alone_is_run_one_by_one():
+    centred = Centred()
+
+    def model(x):
+        pyro.module("centred", centred)
+        g = pyro.sample("g", normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(0.0, 1.0))
+            pyro.sample("x", normal(centred(z) + g, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("g", normal(1.0, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(x / 2, 0.1))
+
+    assert ways_of(model, guide, EACH).model == "loop"
+    centred.eval()
+    assert ways_of(model, guide, EACH).model == "broadcast"
+
+
+def test_scales_of_each_datum_in_any_plates():
+    weights = torch.linspace(0.5, 2, N, dtype=torch.float64)
+
+    def scaled(function):
+        return pyro.poutine.scale(function, weights.unsqueeze(-1))
+
+    exact = (weights * of_one(3).log_prob(ROWS)).sum()
+    for estimator in ("SGVB", "IWAE"):
+        loss = getattr(estimators, estimator)(3).loss(scaled(inner_model), scaled(inner_guide), ROWS)
+        assert loss == pytest.approx(-exact.item(), rel=1e-10)
+    model, guide = (pyro.poutine.scale(f, weights) for f in (global_model, global_guide))
+    with pytest.raises(InputError, match="not by one number for each log-weight"):
+        estimators.IWAE(3).loss(model, guide, EACH)
+
+
+def test_a_global_latent_in_a_plate_of_the_datas_size_has_one_kl_for_all():
+    def model(x):
+        with pyro.plate("weights", N):
+            w = pyro.sample("w", normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", normal(w.mean(-1, keepdim=True), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("weights", N):
+            pyro.sample("w", normal(x.mean() / 2, 0.8))
+
+    found = evidence.bound(model, guide, EACH, 50)
+    assert found.bound.shape == found.kl.shape == (1,)
+    with pytest.raises(InputError, match="lies in another plate than the data"):
+        aevb.diagnostics.latent_kl(model, guide, EACH)
