@@ -75,7 +75,9 @@ def step_without_hooks(step: Any, closure: Any) -> Any:
 
 
 def is_failed_allocation(error: BaseException) -> bool:
-    """Whether torch was refused memory of a CPU's: it raises a plain RuntimeError then, which its words alone tell."""
+    """Whether torch was refused memory of a CPU's."""
+    # Reason to read words: torch.OutOfMemoryError is of accelerators alone; the CPU's allocator raises a RuntimeError
+    # without a class of its own. A test asks it for more than there is, and fails when torch words it otherwise.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 

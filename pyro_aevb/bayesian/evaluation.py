@@ -12,9 +12,9 @@ from torch import Tensor
 from pyro_aevb import evidence, traces
 from pyro_aevb.bayesian.functions import At, WeightedFunction, Weights
 from pyro_aevb.bayesian.pair import BayesianGuide, BayesianModel
-from pyro_aevb.data import as_tensors
+from pyro_aevb.data.arguments import Data, Form, called, taken_apart
 from pyro_aevb.errors import InputError, flag, instance, whole
-from pyro_aevb.evaluation import Data, map_blocks
+from pyro_aevb.evaluation import map_blocks
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, seeded
 
@@ -35,12 +35,25 @@ def _draw_weights(guide: BayesianGuide, seed: int, index: int = 0) -> Weights:
 
 
 def _draw_pairs(
-    model: BayesianModel, guide: BayesianGuide, count: int, seed: int
-) -> Iterator[tuple[Weights, At, At, int]]:
-    """Weights from q(theta), the pair at them, and a seed for the noise of the rest."""
+    model: BayesianModel, guide: BayesianGuide, form: Form | None, count: int, seed: int
+) -> Iterator[tuple[Weights, Pair, Pair, int]]:
+    """Weights from q(theta), the pair at them, called with tensors, and a seed for the noise of the rest."""
     for i in range(count):
         weights = _draw_weights(guide, seed, i)
-        yield weights, At(model.function, weights), At(guide.function, weights), derive(seed, "evaluation", i)
+        at, local = (called(At(each.function, weights), form) for each in (model, guide))
+        yield weights, at, local, derive(seed, "evaluation", i)
+
+
+def _data(model: BayesianModel, guide: BayesianGuide, x: Data) -> tuple[tuple[Any, ...], Form | None]:
+    """What stands for the data, and the form that the pair is called in.
+
+    Raises:
+        InputError: If there are no data, or the pair does not take them.
+    """
+    found = taken_apart(x, evaluated=True)
+    for each in (model, guide):
+        found.check(each)
+    return found.given_to(model, guide), found.form
 
 
 def _check(model: BayesianModel, guide: BayesianGuide) -> None:
@@ -117,7 +130,7 @@ def marginal_likelihood_bound(
     Arguments:
         model: The model, of :func:`bayesian`.
         guide: Its guide.
-        x: All the data, ``(N, ...)``, or a tuple of what model and guide take.
+        x: All the data, ``(N, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_samples: Number S of draws of the weights, at least 2; the latents are drawn once for each.
         seed: Seed of the draws; the caller's random state is left alone.
 
@@ -133,14 +146,15 @@ def marginal_likelihood_bound(
         raise InputError(
             "a point mass over the weights has an infinite KL and bounds nothing: give draw_model's model to evidence"
         )
+    data, form = _data(model, guide, x)
     draws = []
-    for weights, at, local, noise in _draw_pairs(model, guide, num_samples, seed):
-        bounds = map_blocks(partial(_bounds, at, local), at, local, x, noise)[0]
+    for weights, at, local, noise in _draw_pairs(model, guide, form, num_samples, seed):
+        bounds = map_blocks(partial(_bounds, at, local), at, local, data, noise)[0]
         prior = model.prior()
         posterior = guide.posterior()
         ratios = [prior[site].log_prob(value) - posterior[site].log_prob(value) for site, value in weights.items()]
         draws.append(bounds.sum() + torch.stack(ratios).sum())
-    return MarginalLikelihoodBound(torch.stack(draws), len(as_tensors(x, evaluated=True)[0]))
+    return MarginalLikelihoodBound(torch.stack(draws), len(data[0]))
 
 
 def _bounds(model: Pair, guide: Pair, args: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -166,7 +180,7 @@ def predictive_log_likelihood(
     Arguments:
         model: The model, of :func:`bayesian`.
         guide: Its guide.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take.
+        x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
         num_weights: Number R of draws of the weights.
         num_samples: Number of draws of the latents per datum and draw of the weights, by which
             :func:`~pyro_aevb.evidence.importance_sampling` estimates :math:`\hat p`.
@@ -179,9 +193,10 @@ def predictive_log_likelihood(
     """
     _check(model, guide)
     whole("num_weights", num_weights)
+    data, form = _data(model, guide, x)
     log_likelihoods = [
-        evidence.importance_sampling(at, local, x, num_samples, chunk_size=chunk_size, seed=noise)
-        for _, at, local, noise in _draw_pairs(model, guide, num_weights, seed)
+        evidence.importance_sampling(at, local, data, num_samples, chunk_size=chunk_size, seed=noise)
+        for _, at, local, noise in _draw_pairs(model, guide, form, num_weights, seed)
     ]
     return torch.stack(log_likelihoods).logsumexp(0) - math.log(num_weights)
 
@@ -195,23 +210,25 @@ def posterior_predictive(
     Arguments:
         model: The model, of :func:`bayesian`.
         guide: Its guide.
-        x: An example of its data, ``(1, ...)`` or more, or a tuple of what model and guide take. The model runs on the
-            first datum; what it observes of that is drawn anew, arguments that it does not observe stay.
+        x: An example of its data, ``(1, ...)`` or more, or what else :func:`~pyro_aevb.data.taken_apart` takes. The
+            model runs on the first datum; what it observes of that is drawn anew, arguments that it does not observe
+            stay.
         num_samples: Number S of new data.
         seed: Seed of the draws; the caller's random state is left alone.
 
     Returns:
-        The first argument's new values, ``(S, D)``.
+        New values of the first argument that has rows, ``(S, D)``.
 
     Raises:
         InputError: If ``num_samples`` is not positive, or what the model observes is no argument.
     """
     _check(model, guide)
     whole("num_samples", num_samples)
-    first: Any = tuple(part[:1] for part in as_tensors(x, evaluated=True))  # type: ignore[index]  # fixed ones
+    data, form = _data(model, guide, x)
+    first = tuple(part[:1] for part in data)
     drawn = [
         map_blocks(partial(_new_data, at), at, at, first, noise)[0]
-        for _, at, _, noise in _draw_pairs(model, guide, num_samples, seed)
+        for _, at, _, noise in _draw_pairs(model, guide, form, num_samples, seed)
     ]
     return torch.cat(drawn)
 

@@ -122,6 +122,7 @@ def takes_any_data(function: Callable[Parameters, Result]) -> Callable[Parameter
 
     @wraps(function)
     def with_tensors(*args: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+        """Call the function with the tensors of its data, and with a pair that is called with tensors."""
         try:
             bound = signature.bind(*args, **keywords)
         except TypeError:
@@ -135,7 +136,7 @@ def takes_any_data(function: Callable[Parameters, Result]) -> Callable[Parameter
                 if given.get(role) is not None:
                     found.check(given[role])
                     given[role] = called(given[role], found.form)
-            given[data] = found.leaves if found.form is None else found.in_precision_of(*pair)
+            given[data] = found.given_to(*pair)
         return function(*bound.args, **bound.kwargs)
 
     return with_tensors
@@ -159,6 +160,10 @@ class TakenApart(NamedTuple):
         dtype = precision_of(pair[0], pair[-1]) if pair else None
         values = (one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors)
         return tuple(in_precision(one, given, dtype) for one, given in zip(values, self.leaves, strict=True))
+
+    def given_to(self, *pair: Pair) -> tuple[Any, ...]:
+        """What stands for the data of a pair that is :func:`called` in this form, in its precision where it has one."""
+        return self.leaves if self.form is None else self.in_precision_of(*pair)
 
     def check(self, function: Pair) -> None:
         """Refuse arguments that a model or guide does not take, and lengths beyond the padding.

@@ -17,7 +17,6 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
-    kl_divergence,
 )
 
 from pyro_aevb import evidence, traces
@@ -72,7 +71,7 @@ class LatentKL(NamedTuple):
     """KL(q(z_k|x) || p(z_k)) between marginals, ``(B, K)``; ``None`` where a marginal has no known density. Of several
     latent sites each is given those drawn before it, and averaged over their draws."""
     activity: Tensor
-    """Variance over data of the posterior mean, ``(K,)``."""
+    """Variance of the posterior mean over the data that have the latent, ``(K,)``."""
     factorised: bool
     """Prior and guide are products over dimensions, so that ``per_dimension`` adds up to ``total``."""
     by_site: dict[str, Tensor]
@@ -196,12 +195,14 @@ def marginals(distribution: Any) -> Any:
     """
     if isinstance(distribution, Independent) and not distribution.base_dist.event_shape:
         return distribution.base_dist
-    if isinstance(distribution, (MultivariateNormal, LowRankMultivariateNormal)):
-        return Normal(distribution.mean, distribution.stddev)
     if isinstance(distribution, NormalMixture):
         return _mixture(distribution.logits, Normal(distribution.loc, distribution.scale))
     if isinstance(distribution, dist.MixtureOfDiagNormals):
         return _mixture(distribution.component_logits, Normal(distribution.locs, distribution.coord_scale))
+    if traces.has_own_density(distribution):  # whose marginals are not those of the class that it extends
+        return None
+    if isinstance(distribution, (MultivariateNormal, LowRankMultivariateNormal)):
+        return Normal(distribution.mean, distribution.stddev)
     if isinstance(distribution, OneHotCategorical):
         return Bernoulli(distribution.probs)
     if isinstance(distribution, Dirichlet):
@@ -256,8 +257,8 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
         raise InputError("diagnostics compare data with one another: give at least 2")
     kept: list[list[str]] = []
     of_block = partial(_kl_of_block, traces.Particles(model, guide), num_samples, kept)
-    total, per_dimension, by_site, factorised = map_blocks(of_block, model, guide, x, seed)
-    activity = evidence.activity(guide, x, seed=seed)
+    total, per_dimension, by_site, factorised, there = map_blocks(of_block, model, guide, x, seed)
+    activity = evidence.activity(guide, x, seed=seed) if there.all() else _activity_of_some(guide, x, seed, there)
     known = per_dimension.shape[-1] > 0
     names, dimensions = kept
     parts = dict(zip(names, by_site.unbind(-1), strict=False))  # of no site where none has a part of its own
@@ -281,7 +282,21 @@ def _kl_of_block(
     else:
         by_site, per_dimension = _kl_of_several(pair, num_samples, args)
         total = by_site.sum(-1)
-    return total, per_dimension, by_site, torch.full((len(total),), factorised and not found[0].made)
+    there = torch.cat([_there(latent) for latent in found], -1)  # (B, K)
+    return total, per_dimension, by_site, torch.full((len(total),), factorised and not found[0].made), there
+
+
+def _there(latent: Latent) -> Tensor:
+    """Which data have the site, for each of its dimensions, ``(B, K)``."""
+    ones = torch.ones(len(latent.value), latent.value[0].numel(), dtype=torch.bool, device=latent.value.device)
+    return ones if latent.mask is None else ones & torch.as_tensor(latent.mask, device=ones.device).reshape(-1, 1)
+
+
+def _activity_of_some(guide: Pair, x: Data, seed: int, there: Tensor) -> Tensor:
+    """Each dimension's activity over the data that have it, ``(K,)``; 0 where fewer than two do."""
+    means = evidence.posterior_means(guide, x, seed=seed)
+    each = [means[there[:, k], k] for k in range(means.shape[1])]
+    return torch.stack([some.var() if len(some) > 1 else means.new_zeros(()) for some in each])
 
 
 def _factorises(distribution: Any) -> bool:
@@ -319,17 +334,20 @@ def _kl_of_several(pair: traces.Particles, num_samples: int, args: tuple[Tensor,
 
 def _kl_of_site(latent: Latent) -> Tensor:
     """The site's part at this draw, ``(B,)``: in closed form where one is registered and is what it seems."""
+    return _masked(_kl_at(latent, latent.guide, latent.prior), latent.mask)
+
+
+def _kl_at(latent: Latent, q: Any, p: Any) -> Tensor:
+    """KL(q || p), of the site or of its marginals: at the site's draw, where no closed form is what it seems."""
+    kl = _closed_form(q, p) if latent.closed else None
+    return q.log_prob(latent.value) - p.log_prob(latent.value) if kl is None else kl
+
+
+def _closed_form(q: Any, p: Any) -> Tensor | None:
     try:
-        kl = _closed_form(latent) if latent.closed else None
+        return traces.site_kl({"name": "z", "fn": p}, {"name": "z", "fn": q})
     except InputError:  # none is registered
-        kl = None
-    if kl is None:
-        kl = latent.guide.log_prob(latent.value) - latent.prior.log_prob(latent.value)
-    return _masked(kl, latent.mask)
-
-
-def _closed_form(latent: Latent) -> Tensor:
-    return traces.site_kl({"name": latent.name, "fn": latent.prior}, {"name": latent.name, "fn": latent.guide})
+        return None
 
 
 def _kl_of_dimensions(latent: Latent) -> Tensor | None:
@@ -340,13 +358,7 @@ def _kl_of_dimensions(latent: Latent) -> Tensor | None:
     p = marginals(latent.prior)
     if q is None or p is None:
         return None
-    try:
-        kl = kl_divergence(q, p) if latent.closed else None
-    except NotImplementedError:
-        kl = None
-    if kl is None:
-        kl = q.log_prob(latent.value) - p.log_prob(latent.value)
-    return _masked(kl.flatten(1).T, latent.mask).T
+    return _masked(_kl_at(latent, q, p).flatten(1).T, latent.mask).T
 
 
 def _masked(values: Tensor, mask: Tensor | bool | None) -> Tensor:
@@ -360,7 +372,5 @@ def _kl_of_marginals(latent: Latent, z: Tensor) -> Tensor:
     p = marginals(latent.prior)
     if q is None or p is None:
         return z.new_zeros(z.shape[1], 0)
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return (q.log_prob(z) - p.log_prob(z)).mean(0)
+    kl = _closed_form(q, p)
+    return (q.log_prob(z) - p.log_prob(z)).mean(0) if kl is None else kl

@@ -15,11 +15,14 @@ from pyro_aevb.testing.case import Case, require
 
 __all__ = ["check", "nothing_global_touched", "require_unseeded"]
 
+# The package sets no global state. What a stranger's part under test has set is put back, by these setters and with
+# what their getters told before: one part that sets the default dtype would spoil the tests of all that come after it.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),  # to put back what a part has changed
+    # Reason: torch has no context manager for its default dtype.
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (
         lambda: torch.empty(0).device.type,
-        # To put back what a part has changed: torch has no other way, and None is what it begins with.
+        # Reason: a device that is entered as a context is left again by the part's own call; None is torch's beginning.
         lambda device: torch.set_default_device(None if device == "cpu" else device),
     ),
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),

@@ -29,6 +29,7 @@ __all__ = [
     "base_of",
     "describe",
     "drawn_after_their_parents",
+    "has_own_density",
     "latent_sites",
     "layers_of",
     "log_likelihood_sum",
@@ -230,7 +231,8 @@ def site_kl(model_site: Site, guide_site: Site) -> Tensor:
         InputError: If none is registered for their distributions.
     """
     try:
-        _refuse_own_densities(guide_site["fn"], model_site["fn"])
+        if has_own_density(guide_site["fn"]) or has_own_density(model_site["fn"]):
+            raise NotImplementedError  # what is registered is of the classes that they extend
         return kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:
         raise InputError(
@@ -240,13 +242,11 @@ def site_kl(model_site: Site, guide_site: Site) -> Tensor:
         ) from None
 
 
-def _refuse_own_densities(*distributions: Any) -> None:
-    """A class whose density is its own is not the class that it extends, whose closed form is registered."""
-    for distribution in distributions:
-        kind: Any = type(base_of(distribution))
-        extended: Any = next((parent for parent in kind.__mro__ if parent in TORCHS_OWN), kind)
-        if kind.log_prob is not extended.log_prob and kind not in PYROS_OWN and not has_closed_form(kind):
-            raise NotImplementedError
+def has_own_density(distribution: Any) -> bool:
+    """Whether its class, less what wraps it, has another density than the class of torch that it extends."""
+    kind: Any = type(base_of(distribution))
+    extended: Any = next((parent for parent in kind.__mro__ if parent in TORCHS_OWN), kind)
+    return kind.log_prob is not extended.log_prob and kind not in PYROS_OWN and not has_closed_form(kind)
 
 
 def describe(distribution: Any) -> str:

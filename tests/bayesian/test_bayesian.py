@@ -284,3 +284,25 @@ def test_map_training_equals_plain_training_with_weight_decay():
         evidence.bound(draw_model(model, guide), guide.function.original[0], binary()).bound,
         evidence.bound(plain, local, binary()).bound,
     )
+
+
+def test_data_in_other_forms_are_those_of_plain_tensors():
+    x = binary()
+    model, guide = paper_pair(size=len(x))
+
+    def named_model(*, batch):
+        model(batch["x"])
+
+    def named_guide(*, batch):
+        guide(batch["x"])
+
+    plain = bayesian(model, guide)
+    named = bayesian(named_model, named_guide)
+    named[1].posterior.load_state_dict(plain[1].posterior.state_dict())
+    given = {"batch": {"x": x}}
+    for function in (
+        lambda pair, x: marginal_likelihood_bound(*pair, x, 3).draws,
+        lambda pair, x: predictive_log_likelihood(*pair, x, 2, 10),
+        lambda pair, x: posterior_predictive(*pair, x, 3),
+    ):
+        assert torch.equal(function(plain, x), function(named, given))

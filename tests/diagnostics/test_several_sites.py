@@ -212,6 +212,8 @@ def test_absent_latents_count_for_nothing_and_have_no_aggregate():
     there = torch.arange(2) < lengths.unsqueeze(-1)
     torch.testing.assert_close(found.kl.per_dimension, torch.where(there, each, 0))
     torch.testing.assert_close(found.kl.total, torch.where(there, each, 0).sum(-1))
+    for t in range(2):  # of those that have it: a latent that nobody has would be as active as any
+        torch.testing.assert_close(found.kl.activity[t], (x[there[:, t], t] / 2).var())
     assert found.aggregate is None
     assert any("no aggregate posterior: site 'z0' is masked" in note for note in found.notes)
     assert "is masked" in draw_diagnostics(found).subfigs[1].texts[0].get_text().replace("\n", " ")
@@ -272,3 +274,33 @@ def test_what_is_one_for_all_data_is_refused_by_name():
     for function in (diagnostics.latent_kl, diagnostics.decoder_use, diagnostics.diagnose):
         with pytest.raises(InputError, match=r"latents of each datum.*site 'w' has batch shape \(\)"):
             function(model, guide, data())
+
+
+class Shifted(dist.Normal):
+    """Extends a class whose closed form is registered, and has a density of its own."""
+
+    def log_prob(self, value):
+        return super().log_prob(value - 1)
+
+    def rsample(self, sample_shape=()):
+        return super().rsample(sample_shape) + 1
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+def test_a_density_of_its_own_is_no_closed_form_s(sites):
+    """KL(N(1, 1) || N(0, 1)) is a half in each dimension; of the class that is extended it would be 0."""
+
+    def model(x):
+        with plate(x):
+            for i in range(sites):
+                pyro.sample(f"z{i}", normal(x.new_zeros(len(x), 2), 1.0))
+            pyro.sample("x", normal(x, 1.0), obs=x)
+
+    def guide(x):
+        with plate(x):
+            for i in range(sites):
+                pyro.sample(f"z{i}", Shifted(x.new_zeros(len(x), 2), 1.0).to_event(1))
+
+    found = diagnostics.latent_kl(model, guide, data(), 500)
+    torch.testing.assert_close(found.per_dimension.mean(0), torch.full((2 * sites,), 0.5).double(), atol=0.02, rtol=0)
+    torch.testing.assert_close(found.total.mean(), torch.tensor(float(sites)).double(), atol=0.03, rtol=0)
