@@ -20,7 +20,7 @@ def pytest_addoption(parser):
     )
     parser.addoption("--random-pairs", type=int, default=500, help="how many random pairs, see test_random_pairs.py")
     parser.addoption("--random-seed", type=int, default=0, help="which random pairs")
-    parser.addoption("--sample", type=int, help="run so many cases of each parametrised test, evenly spread; else all")
+    parser.addoption("--sample", type=int, help="so many cases of each parametrised test, evenly spread, no slow test")
 
 
 def pytest_configure():
@@ -30,14 +30,15 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(config, items):
-    """With ``--sample`` deselect most cases of tests that have many: all take half an hour, which CI has."""
+    """With ``--sample`` deselect slow tests, and most cases of those that have many: all take half an hour, in CI."""
     most = config.getoption("--sample")
     if most is None:
         return
     cases = {}
     for item in items:
         cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept = {id(item) for each in cases.values() for item in each[:: -(-len(each) // most)]}
+    spread = (item for each in cases.values() for item in each[:: -(-len(each) // most)])
+    kept = {id(item) for item in spread if item.get_closest_marker("slow") is None}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = [item for item in items if id(item) in kept]
 

@@ -25,6 +25,7 @@ from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.distributions import NormalMixture
 from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import Data, map_blocks
+from pyro_aevb.origins import comes_from
 from pyro_aevb.pairs import Pair
 
 __all__ = [
@@ -199,8 +200,8 @@ def marginals(distribution: Any) -> Any:
         return _mixture(distribution.logits, Normal(distribution.loc, distribution.scale))
     if isinstance(distribution, dist.MixtureOfDiagNormals):
         return _mixture(distribution.component_logits, Normal(distribution.locs, distribution.coord_scale))
-    if traces.has_own_density(distribution):  # whose marginals are not those of the class that it extends
-        return None
+    if traces.has_own_density(distribution) and not comes_from(type(distribution), "pyro_aevb", "pyro"):
+        return None  # a stranger's class, whose marginals need not be those of the class that it extends
     if isinstance(distribution, (MultivariateNormal, LowRankMultivariateNormal)):
         return Normal(distribution.mean, distribution.stddev)
     if isinstance(distribution, OneHotCategorical):

@@ -141,6 +141,7 @@ def test_the_estimators_equal_the_exact_bound_in_mean(estimator):
     assert bound.standard_error == pytest.approx(draws.std().item() / math.sqrt(300), rel=0.5)
 
 
+@pytest.mark.slow
 def test_training_finds_the_exact_posterior():
     """Minibatches of 20 out of 40, the last 1500 steps averaged: to a tenth of a posterior standard deviation."""
     regression = Regression()

@@ -78,6 +78,7 @@ def test_recorded_equals_eager_bit_for_bit(pair, estimator):
     assert reports == recorded_reports
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager_to_rounding():
     run = partial(trained, partial(make_bayesian, *PAIRS["paper"][:2]), binary(60), steps=40)
     _, eager, _ = run(SGVB(), engine="eager", compiled=False)

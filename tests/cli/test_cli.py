@@ -92,6 +92,7 @@ def test_config_repeats_a_run(cli):
     assert config_of("run") == config_of("again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "svi", "captured"])
 def test_resume_goes_on_as_if_never_stopped(cli, engine):
     train(cli, f"--engine={engine}", "--samples=1600", out="whole")
@@ -108,6 +109,7 @@ def test_resume_goes_on_as_if_never_stopped(cli, engine):
     assert config_of("parts")["samples"] == 1600
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_two_processes(tmp_path):
     """Seeds hold across processes: no stream depends on an address, a hash or the clock."""
     for name in ("a", "b"):

@@ -41,6 +41,7 @@ def test_mutual_information_and_marginal_kl_are_those_of_gaussians():
     assert not found.at_ceiling
 
 
+@pytest.mark.slow
 def test_its_standard_error_is_honest():
     """Over 80 data sets the estimates differ by what their standard errors say, though q(z) is made of the data."""
     found = []

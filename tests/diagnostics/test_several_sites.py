@@ -286,6 +286,19 @@ class Shifted(dist.Normal):
         return super().rsample(sample_shape) + 1
 
 
+class Correlated(dist.MultivariateNormal):
+    """Its marginals are not those of the class that it extends."""
+
+    def log_prob(self, value):
+        return super().log_prob(value - 1)
+
+
+def test_marginals_of_a_strangers_class_are_not_known():
+    made = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    assert diagnostics.latents.marginals(made) is not None
+    assert diagnostics.latents.marginals(Correlated(torch.zeros(2), torch.eye(2))) is None
+
+
 @pytest.mark.parametrize("sites", [1, 2])
 def test_a_density_of_its_own_is_no_closed_form_s(sites):
     """KL(N(1, 1) || N(0, 1)) is a half in each dimension; of the class that is extended it would be 0."""

@@ -276,6 +276,7 @@ def test_a_draw_that_rounding_takes_from_its_component_moves_as_before():
     assert stats.kstest(scale.grad.flatten().numpy(), "norm").pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_it_is_traced_and_compiled_as_it_is():
     def gradients(*parameters):
         leaves = [p.detach().requires_grad_() for p in parameters]

@@ -39,6 +39,7 @@ class Annealed(SGVB):
         return self.weight * super().differentiable_loss(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_annealed_tensor_takes_effect_without_a_new_recording(compiled, caplog):
     """What varies is a tensor, which a recording reads where it lies; on a short last batch as well."""

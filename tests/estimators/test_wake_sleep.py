@@ -283,6 +283,7 @@ def test_recorded_equals_eager_bit_for_bit(make_pair, data, phase):
     assert reports == again
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager_to_rounding():
     make_pair = partial(paper_pair, size=60)
     _, eager, _ = trained(make_pair, values("Bernoulli"), WakeSleep(), engine="eager", compiled=False)

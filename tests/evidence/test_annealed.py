@@ -42,6 +42,7 @@ def test_weights_are_unbiased_whatever_the_steps(start, steps):
     assert steps == 1 or 0.7 < found.acceptance.mean() <= 1  # one step has no transition
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "steps", "widen"), [("guide", 20, 1.1), ("prior", 40, 1.6)])
 def test_backward_weights_are_unbiased_for_the_inverse(start, steps, widen):
     """From the prior in few steps it would be the harmonic mean, whose variance is infinite.
@@ -106,6 +107,7 @@ def test_constrained_latents_are_annealed():
     assert ((density.log_likelihood - exact).abs() < 5 * density.standard_error).all()
 
 
+@pytest.mark.slow
 def test_appendix_d_is_exact_within_its_error_bars():
     pair = make(60)
     found = evidence.appendix_d(pair.model, pair.x, 300, chains=2, leapfrog_steps=10)

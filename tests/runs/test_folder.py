@@ -102,6 +102,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_places_always_leaves_a_run_that_resumes(tmp_path):
     """Some fifty kills; the run that they interrupted ends as the one that was left alone, bit for bit."""
     done = subprocess.run(

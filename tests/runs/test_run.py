@@ -163,6 +163,7 @@ def tail(folder, after):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "captured", "svi"])
 def test_its_trainer_goes_on_as_the_command_line_does(engine, cli):
     """Bit for bit: every tensor, the noise, the losses since the last report, and what is reported."""
@@ -181,6 +182,7 @@ def test_its_trainer_goes_on_as_the_command_line_does(engine, cli):
     assert bounds == tail("run", 400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eager", "captured", "svi"])
 def test_what_an_earlier_version_saved_goes_on(name, cli):
     shutil.copytree(FIXTURES / name, "run")

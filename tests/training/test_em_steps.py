@@ -106,6 +106,7 @@ def test_recorded_equals_eager_bit_for_bit(name, updates):
     assert all_of(gradients[0]) == all_of(gradients[1])  # None where the loss does not depend on a weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["remembering", "positive"])
 def test_compiled_equals_eager_to_rounding(name):
     """12 steps in float64 to 1e-10; the same noise in the same order."""

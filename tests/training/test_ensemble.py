@@ -117,6 +117,7 @@ def test_a_pair_of_pyro_params():
     assert not list(pyro.get_param_store())
 
 
+@pytest.mark.slow
 def test_compiled_in_float32():
     def one(seed):
         with aevb.seeded(seed):

@@ -71,6 +71,7 @@ def with_falling_steps(trainer, n, rates):
         list(trainer.run(epochs * n))
 
 
+@pytest.mark.slow
 def test_both_recover_the_maximum_likelihood_of_probabilistic_pca():
     """To 1e-3 relative, seeded: what is left is the noise of the last, small steps."""
     x, best = principal_components()
