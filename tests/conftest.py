@@ -72,10 +72,12 @@ def frey_root(request):
 
 @pytest.fixture(autouse=True)
 def _clean_process():
-    """Each test begins with an empty parameter store, known noise, and leaves torch's defaults alone."""
+    """Each test begins with an empty parameter store, known noise, and leaves torch's and Pyro's defaults alone."""
     pyro.get_param_store().clear()
     torch.manual_seed(0)
+    validates = torch.distributions.Distribution._validate_args, pyro.infer.is_validation_enabled()
     yield
+    assert (torch.distributions.Distribution._validate_args, pyro.infer.is_validation_enabled()) == validates
     assert torch.get_default_dtype() == torch.float32
     assert torch.empty(0).device.type == "cpu"
 

@@ -115,6 +115,7 @@ def test_binarisation_is_the_cpus():
         assert torch.equal(batches[step][0].cpu(), expected[step][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_command_line(device, cli):
     where = f"--device={device}"

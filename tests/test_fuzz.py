@@ -7,6 +7,7 @@ import pytest
 from tests import fuzz
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of what torch thinks of the files, and of numbers too large
 def test_damaged_and_made_up_files_are_refused_or_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

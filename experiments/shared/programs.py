@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-import zuko
 from pyro import poutine
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.infer import autoguide
@@ -22,6 +21,11 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 __all__ = ["PROGRAMS", "Program"]
+
+validates = torch.distributions.Distribution._validate_args
+import zuko  # noqa: E402  # which switches torch's checks of arguments off for the whole process
+
+torch.distributions.Distribution.set_default_validate_args(validates)
 
 N = 60
 PIXELS = 16

@@ -40,6 +40,7 @@ def test_moments_are_those_of_the_exact_gradient():
     assert z.abs().max() < 4.5  # 23 z-scores: fails by chance with p < 2e-4, and the seed is fixed
 
 
+@pytest.mark.slow
 def test_what_is_known_of_the_estimators_shows():
     pair = LinearGaussian(shift=0.3, widen=1.5)
     rows = rows_of(pair, SGVB(), SGVBAnalyticKL(), StickingTheLanding(), ScoreFunction(), reference_draws=1000)
@@ -54,6 +55,7 @@ def test_what_is_known_of_the_estimators_shows():
     assert at_posterior["SGVB", 1, "guide"].variance > 1e-3
 
 
+@pytest.mark.slow
 def test_iwaes_signal_to_noise_falls_and_dregs_rises():
     pair = LinearGaussian(shift=0.3, widen=1.5)
     rows = rows_of(pair, *(make(k) for make in (IWAE, DoublyReparameterized) for k in (4, 64)), draws=400)

@@ -211,6 +211,7 @@ def test_a_short_last_batch_never_changes_the_answer():
     assert_equal(weights(eager), weights(trainer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [100, 310])
 def test_stop_and_resume_with_the_compiled_step(tmp_path, stop):
     whole = make(engine="captured", batch_size=20)  # one size, so one compilation each

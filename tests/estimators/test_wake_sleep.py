@@ -218,6 +218,7 @@ def test_unlikely_dreams_do_not_round_off_the_bound():
 # ---------------------------------------------------------------- any pair, any engine
 
 
+@pytest.mark.slow
 def test_bits_learn():
     """A guide and a model of bits, from 200 data of two patterns: the exact bound rises toward -log 2 a datum."""
     model, guide, _ = bits_pair()
@@ -233,6 +234,7 @@ def test_bits_learn():
     assert -math.log(2) - 0.3 < after < -math.log(2)
 
 
+@pytest.mark.slow
 def test_training_reaches_the_evidence_of_a_linear_gaussian_pair():
     """Where model and guide can be exact, wake-sleep and the bound want the same."""
     pair = LinearGaussian(shift=0.0, widen=3.0)

@@ -262,6 +262,7 @@ def test_grey_and_dynamically_binarised_data_are_told_apart():
 # ---------------------------------------------------------------- errors of the numbers
 
 
+@pytest.mark.slow
 def test_one_sample_tells_no_error_and_two_tell_it_without_bias():
     """At one it was 0; at two too small by a factor of 1.4."""
     model, guide = pair_of(lambda z: dist.Normal(z, 3.0).to_event(1))

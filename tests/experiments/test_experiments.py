@@ -39,6 +39,7 @@ def test_every_experiment_has_a_smoke_run():
     assert {path.name for path in EXPERIMENTS.glob("*.py")} == set(SMOKE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMOKE)
 def test_smoke(name, tmp_path, mnist_root, frey_root):
     before = sorted(EXPERIMENTS.rglob("*"))

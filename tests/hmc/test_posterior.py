@@ -192,6 +192,7 @@ def test_where_the_likelihood_is_zero_the_weight_is():
     assert abs((found.log_likelihood.exp() - math.exp(exact)).mean()) < 4.5 * 0.48 / (500 * 30) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_narrow_posterior_among_wide_ones_is_visited_or_told():
     """One datum of 60 with a posterior a thousand times as narrow: no error bar claims what was not seen."""
     noise = torch.ones(60, dtype=D)

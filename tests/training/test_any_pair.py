@@ -140,6 +140,7 @@ def test_estimators_that_only_svi_can_call(name):
         make(estimator=estimator(), engine="eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "svi"])
 def test_a_hand_written_pair_with_pyro_param_and_two_latents(engine, tmp_path):
     generator = torch.Generator().manual_seed(0)
