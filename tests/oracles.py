@@ -94,6 +94,22 @@ def location_scale(family):
     return log_density
 
 
+def columns(part, f, v):
+    """Reals in float units of the columns, counts, categories: each part against its own oracle."""
+    total = 0
+    for i, each in enumerate(part.parts):
+        index = numpy(getattr(part, f"columns{i}")).astype(int)
+        loc = numpy(part.loc)[index]
+        scale = numpy(part.scale)[index]
+        f = numpy(each.network(part.z))
+        name, x = type(each).__name__, v[..., index]
+        if name == "NegativeBinomial":
+            f, loc, scale = f + np.log(scale), 0, 1
+        jacobian = np.log(scale).sum() if name == "Gaussian" else 0
+        total = total + DENSITIES["likelihoods", name](each, f, (x - loc) / scale) - jacobian
+    return total
+
+
 JACOBIAN = "change of variables"
 
 # (part, its network's output as an array, value) -> log density; JACOBIAN: the change of variables.
@@ -106,6 +122,7 @@ DENSITIES = {
     ("priors", "StudentT"): lambda part, f, v: stats.t(numpy(part.df)).logpdf(v).sum(-1),
     ("priors", "GaussianMixture"): prior_mixture,
     ("priors", "VampPrior"): vamp,
+    ("priors", "ConditionalNormal"): location_scale(stats.norm),
     ("priors", "Flow"): JACOBIAN,
     ("priors", "Family"): lambda part, f, v: gamma_of(numpy(part.unconstrained), v),
     ("likelihoods", "Bernoulli"): lambda part, f, v: (v * f - np.logaddexp(0, f)).sum(-1),
@@ -119,6 +136,7 @@ DENSITIES = {
     ("likelihoods", "NegativeBinomial"): lambda part, f, v: (
         stats.nbinom(np.exp(numpy(part.log_total_count)), special.expit(-f)).logpmf(v).sum(-1)
     ),
+    ("likelihoods", "Columns"): columns,
     ("likelihoods", "Family"): lambda part, f, v: stats.gumbel_r(halves(f)[0], np.exp(halves(f)[1])).logpdf(v).sum(-1),
     ("guides", "DiagonalNormal"): location_scale(stats.norm),
     ("guides", "FullCovarianceNormal"): full_covariance,
@@ -137,6 +155,7 @@ RECIPES = {
     ("priors", "StudentT"): [{}, {"df": 3.0}],
     ("priors", "GaussianMixture"): [{"components": 4}],
     ("priors", "VampPrior"): [{"components": 4}],
+    ("priors", "ConditionalNormal"): [{**MLP, "condition": 2}],
     ("priors", "Flow"): [{"hidden": 5}, {"kind": "spline", "hidden": [5]}],
     ("priors", "Family"): [{"distribution": "Gamma"}],
     ("likelihoods", "Bernoulli"): [MLP, {"hidden": [7, 5], "activation": "relu", "relaxed": True}],
@@ -154,6 +173,10 @@ RECIPES = {
     ("likelihoods", "DiscretizedLogistic"): [{**MLP, "steps": 15}, {**MLP, "components": 3}],
     ("likelihoods", "Poisson"): [MLP],
     ("likelihoods", "NegativeBinomial"): [MLP],
+    ("likelihoods", "Columns"): [
+        {**MLP, "kinds": "real"},
+        {**MLP, "kinds": ["real", "count", "binary", "category:3", "real", "category:4"]},
+    ],
     ("likelihoods", "Family"): [{**MLP, "distribution": "Gumbel"}],
     ("guides", "DiagonalNormal"): [
         MLP,

@@ -20,7 +20,7 @@ from pyro_aevb.data.collated import collated
 from pyro_aevb.data.given import Tensors, as_tensors, in_precision, one_tensor
 from pyro_aevb.data.sets import DynamicBinarization, fingerprint
 from pyro_aevb.errors import InputError
-from pyro_aevb.pairs import Pair, precision_of
+from pyro_aevb.pairs import Pair, own_module, precision_of
 
 __all__ = ["Called", "Data", "Form", "called", "taken_apart", "takes_any_data"]
 
@@ -172,7 +172,12 @@ class TakenApart(NamedTuple):
             InputError: Names the argument.
         """
         form = self.form or Form(tuple(Row(i) for i in range(len(self.tensors))), {})
-        _check_lengths(form.named(function), self.tensors)
+        named = form.named(function)
+        _check_lengths(named, self.tensors)
+        own: Any = own_module(function)
+        if hasattr(own, "check_data"):  # a module that knows what its arguments must be
+            tensors = tuple(one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors)
+            own.check_data(**{name: _filled(each, tensors) for name, each in named.items()})
 
 
 def taken_apart(data: Data, *, evaluated: bool) -> TakenApart:

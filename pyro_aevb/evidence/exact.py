@@ -1,5 +1,6 @@
 """log p(x) exactly, where prior and likelihood are Gaussian and the mean is linear: probabilistic PCA."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ from torch.distributions import MultivariateNormal
 
 from pyro_aevb import traces
 from pyro_aevb.data.arguments import takes_any_data
+from pyro_aevb.distributions import PartlyObserved
 from pyro_aevb.errors import InputError
 from pyro_aevb.evaluation import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
@@ -66,7 +68,17 @@ def _of_block(model: Pair, args: tuple[Tensor, ...]) -> Tensor:
     _check_linear(means, torch.einsum("bdk,pk->pbd", weight, probes) + offset, noise)
     location = (weight @ mean.unsqueeze(-1)).squeeze(-1) + offset  # (B, D)
     total = weight @ covariance @ weight.transpose(1, 2) + noise[0]  # (B, D, D)
-    return MultivariateNormal(location, total, validate_args=False).log_prob(x)
+    return _of_observed(location, total, x)
+
+
+def _of_observed(location: Tensor, covariance: Tensor, x: Tensor) -> Tensor:
+    """The density of the numbers that are not NaN, ``(B,)``: in place of the others stand others at their means."""
+    missing = x.isnan()
+    beside = missing.unsqueeze(-1) | missing.unsqueeze(-2)  # (B, D, D)
+    alone = torch.where(beside, torch.eye(x.shape[-1]).to(covariance).expand_as(covariance), covariance)
+    given = torch.where(missing, location, x)
+    whole = MultivariateNormal(location, alone, validate_args=False).log_prob(given)
+    return whole + missing.sum(-1) * math.log(2 * math.pi) / 2
 
 
 def _check_linear(means: Tensor, linear: Tensor, noise: Tensor) -> None:
@@ -79,8 +91,8 @@ def _check_linear(means: Tensor, linear: Tensor, noise: Tensor) -> None:
 def _moments(distribution: Any, what: str) -> tuple[Tensor, Tensor]:
     """Mean, ``(..., D)``, and covariance, ``(..., D, D)``, of a Gaussian."""
     base = distribution
-    while isinstance(base, torch.distributions.Independent):
-        base = base.base_dist
+    while isinstance(base, torch.distributions.Independent | PartlyObserved):
+        base = base.product if isinstance(base, PartlyObserved) else base.base_dist
     # A subclass may have a density of its own: no distribution is taken for the one that it extends.
     if type(base) not in (*NORMALS, *MULTIVARIATE_NORMALS) or len(distribution.event_shape) != 1:
         raise InputError(f"the {what} is no Gaussian over vectors: no closed form of log p(x) is known")

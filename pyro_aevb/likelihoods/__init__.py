@@ -2,6 +2,7 @@
 
 from pyro_aevb.likelihoods.base import Likelihood as Likelihood
 from pyro_aevb.likelihoods.binary import Bernoulli, ContinuousBernoulli
+from pyro_aevb.likelihoods.columns import Columns
 from pyro_aevb.likelihoods.discrete import Categorical, DiscretizedLogistic, NegativeBinomial, Poisson
 from pyro_aevb.likelihoods.family import Family
 from pyro_aevb.likelihoods.real import Beta, Gaussian, Laplace
@@ -10,6 +11,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Family",

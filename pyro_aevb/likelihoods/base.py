@@ -28,6 +28,9 @@ class Likelihood(nn.Module, ABC):
     counts: ClassVar[bool] = False
     """Whether data are counts, so that a file's bytes are taken as they are and not for grey values."""
 
+    takes_exposure: ClassVar[bool] = False
+    """Whether ``forward`` takes a second argument ``exposure``, which multiplies the mean of counts."""
+
     def __init__(self, latent_dim: int, data_dim: int) -> None:
         super().__init__()
         self.latent_dim = whole("latent_dim", latent_dim)
@@ -36,6 +39,16 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Tensor) -> TorchDistributionMixin:
         """The distribution p(x|z) for z of shape ``(..., K)``."""
+
+    def start_from(self, x: Tensor) -> None:  # most have nothing to set
+        """Set constants, such as the units of columns, from training data ``(N, D)``, NaN where a value is missing."""
+
+    def inputs(self) -> nn.Module | None:
+        """What brings data into the form that a guide's network sees them in; ``None`` for as they are.
+
+        It maps ``(..., D)`` to ``(..., D')``, D' being its ``out_dim``.
+        """
+        return None
 
     def warning(self, z: Tensor) -> str | None:
         """What a reader of the numbers should know about p(x|z) at these latents; ``None`` if nothing."""

@@ -119,7 +119,10 @@ class DiscretizedLogistic(Likelihood):
 class Poisson(Likelihood):
     r"""Counts: independent Poisson.
 
-    .. math:: x_d \mid z \sim \mathrm{Poisson}(e^{f_\theta(z)_d})
+    .. math:: x_d \mid z \sim \mathrm{Poisson}(e\, e^{f_\theta(z)_d})
+
+    The exposure :math:`e` of a datum, how long or how much was counted, is 1 unless the model is made with
+    ``exposure=True``.
 
     Oracle: ``scipy.stats.poisson``.
 
@@ -135,6 +138,7 @@ class Poisson(Likelihood):
     """
 
     counts = True
+    takes_exposure = True
 
     def __init__(
         self,
@@ -148,15 +152,18 @@ class Poisson(Likelihood):
         super().__init__(latent_dim, data_dim)
         self.network = make_network(latent_dim, data_dim, hidden, activation, network)
 
-    def forward(self, z: Tensor) -> TorchDistributionMixin:
-        """Poisson(rate), the rate in [e^-10, e^10]."""
-        return dist.Poisson(self.network(z).clamp(-10, 10).exp()).to_event(1)
+    def forward(self, z: Tensor, exposure: Tensor | float = 1.0) -> TorchDistributionMixin:
+        """Poisson(exposure * rate), the rate in [e^-10, e^10]; exposure > 0, of a shape that broadcasts to (..., D)."""
+        return dist.Poisson(self.network(z).clamp(-10, 10).exp() * exposure).to_event(1)
 
 
 class NegativeBinomial(Likelihood):
     r"""Counts that vary more than Poisson's: a Poisson whose rate is Gamma.
 
-    .. math:: x_d \mid z \sim \mathrm{NB}(r_d, \mathrm{logit} = f_\theta(z)_d), \quad \mathbb{E}\, x_d = r_d e^{f_d}
+    .. math:: x_d \mid z \sim \mathrm{NB}(r_d, \mathrm{logit} = f_\theta(z)_d + \log e),
+              \quad \mathbb{E}\, x_d = e\, r_d e^{f_d}
+
+    The exposure :math:`e` of a datum, its library size say, is 1 unless the model is made with ``exposure=True``.
 
     Oracle: ``scipy.stats.nbinom``.
 
@@ -172,6 +179,7 @@ class NegativeBinomial(Likelihood):
     """
 
     counts = True
+    takes_exposure = True
 
     def __init__(
         self,
@@ -186,7 +194,8 @@ class NegativeBinomial(Likelihood):
         self.network = make_network(latent_dim, data_dim, hidden, activation, network)
         self.log_total_count = nn.Parameter(torch.zeros(data_dim))
 
-    def forward(self, z: Tensor) -> TorchDistributionMixin:
-        """NB(r, logits), r learned for each pixel."""
+    def forward(self, z: Tensor, exposure: Tensor | float = 1.0) -> TorchDistributionMixin:
+        """NB(r, logits), r learned for each pixel; exposure > 0, of a shape that broadcasts to (..., D)."""
         total_count = self.log_total_count.clamp(-10, 10).exp()
-        return dist.NegativeBinomial(total_count, logits=self.network(z).clamp(-10, 10)).to_event(1)
+        logits = self.network(z).clamp(-10, 10) + torch.as_tensor(exposure).log()
+        return dist.NegativeBinomial(total_count, logits=logits).to_event(1)

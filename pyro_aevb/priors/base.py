@@ -1,6 +1,8 @@
 """What every prior p(z) is."""
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
@@ -16,6 +18,10 @@ class Prior(nn.Module, ABC):
     Subclass it, take ``latent_dim`` first and everything else as keywords, keep constants in buffers, and return from
     ``forward`` a Pyro distribution with batch shape ``()`` and event shape ``(latent_dim,)``.
 
+    A prior p(z|c) that depends on the condition of a conditional model takes it, ``forward(self, c)`` with c of shape
+    ``(B, C)``, and returns batch shape ``(B,)``; its constructor takes the number ``condition`` of c's columns C as a
+    keyword, and keeps it as an attribute.
+
     Arguments:
         latent_dim: Number of latent dimensions K.
 
@@ -28,5 +34,11 @@ class Prior(nn.Module, ABC):
         self.latent_dim = whole("latent_dim", latent_dim)
 
     @abstractmethod
-    def forward(self) -> TorchDistributionMixin:
-        """The distribution p(z), batch shape ``()``, event shape ``(K,)``."""
+    def forward(self, *args: Any, **kwargs: Any) -> TorchDistributionMixin:
+        """The distribution p(z), batch shape ``()``, or p(z|c), batch shape ``(B,)``; event shape ``(K,)``."""
+
+    @property
+    def takes_condition(self) -> bool:
+        """Whether it is p(z|c): whether ``forward`` names an argument."""
+        named = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return any(each.kind in named for each in inspect.signature(self.forward).parameters.values())

@@ -29,6 +29,9 @@ ROWS = 32  # so many that not every unit of a small relu layer is dead on all of
 def check_prior(make: Callable[..., Prior], *, latent_dim: int = 3, shares: Sequence[nn.Module] = ()) -> None:
     """Check a prior against its contract: ``prior()`` is a Pyro distribution over K latent dimensions.
 
+    Of a prior p(z|c), whose ``forward`` names an argument, ``prior(c)`` is one for each row of c, ``(B, C)``, C being
+    its attribute ``condition``.
+
     Arguments:
         make: The class, or what else makes the prior when it is called with ``latent_dim``.
         latent_dim: Number of latent dimensions K to build it with.
@@ -38,8 +41,22 @@ def check_prior(make: Callable[..., Prior], *, latent_dim: int = 3, shares: Sequ
     Raises:
         AssertionError: Names the first rule that is broken, what was found and what to do.
     """
-    case = Case(make, {"latent_dim": latent_dim}, Prior, event=latent_dim, shares=tuple(shares))
+    case = Case(make, {"latent_dim": latent_dim}, Prior, _conditions(make, latent_dim), latent_dim, tuple(shares))
     check(case, *_RULES, _rule_draws_pass_gradients_on, rule_draws_have_the_density)
+
+
+def _conditions(make: Callable[..., Prior], latent_dim: int) -> Callable[[int], tuple[Tensor, ...]]:
+    """What a prior is called with: nothing, or a condition. It is made where a rule asks, which cleans up after it."""
+
+    def given(rows: int) -> tuple[Tensor, ...]:
+        with seeded(0):
+            made = make(latent_dim)
+        if not made.takes_condition:
+            return ()
+        columns: Any = made.condition
+        return (torch.rand(rows, columns, generator=torch.Generator().manual_seed(0)),)
+
+    return given
 
 
 def check_likelihood(make: Callable[..., Likelihood], *, latent_dim: int = 3, data_dim: int = 6) -> None:

@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_aevb.distributions import PartlyObserved
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import REFUSALS, InputError, in_one_line
 from pyro_aevb.pairs import Pair
@@ -21,6 +22,8 @@ from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.sites import Site, base_of, observed_sites
 
 __all__ = ["Observed", "check_observed", "check_values", "observed"]
+
+MISSING = ", or say that NaN means missing: missing=True of GenerativeModel and RecognitionModel, --missing"
 
 NAN_MASKED = (dist.NanMaskedNormal, dist.NanMaskedMultivariateNormal)
 
@@ -105,16 +108,17 @@ def _sites(model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int) ->
             raise
         except REFUSALS as error:
             if not all(torch.isfinite(a).all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
-                raise InputError("the data have NaN or infinite values: clean them first") from error
+                raise InputError(f"the data have NaN or infinite values: clean them first{MISSING}") from error
             raise InputError(f"the model cannot be run on these data: {in_one_line(error)}") from error
     return {site["name"]: _observed(site) for site in observed_sites(trace) if isinstance(site["value"], Tensor)}
 
 
 def _observed(site: Site) -> Observed:
     base = base_of(site["fn"])
-    takes_nan = isinstance(base, NAN_MASKED)
+    by_itself = isinstance(base, NAN_MASKED)
+    takes_nan = by_itself or isinstance(base, PartlyObserved)
     try:
-        support = None if takes_nan else site["fn"].support
+        support = None if by_itself else site["fn"].support
     except (NotImplementedError, AttributeError):  # a support that is not told cannot be compared
         support = None
     if validates(base):
@@ -149,9 +153,11 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
     Raises:
         InputError: Names the first datum.
     """
-    if not site.takes_nan and values.is_floating_point() and not torch.isfinite(values).all():
-        row = _first(~torch.isfinite(values), rows)
-        raise InputError(f"the data have NaN or infinite values, in row {row} first: clean them first")
+    wrong = values.isinf() if site.takes_nan else ~values.isfinite()
+    if wrong.any():
+        row = _first(wrong, rows)
+        missing = "" if site.takes_nan or not values.isnan().any() else MISSING
+        raise InputError(f"the data have NaN or infinite values, in row {row} first: clean them first{missing}")
     if site.unlooked is not None and not site.unlooked.check(values).all():
         warnings.warn(
             f"site {site.name!r} has data outside its support, {site.unlooked}, which validate_args=False lets pass: "

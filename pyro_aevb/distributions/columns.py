@@ -1,0 +1,155 @@
+"""Numbers of different kinds side by side: the distribution of a table's row, column by column."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_aevb.distributions.missing import inside
+from pyro_aevb.distributions.pixels import GridCategorical
+from pyro_aevb.torch_internals import checked
+
+__all__ = ["ByColumn", "Group"]
+
+
+class Group(NamedTuple):
+    """Columns of one kind and their distribution, in units of their own."""
+
+    columns: Tensor
+    """Which columns, whole numbers, ``(D_g,)``"""
+    distribution: TorchDistributionMixin
+    """Of the numbers in units of their own, batch shape ``(..., D_g)``, event shape ``()``"""
+    loc: Tensor
+    """Value of each column that is zero in these units, ``(D_g,)``"""
+    scale: Tensor
+    """Length of a unit, ``(D_g,)``"""
+
+    def of(self, row: Tensor) -> Tensor:
+        """These columns of a table's rows, ``(..., D_g)``."""
+        return row.index_select(-1, self.columns)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of the columns' values as they stand in the table, ``(..., D_g)``."""
+        made: Any = self.distribution
+        log_prob = made.log_prob(self.in_units(value))
+        return log_prob if made.support.is_discrete else log_prob - self.scale.log()
+
+    def in_units(self, value: Tensor) -> Tensor:
+        """A table's numbers in the columns' units, ``(..., D_g)``."""
+        return (value - self.loc) / self.scale
+
+    def out_of_units(self, value: Tensor) -> Tensor:
+        """The other way round, ``(..., D_g)``."""
+        return self.loc + self.scale * value
+
+    def centre(self) -> Tensor:
+        """The mean; of categories, which have none, the most probable one: ``(..., D_g)``."""
+        made: Any = self.distribution
+        if isinstance(made, GridCategorical):
+            return self.out_of_units(made.logits.argmax(-1) / made.steps)
+        return self.out_of_units(made.mean)
+
+    def variance(self) -> Tensor:
+        """The variance; of categories the probability that it is not the most probable one: ``(..., D_g)``."""
+        made: Any = self.distribution
+        if isinstance(made, GridCategorical):
+            return 1 - made.logits.exp().amax(-1)
+        return self.scale**2 * made.variance
+
+
+class _EachColumns(constraints.Constraint):
+    """Each number in its own column's set."""
+
+    def __init__(self, groups: Sequence[Group], together: Callable[[list[Tensor]], Tensor]) -> None:
+        self.groups = groups
+        self.together = together
+        self.is_discrete = all(_support(group).is_discrete for group in groups)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Of each number."""
+        found = [_support(group).check(group.in_units(group.of(value))) for group in self.groups]
+        return self.together(found)
+
+    def inside(self, like: Tensor) -> Tensor:
+        """A number of each column that has a density, in the shape of others."""
+        found = [group.out_of_units(inside(_support(group), group.of(like))) for group in self.groups]
+        return self.together(found)
+
+    def __repr__(self) -> str:
+        told = (f"columns {', '.join(map(str, group.columns.tolist()))} in {_support(group)}" for group in self.groups)
+        return "; ".join(told)
+
+
+class ByColumn(dist.TorchDistribution):
+    r"""Independent numbers, each column's from the distribution of its group.
+
+    .. math:: \log p(x_d) = \log p_g\Big(\frac{x_d - m_d}{s_d}\Big) - [g \text{ continuous}] \log s_d, \quad d \in g
+
+    Batch shape ``(..., D)``, event shape ``()``: end it in ``.to_event(1)``.
+
+    Oracle: ``scipy.stats``, column by column.
+
+    Arguments:
+        groups: The groups, which have each column once.
+        validate_args: Whether values whose density is asked for are checked; ``None`` for torch's default, which
+            Pyro's ``enable_validation`` sets.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  # as torch writes it
+
+    def __init__(self, groups: Sequence[Group], validate_args: bool | None = None) -> None:
+        self.groups = groups
+        self.order = torch.cat([group.columns for group in groups]).argsort()  # (D,)
+        batch = torch.broadcast_shapes(*(group.distribution.batch_shape[:-1] for group in groups))
+        super().__init__(torch.Size([*batch, len(self.order)]), validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """Each number where its own column's density is."""
+        return _EachColumns(self.groups, self._together)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each column, ``(..., D)``; of categories, which have none, the most probable one."""
+        return self._together([group.centre() for group in self.groups])
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each column, ``(..., D)``; of categories the probability of all but the most probable one."""
+        return self._together([group.variance() for group in self.groups])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of each number, ``(..., D)``."""
+        value = checked(self, value)
+        return self._together([group.log_prob(group.of(value)) for group in self.groups])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``(*sample_shape, ..., D)``."""
+        with torch.no_grad():
+            drawn = [
+                group.out_of_units(group.distribution.sample(torch.Size(sample_shape)).to(group.loc))
+                for group in self.groups
+            ]
+            return self._together(drawn)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ByColumn":
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
+        groups = [
+            group._replace(distribution=group.distribution.expand([*batch_shape[:-1], len(group.columns)]))
+            for group in self.groups
+        ]
+        return ByColumn(groups, validate_args=self._validate_args)
+
+    def _together(self, parts: list[Tensor]) -> Tensor:
+        """The columns of all groups in the table's order."""
+        return torch.cat(parts, dim=-1).index_select(-1, self.order)
+
+
+def _support(group: Group) -> Any:
+    made: Any = group.distribution
+    return made.support
