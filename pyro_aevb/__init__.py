@@ -22,7 +22,8 @@ The rooms of the package, in an order to read them in:
 ``errors``, ``seeds``, ``process``, ``hardware``,      the ground: refusals, streams of noise, the processor, files and
 ``files``, ``states``, ``pairs``                       saved states, what a pair is made of
 ``nn``, ``distributions``, ``priors``,                 the parts that a model and a guide are made of, each of which
-``likelihoods``, ``guides``, ``models``                returns a Pyro distribution
+``likelihoods``, ``guides``, ``conditions``,           returns a Pyro distribution
+``models``
 ``traces``                                             log densities of a pair, per datum and particle
 ``estimators``, ``sgvb``, ``optimizers``               the objectives; the paper's by hand, without Pyro; what steps
 ``data``                                               loading, checks, splits, binarisation, minibatches
@@ -30,7 +31,7 @@ The rooms of the package, in an order to read them in:
 ``training``                                           Algorithm 1, Monte Carlo EM, several trainings at once
 ``hmc``                                                Hamiltonian Monte Carlo and draws from a posterior
 ``evaluation``, ``evidence``, ``diagnostics``,         what a trained pair is worth
-``bayesian``
+``bayesian``, ``predictions``                          and what it makes of data
 ``plots``, ``runs``, ``cli``                           pictures, runs on disk, the command line
 ``testing``                                            the contracts of parts, as functions that check yours
 =====================================================  =================================================================
@@ -53,6 +54,7 @@ from pyro_aevb import (
     likelihoods,
     nn,
     optimizers,
+    predictions,
     priors,
     sgvb,
     traces,
@@ -88,6 +90,7 @@ __all__ = [
     "load_run",
     "nn",
     "optimizers",
+    "predictions",
     "priors",
     "seeded",
     "sgvb",

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyro_aevb.errors import InputError, flag, told, whole
+from pyro_aevb.errors import InputError, flag, whole
 
 __all__ = ["Conditioned", "beside"]
 
@@ -46,14 +46,14 @@ class Conditioned(nn.Module):
             if given is None and wanted:
                 raise InputError(f"the {name} was made with {what}={wanted}, and the data have none: give (x, {what})")
             if given is not None and not wanted:
-                raise InputError(f"the data have a {what}, and the {name} was made without: give it {what}=...")
+                raise InputError(f"the data come with {what}, and the {name} was made without: give it {what}=...")
             if given is not None and len(given) != len(x):
                 raise InputError(f"the {what} has {len(given)} rows, the data {len(x)}: give one for each datum")
         if condition is not None:
             self._check_condition(condition)
         if exposure is not None and not bool(((exposure > 0) & exposure.isfinite()).all()):
             row = int((~((exposure > 0) & exposure.isfinite())).reshape(len(x), -1).any(1).nonzero()[0])
-            raise InputError(f"the exposure of datum {row} is {told(exposure[row])}: give positive numbers")
+            raise InputError(f"the exposure of datum {row} is {exposure[row].tolist()}: give positive numbers")
 
     def _check_condition(self, condition: Tensor) -> None:
         if _is_category(condition):

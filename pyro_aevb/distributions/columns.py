@@ -46,17 +46,26 @@ class Group(NamedTuple):
         """The other way round, ``(..., D_g)``."""
         return self.loc + self.scale * value
 
-    def centre(self) -> Tensor:
-        """The mean; of categories, which have none, the most probable one: ``(..., D_g)``."""
+    def expectations(self) -> Tensor:
+        """The means, ``(..., D_g)``; of categories, which have none, all classes' probabilities, ``(..., D_g C)``."""
         made: Any = self.distribution
-        if isinstance(made, GridCategorical):
-            return self.out_of_units(made.logits.argmax(-1) / made.steps)
-        return self.out_of_units(made.mean)
+        return made.logits.exp().flatten(-2) if self.is_category() else self.out_of_units(made.mean)
+
+    def centre(self, expectations: Tensor) -> Tensor:
+        """Values of the columns from such numbers: the means, or the most probable categories, ``(..., D_g)``."""
+        if not self.is_category():
+            return expectations
+        made: Any = self.distribution
+        return self.out_of_units(expectations.unflatten(-1, (-1, made.steps + 1)).argmax(-1) / made.steps)
+
+    def is_category(self) -> bool:
+        """Whether the columns are categories, which have no mean."""
+        return isinstance(self.distribution, GridCategorical)
 
     def variance(self) -> Tensor:
         """The variance; of categories the probability that it is not the most probable one: ``(..., D_g)``."""
         made: Any = self.distribution
-        if isinstance(made, GridCategorical):
+        if self.is_category():
             return 1 - made.logits.exp().amax(-1)
         return self.scale**2 * made.variance
 
@@ -116,12 +125,22 @@ class ByColumn(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """The mean of each column, ``(..., D)``; of categories, which have none, the most probable one."""
-        return self._together([group.centre() for group in self.groups])
+        return self.centre(self.expectations())
 
     @property
     def variance(self) -> Tensor:
         """The variance of each column, ``(..., D)``; of categories the probability of all but the most probable one."""
         return self._together([group.variance() for group in self.groups])
+
+    def expectations(self) -> Tensor:
+        """What of a mixture of such distributions is the weighted sum of theirs, ``(..., F)``: see :meth:`centre`."""
+        return torch.cat([group.expectations() for group in self.groups], dim=-1)
+
+    def centre(self, expectations: Tensor) -> Tensor:
+        """The mean of each column, of categories the most probable one, ``(..., D)``, from such sums, ``(..., F)``."""
+        sizes = [len(g.columns) * (g.distribution.logits.shape[-1] if g.is_category() else 1) for g in self.groups]
+        parts = zip(self.groups, expectations.split(sizes, dim=-1), strict=True)
+        return self._together([group.centre(part) for group, part in parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Of each number, ``(..., D)``."""

@@ -78,7 +78,7 @@ def _of_observed(location: Tensor, covariance: Tensor, x: Tensor) -> Tensor:
     alone = torch.where(beside, torch.eye(x.shape[-1]).to(covariance).expand_as(covariance), covariance)
     given = torch.where(missing, location, x)
     whole = MultivariateNormal(location, alone, validate_args=False).log_prob(given)
-    return whole + missing.sum(-1) * math.log(2 * math.pi) / 2
+    return whole + missing.sum(-1).to(whole) * math.log(2 * math.pi) / 2
 
 
 def _check_linear(means: Tensor, linear: Tensor, noise: Tensor) -> None:

@@ -15,7 +15,7 @@ from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import SAMPLE_BLOCK, AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 
-__all__ = ["WeightSums", "importance_sampling", "importance_weights"]
+__all__ = ["WeightSums", "importance_sampling", "importance_weights", "weighted_draws"]
 
 
 # On a CPU 50 draws for 100 data take 2.5 times as long as 5 where the decoder is convolutional, 1.2 to 1.4 times where
@@ -132,7 +132,8 @@ def importance_weights(
 
     def sums_of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Log of the sum of weights, of their squares, and k-hat, ``(B,)`` each."""
-        weights = torch.cat(list(_log_weights(pair, args, num_samples, chunk_size)))  # (S, B)
+        drawn = weighted_draws(pair, args, num_samples, chunk_size)
+        weights = torch.cat([log_weight for _, log_weight in drawn])  # (S, B)
         not_nan(weights, "an importance weight")
         return weights.logsumexp(0), (2 * weights).logsumexp(0), _khat(weights)
 
@@ -162,9 +163,17 @@ def _khat_of_one(log_weight: np.ndarray[Any, Any]) -> float:
         return -math.inf
 
 
-def _log_weights(
-    pair: traces.Particles, args: tuple[Tensor, ...], num_samples: int, chunk_size: int | None
-) -> Iterator[Tensor]:
+def weighted_draws(
+    pair: traces.Particles, args: tuple[Tensor, ...], num_samples: int, chunk_size: int | None = None
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Draws from the guide, chunk by chunk: latents ``(s, B, ...)`` by site, and their log-weights ``(s, B)``.
+
+    Arguments:
+        pair: The pair.
+        args: Its arguments, batch first.
+        num_samples: Number of draws for each datum in all.
+        chunk_size: Number of draws for which the model is run at once; by default what suits the processor.
+    """
     chunk_size = chunk_size or (max(1, CPU_ROWS // len(args[0])) if args[0].device.type == "cpu" else CHUNK)
     for start in range(0, num_samples, SAMPLE_BLOCK):
         count = min(SAMPLE_BLOCK, num_samples - start)
@@ -172,4 +181,4 @@ def _log_weights(
         for rows in torch.arange(count).split(chunk_size):
             chosen = {name: value[rows] for name, value in latents.items()}
             log_likelihood, log_prior = pair.log_joint(args, chosen, len(rows))
-            yield log_likelihood + log_prior - log_guide[rows]  # (chunk, B)
+            yield chosen, log_likelihood + log_prior - log_guide[rows]  # (chunk, B)

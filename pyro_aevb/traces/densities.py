@@ -1,6 +1,7 @@
 """Log densities per datum and particle, unscaled: what evaluation and the multi-sample bounds are made of."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ __all__ = [
     "check_every_datum",
     "draw",
     "guide_means",
+    "guide_scales",
     "log_densities",
     "log_guide_at",
     "log_joint_of",
@@ -352,12 +354,35 @@ def guide_means(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> tup
     return draws.mean(0), draws.var(0) / num_draws
 
 
+def guide_scales(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> Tensor:
+    """Standard deviation of q(z|x), ``(B, K)``, all latent sites side by side.
+
+    Where a distribution tells none, or may depend on a latent before it, that of draws stands for it.
+
+    Arguments:
+        guide: The guide, any Pyro function.
+        args: Its arguments, batch first.
+        num_draws: Number of draws for each datum, where they are needed.
+    """
+    with suppress(NotImplementedError):
+        variances = _moments(guide, args, "variance")
+        if torch.equal(_means(guide, args), _means(guide, args)):  # no latent's mean depends on a draw of another
+            return variances.sqrt()
+    values = draw(guide, args, num_draws, Choices()).values()
+    return torch.cat([value.reshape(*value.shape[:2], -1) for value in values], dim=-1).std(0)
+
+
 def _means(guide: Pair, args: tuple[Any, ...]) -> Tensor:
     """Mean of each latent at a draw of those before it, ``(B, K)``."""
+    return _moments(guide, args, "mean")
+
+
+def _moments(guide: Pair, args: tuple[Any, ...], moment: str) -> Tensor:
+    """``mean`` or ``variance`` of each latent at a draw of those before it, ``(B, K)``."""
     drawn = latent_sites(poutine.trace(guide).get_trace(*args))
     sites = [site for site in drawn if not site["infer"].get("is_auxiliary")]  # which only makes a latent's value
     check_every_datum({site["name"]: size_of_data_plate(site, rows_of(args)) for site in sites}, args)
-    means = torch.cat([site["fn"].mean.reshape(len(args[0]), -1) for site in sites], dim=-1)
-    if means.isnan().any():  # as torch tells of a Categorical: draws have one, or are NaN too
+    moments = torch.cat([getattr(site["fn"], moment).reshape(len(args[0]), -1) for site in sites], dim=-1)
+    if moments.isnan().any():  # as torch tells of a Categorical: draws have one, or are NaN too
         raise NotImplementedError
-    return means
+    return moments

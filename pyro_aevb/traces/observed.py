@@ -72,7 +72,7 @@ def _bounds(support: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> list[Observed]:
+def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows: Tensor | None = None) -> list[Observed]:
     """The sites of a model that carry data, from a run of it in a parameter store and noise of its own.
 
     Arguments:
@@ -80,11 +80,12 @@ def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> list[Obs
         guide: Its guide, from which latents are drawn, since a prior need not be one that can be sampled; ``None`` to
             draw them from the prior.
         args: Arguments of both, batch first.
+        rows: Index of each of these data in the whole data set, ``(B,)``, for messages; by default 0 to B - 1.
 
     Raises:
         InputError: If the pair cannot be run; if beside a guide the model observes nothing.
     """
-    found = _sites(model, guide, args, 0)
+    found = _sites(model, guide, args, 0, rows)
     if guide is not None:
         check_observes(found)
     if all(site.is_constant for site in found.values()):
@@ -96,7 +97,9 @@ def observed(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> list[Obs
     ]
 
 
-def _sites(model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int) -> dict[str, Observed]:
+def _sites(
+    model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int, rows: Tensor | None = None
+) -> dict[str, Observed]:
     with untouched(args), seeded(seed, device_of(args)), pyro.validation_enabled(True):
         try:
             if guide is not None:
@@ -107,8 +110,12 @@ def _sites(model: Pair, guide: Pair | None, args: tuple[Any, ...], seed: int) ->
         except InputError:
             raise
         except REFUSALS as error:
-            if not all(torch.isfinite(a).all() for a in args if isinstance(a, Tensor) and a.is_floating_point()):
-                raise InputError(f"the data have NaN or infinite values: clean them first{MISSING}") from error
+            for data in args:
+                if isinstance(data, Tensor) and not data.isfinite().all():
+                    where = f"in row {_first(~data.isfinite(), rows)} first"
+                    raise InputError(
+                        f"the data have NaN or infinite values, {where}: clean them first{MISSING}"
+                    ) from error
             raise InputError(f"the model cannot be run on these data: {in_one_line(error)}") from error
     return {site["name"]: _observed(site) for site in observed_sites(trace) if isinstance(site["value"], Tensor)}
 
@@ -138,7 +145,7 @@ def check_observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows:
     Raises:
         InputError: Names the first datum that is not where its own distribution has a density.
     """
-    for site in observed(model, guide, args):
+    for site in observed(model, guide, args, rows):
         check_values(site.value, site, rows)
 
 
