@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_aevb.errors import InputError, in_one_line
-from pyro_aevb.files import check_archive, regular_file
+from pyro_aevb.errors import InputError
+from pyro_aevb.files import regular_file
 from pyro_aevb.seeds import generator
 
-__all__ = ["LOADERS", "Raw", "is_there", "load_raw"]
+__all__ = ["LOADERS", "Raw", "is_there", "split_at_random"]
 
 FREY_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
 FREY_MIRRORS = ("https://cs.nyu.edu/~roweis/data/", "https://www.cs.nyu.edu/~roweis/data/")
@@ -80,7 +79,7 @@ def load_frey_face(root: Path, split_seed: int) -> Raw:
     if not path.exists():
         _download(path, FREY_MIRRORS, check=_read_frey_face)
     regular_file(path, "put the original frey_rawface.mat there")
-    return _split(torch.from_numpy(_read_frey_face(path)).view(-1, 28, 20) / 256, None, 1600, split_seed)
+    return split_at_random(torch.from_numpy(_read_frey_face(path)).view(-1, 28, 20) / 256, None, 1600, split_seed)
 
 
 def _read_frey_face(path: Path) -> np.ndarray[Any, Any]:
@@ -122,7 +121,9 @@ def load_digits(root: Path, split_seed: int) -> Raw:
     from sklearn.datasets import load_digits as bundled
 
     digits = bundled()
-    return _split(torch.from_numpy(digits.images).float() / 16, torch.from_numpy(digits.target), 1500, split_seed)
+    return split_at_random(
+        torch.from_numpy(digits.images).float() / 16, torch.from_numpy(digits.target), 1500, split_seed
+    )
 
 
 LOADERS: dict[str, Callable[[Path, int], Raw]] = {
@@ -141,71 +142,8 @@ def is_there(name: str, root: Path) -> bool:
     return name != "frey_face" or (root / "frey_face" / "frey_rawface.mat").is_file()
 
 
-def load_raw(name: str, root: Path, split_seed: int, counts: bool = False) -> Raw:
-    """A data set by its name, or a person's own from a ``.npy`` or ``.npz`` file."""
-    if name in LOADERS:
-        return LOADERS[name](root, split_seed)
-    if Path(name).suffix in (".npy", ".npz"):
-        path = Path(name).expanduser()
-        return _load_arrays(path if path.exists() else root / path.name, split_seed, 1 if counts else 255)
-    raise InputError(f"unknown data {name!r}: give one of {', '.join(LOADERS)}, or a .npy or .npz file")
-
-
-def _load_arrays(path: Path, split_seed: int, largest_byte: int) -> Raw:
-    arrays = _read_arrays(path)
-    if {"train", "test"} <= arrays.keys():
-        values = (_to_float(arrays[key], f"{path}[{key}]", largest_byte) for key in ("train", "test"))
-        labels = (_read_labels(arrays, key, path) for key in ("labels_train", "labels_test"))
-        return Raw(*values, *labels)
-    if len(arrays) != 1:
-        raise InputError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}: give it arrays named train and test, or one alone"
-        )
-    values_alone = _to_float(next(iter(arrays.values())), str(path), largest_byte)
-    return _split(values_alone, None, len(values_alone) * 9 // 10, split_seed)
-
-
-def _read_labels(arrays: dict[str, np.ndarray[Any, Any]], key: str, path: Path) -> Tensor | None:
-    if key not in arrays:
-        return None
-    labels = arrays[key]
-    rows = len(arrays[key.removeprefix("labels_")])
-    if labels.dtype.kind not in "bui" or labels.shape != (rows,):
-        raise InputError(f"{path}[{key}] has dtype {labels.dtype}, shape {labels.shape}: give {rows} whole numbers")
-    return torch.from_numpy(labels.astype(np.int64))
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    if not path.exists():
-        raise InputError(f"no file {path.name}, neither as given nor in the data root {path.parent}: check the path")
-    regular_file(path)
-    try:
-        if zipfile.is_zipfile(path):
-            check_archive(path, compressed=True)
-        content = np.load(path, allow_pickle=False)
-        arrays = {"array": content} if isinstance(content, np.ndarray) else dict(content)
-        if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{other[0]} is no array")
-        return arrays
-    except Exception as error:  # NumPy raises whatever the damage leads to: ValueError, EOFError, BadZipFile, ...
-        raise InputError(
-            f"{path} is truncated, or holds something else than plain arrays ({in_one_line(error)})"
-        ) from error
-
-
-def _to_float(array: np.ndarray[Any, Any], where: str, largest_byte: int) -> Tensor:
-    if array.dtype.kind not in "buif":
-        raise InputError(f"{where} has dtype {array.dtype}: give it real numbers")
-    if array.ndim > 1 and 0 in array.shape:
-        raise InputError(f"{where} has shape {array.shape}, so there is not one value in it")
-    if array.ndim < 2:
-        raise InputError(f"{where} has shape {array.shape}: give it one row a datum, (N, ...)")
-    scale = largest_byte if array.dtype == np.uint8 else 1
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused by name
-        return torch.from_numpy(array.astype(np.float32)) / scale
-
-
-def _split(values: Tensor, labels: Tensor | None, train_size: int, seed: int) -> Raw:
+def split_at_random(values: Tensor, labels: Tensor | None, train_size: int, seed: int) -> Raw:
+    """The first ``train_size`` of rows in a random order to train, the others to test."""
     order = torch.randperm(len(values), generator=generator(seed, "split"))
     rows = order[:train_size], order[train_size:]
     return Raw(*(values[r] for r in rows), *((None, None) if labels is None else (labels[r] for r in rows)))

@@ -3,17 +3,21 @@
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.schema import Beside, Rows, Schema, with_beside
 from pyro_aevb.errors import InputError, choice, instance
 from pyro_aevb.seeds import derive, hashed_uniform
 
 __all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "earlier_fingerprint", "fingerprint", "plain"]
 
 Binarize = Literal["none", "static", "dynamic"]
+
+PLAIN = Schema()
+ALONE = Beside()
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,10 @@ class DataSet:
         labels_train: Class of each training row, or ``None``.
         labels_test: Class of each test row, or ``None``.
         split_seed: Seed of splits and fixed binarisations.
+        schema: How rows of its source become tensors; by which :meth:`read` reads new data.
+        label_names: What each class is called, in the order of their numbers.
+        beside_train: What belongs to each training row besides its values.
+        beside_test: What belongs to each test row.
     """
 
     name: str
@@ -107,6 +115,10 @@ class DataSet:
     labels_train: Tensor | None = None
     labels_test: Tensor | None = None
     split_seed: int = 0
+    schema: Schema = PLAIN
+    label_names: tuple[str, ...] = ()
+    beside_train: Beside = ALONE
+    beside_test: Beside = ALONE
 
     @property
     def dim(self) -> int:
@@ -118,6 +130,29 @@ class DataSet:
         if choice("split", split, ("train", "test")) == "test":
             return self.test
         return self.train.fixed(self.split_seed) if isinstance(self.train, DynamicBinarization) else self.train
+
+    @property
+    def training(self) -> Any:
+        """What a :class:`~pyro_aevb.Trainer` is given: the training rows, with condition and exposure if there are any.
+
+        The rows alone where there is nothing beside them, else a dictionary of a pair's arguments.
+        """
+        return self.beside_train.arguments(self.train)
+
+    def arguments(self, split: Literal["train", "test"]) -> Any:
+        """What evaluation is given, likewise: fixed rows, with condition and exposure if there are any."""
+        return self.rows(split).arguments
+
+    def rows(self, split: Literal["train", "test"]) -> Rows:
+        """Fixed rows of a split with all that belongs to them."""
+        x = self.evaluation(split)
+        beside = self.beside_test if split == "test" else self.beside_train
+        labels = self.labels_test if split == "test" else self.labels_train
+        names = None if labels is None else tuple(self._label(number) for number in labels.tolist())
+        return with_beside(x, names, beside)
+
+    def _label(self, number: int) -> str:
+        return self.label_names[number] if 0 <= number < len(self.label_names) else "" if number < 0 else str(number)
 
 
 def fingerprint(data: Tensor | DynamicBinarization) -> str:

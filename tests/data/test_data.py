@@ -76,7 +76,7 @@ def test_npy_of_any_trailing_shape(tmp_path, shape):
 def test_npz_with_its_own_split_labels_and_bytes(tmp_path):
     x = np.arange(48, dtype=np.uint8).reshape(12, 4)
     np.savez(tmp_path / "a.npz", train=x[:8], test=x[8:], labels_train=np.arange(8), labels_test=np.arange(4))
-    mine = data.load(str(tmp_path / "a.npz"))
+    mine = data.load(str(tmp_path / "a.npz"), scale=255)
     torch.testing.assert_close(mine.train, torch.from_numpy(x[:8]) / 255)
     assert mine.labels_test.tolist() == [0, 1, 2, 3]
 
@@ -256,7 +256,7 @@ def test_bytes_are_counts_to_a_likelihood_of_counts(cli):
     """A table of counts in uint8 was divided by 255, silently where a Poisson is not validated."""
     counts = np.random.default_rng(0).poisson(3.0, (60, 4)).astype(np.uint8)
     np.save("counts.npy", counts)
-    taken, grey = (data.load("counts.npy", counts=c) for c in (True, False))
+    taken, grey = (data.load("counts.npy", counts=c, scale="bytes") for c in (True, False))
     assert torch.equal(taken.train, (255 * grey.train).round())
     assert torch.cat([taken.train, taken.test]).sum() == counts.sum()
     options = ["--data=counts.npy", "--hidden=4", "--latent_dim=2", "--samples=100", "--batch_size=20", "--device=cpu"]

@@ -1,0 +1,354 @@
+"""How rows of a table or an array become tensors, and values words again.
+
+A :class:`Schema` is found once, in the data that a model is trained on; new data are read by it, and what a model says
+of them is written by it, with names of columns, categories and index.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_aevb.errors import InputError, in_one_line
+
+__all__ = [
+    "KINDS",
+    "Beside",
+    "Column",
+    "Rows",
+    "Schema",
+    "Table",
+    "check_values",
+    "is_missing",
+    "is_number",
+    "objects",
+    "plain_schema",
+    "schema_from",
+    "text_of",
+    "with_beside",
+    "words_of",
+]
+
+KINDS = ("real", "count", "binary", "category")
+
+Table = dict[str, np.ndarray[Any, Any]]
+"""Columns by name: float64 with NaN, or objects that are text or ``None``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What belongs to each datum besides its values.
+
+    Arguments:
+        index: Name of each row.
+        condition: What the model is conditioned on: whole numbers, ``(N,)``, or covariates, ``(N, C)``.
+        exposure: Exposure of each row, ``(N,)``.
+    """
+
+    index: tuple[str, ...] | None = None
+    condition: Tensor | None = None
+    exposure: Tensor | None = None
+
+    def arguments(self, x: Any) -> Any:
+        """What a pair takes the values and these as: the values alone, or a dictionary with condition and exposure."""
+        beside = {"condition": self.condition, "exposure": self.exposure}
+        given = {name: part for name, part in beside.items() if part is not None}
+        return {"x": x, **given} if given else x
+
+    def at(self, rows: Tensor) -> "Beside":
+        """Those of these rows."""
+        index = None if self.index is None else tuple(self.index[i] for i in rows.tolist())
+        condition = None if self.condition is None else self.condition[rows]
+        return Beside(index, condition, None if self.exposure is None else self.exposure[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Data with what belongs to each of them.
+
+    Arguments:
+        x: The values, ``(N, D)``, NaN where one is missing.
+        labels: Label of each row, in words.
+        index: Name of each row.
+        condition: What the model is conditioned on: whole numbers, ``(N,)``, or covariates, ``(N, C)``.
+        exposure: Exposure of each row, ``(N,)``.
+    """
+
+    x: Tensor
+    labels: tuple[str, ...] | None = None
+    index: tuple[str, ...] | None = None
+    condition: Tensor | None = None
+    exposure: Tensor | None = None
+
+    @property
+    def beside(self) -> Beside:
+        """What belongs to each row besides values and label."""
+        return Beside(self.index, self.condition, self.exposure)
+
+    def at(self, rows: Tensor) -> "Rows":
+        """These of the rows."""
+        labels = None if self.labels is None else tuple(self.labels[i] for i in rows.tolist())
+        return with_beside(self.x[rows], labels, self.beside.at(rows))
+
+    @property
+    def arguments(self) -> Any:
+        """What a pair takes them as: the values alone, or a dictionary with condition and exposure."""
+        return self.beside.arguments(self.x)
+
+    def first(self, count: int | None) -> "Rows":
+        """The first so many rows; ``None`` for all."""
+        cut: dict[str, Any] = {
+            each.name: part[:count] for each in fields(self) if (part := getattr(self, each.name)) is not None
+        }
+        return Rows(**cut)
+
+    def names(self) -> list[str]:
+        """Name of each row: its index, or its number from 0 on."""
+        return list(self.index) if self.index is not None else [str(i) for i in range(len(self.x))]
+
+
+def with_beside(x: Tensor, labels: tuple[str, ...] | None, beside: Beside) -> Rows:
+    """Values and labels with what else belongs to them."""
+    return Rows(x, labels, beside.index, beside.condition, beside.exposure)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Arguments:
+        name: Its name.
+        kind: ``real``, ``count``, ``binary`` or ``category``.
+        categories: What each whole number from 0 on stands for, where the column is of text.
+        loc: What is taken off a covariate.
+        scale: What a covariate is divided by then.
+    """
+
+    name: str
+    kind: str = "real"
+    categories: tuple[str, ...] = ()
+    loc: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def kind_of_likelihood(self) -> str:
+        """As :class:`~pyro_aevb.likelihoods.Columns` is told it."""
+        return f"category:{len(self.categories)}" if self.kind == "category" else self.kind
+
+    def numbers(self, table: Table, where: str) -> np.ndarray[Any, Any]:
+        """The column's values as numbers, ``(N,)``, NaN where one is missing.
+
+        Raises:
+            InputError: If the table lacks the column, or it holds what it did not when the schema was found.
+        """
+        if self.name not in table:
+            near = f", it has {', '.join(list(table)[:8])}" if table else ""
+            raise InputError(f"{where} lacks the column {self.name!r}{near}")
+        values = table[self.name]
+        if not self.categories:
+            return values if values.dtype.kind == "f" else _as_numbers(values, self.name, where)
+        known = {category: float(i) for i, category in enumerate(self.categories)}
+        text = [None if each is None else text_of(each) for each in objects(values)]
+        for row, each in enumerate(text):
+            if each is not None and each not in known:
+                raise InputError(
+                    f"{where}: row {row} of column {self.name!r} is {each!r}, a category that the training data do not "
+                    f"have: they have {', '.join(self.categories[:8])}{' ...' * (len(self.categories) > 8)}"
+                )
+        return np.array([math.nan if each is None else known[each] for each in text])
+
+    def words(self, values: Tensor) -> list[str]:
+        """Values as a table shows them; empty where one is missing."""
+        return [self._word(value) for value in values.double().tolist()]
+
+    def _word(self, value: float) -> str:
+        if math.isnan(value):
+            return ""
+        if self.kind == "category":
+            return self.categories[min(max(round(value), 0), len(self.categories) - 1)]
+        if self.categories and value in (0.0, 1.0):  # yes or no, in the table's own words
+            return self.categories[int(value)]
+        return f"{value:.6g}"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How rows of a table, or of an array, become tensors.
+
+    Arguments:
+        columns: The columns of x; none where it is an array.
+        shape: Shape of one row of x.
+        scale: What whole bytes, or all values, are divided by, see :func:`~pyro_aevb.data.load`.
+        counts: Whether the likelihood is one of counts, so that bytes are counts.
+        missing: Whether NaN means that a value is missing.
+        labels: Name of the column of labels; ``None`` for none.
+        index: Name of the column that names the rows; ``None`` for none.
+        condition: The columns that the model is conditioned on; ``None`` for none.
+        exposure: Name of the column of exposures; ``None`` for none.
+    """
+
+    columns: tuple[Column, ...] = ()
+    shape: tuple[int, ...] = ()
+    scale: float | str = "auto"
+    counts: bool = False
+    missing: bool = False
+    labels: str | None = None
+    index: str | None = None
+    condition: tuple[Column, ...] = ()
+    exposure: str | None = None
+
+    @property
+    def condition_dim(self) -> int:
+        """Number of columns C of the condition, categories one-hot."""
+        return sum(len(column.categories) if column.kind == "category" else 1 for column in self.condition)
+
+    def rows(self, table: Table, where: str) -> Rows:
+        """The rows of a table.
+
+        Arguments:
+            table: The table.
+            where: Its name, for messages.
+
+        Raises:
+            InputError: If a column is missing, or holds what it must not: names column and row.
+        """
+        values = np.stack([column.numbers(table, where) for column in self.columns], axis=1)  # (N, D)
+        x = torch.from_numpy(values.astype(np.float32))
+        check_values(x, where, self.missing, [column.name for column in self.columns])
+        labels = None if self.labels is None or self.labels not in table else words_of(table[self.labels])
+        index = None if self.index is None or self.index not in table else words_of(table[self.index])
+        return Rows(x, labels, index, self._condition(table, where), self._exposure(table, where))
+
+    def _condition(self, table: Table, where: str) -> Tensor | None:
+        if not self.condition:
+            return None
+        parts = [torch.from_numpy(column.numbers(table, where)) for column in self.condition]
+        for column, values in zip(self.condition, parts, strict=True):
+            if values.isnan().any():
+                row = int(values.isnan().nonzero()[0])
+                raise InputError(f"{where}: row {row} of column {column.name!r} is empty: a condition must be known")
+        if len(parts) == 1 and self.condition[0].kind == "category":
+            return parts[0].long()
+        return torch.cat([_covariates(*each) for each in zip(self.condition, parts, strict=True)], dim=1).float()
+
+    def _exposure(self, table: Table, where: str) -> Tensor | None:
+        if self.exposure is None:
+            return None
+        values = torch.from_numpy(Column(self.exposure).numbers(table, where)).float()
+        if not bool((values > 0).all()):
+            row = int((~(values > 0)).nonzero()[0])
+            raise InputError(f"{where}: row {row} of the exposure {self.exposure!r} is {values[row]:g}, not positive")
+        return values
+
+
+def schema_from(values: Any) -> Schema:
+    """A schema from plain values, as ``dataclasses.asdict`` gives them and a file keeps them.
+
+    Raises:
+        InputError: If they are no schema.
+    """
+    try:
+        given = dict(values)
+        given |= {name: tuple(_column(each) for each in given[name]) for name in ("columns", "condition")}
+        given["shape"] = tuple(_whole(size) for size in given["shape"])
+        made = Schema(**given)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"it is no schema ({in_one_line(error)})") from error
+    names = (made.labels, made.index, made.exposure)
+    named = all(name is None or isinstance(name, str) for name in names)
+    scaled = made.scale in ("auto", "bytes") or (isinstance(made.scale, float | int) and made.scale > 0)
+    if not named or not scaled or not all(isinstance(each, bool) for each in (made.missing, made.counts)):
+        raise InputError("it is no schema: labels, index and exposure are names, missing and counts true or false")
+    return made
+
+
+def _column(values: Any) -> Column:
+    made = Column(**{**values, "categories": tuple(values["categories"])})
+    text = isinstance(made.name, str) and all(isinstance(each, str) for each in made.categories)
+    numbers = isinstance(made.loc, float | int) and isinstance(made.scale, float | int) and made.scale != 0
+    if not text or not numbers or made.kind not in KINDS:
+        raise ValueError(f"of a column {str(made.name)[:30]!r}")
+    return made
+
+
+def _whole(size: Any) -> int:
+    if type(size) is not int or size < 1:
+        raise ValueError("of a shape")
+    return size
+
+
+def _covariates(column: Column, values: Tensor) -> Tensor:
+    """A covariate's columns of the condition, ``(N, 1)``, a category's one-hot, ``(N, C)``."""
+    if column.kind == "category":
+        return (values.unsqueeze(-1) == torch.arange(len(column.categories))).double()
+    return ((values - column.loc) / column.scale).unsqueeze(-1)
+
+
+def plain_schema(schema: Schema) -> dict[str, Any]:
+    """A schema in plain values, for a file: :func:`schema_from` takes them."""
+    return asdict(schema)
+
+
+def check_values(x: Tensor, where: str, missing: bool, names: Sequence[str] = ()) -> None:
+    """Refuse infinite values, and where NaN does not mean that one is missing, NaN.
+
+    Arguments:
+        x: The values, ``(N, ...)``.
+        where: Where they are from, for the message.
+        missing: Whether NaN means that a value is missing.
+        names: Names of the columns, where there are some.
+
+    Raises:
+        InputError: Names the first row.
+    """
+    flat = x.flatten(1)
+    wrong = flat.isinf() if missing else ~flat.isfinite()
+    if not wrong.any():
+        return
+    row, column = wrong.nonzero()[0].tolist()
+    place = f"row {row}, column {names[column]!r}," if names else f"row {row}"
+    if flat[row, column].isnan() and names:
+        raise InputError(f"{where}: {place} is empty: give --missing, missing=True, if it is not known, or fill it")
+    hint = ", or give --missing, missing=True, if NaN means missing" if flat[row, column].isnan() else ""
+    raise InputError(f"{where}: {place} has a NaN or infinite value: clean the data first{hint}")
+
+
+# ---------------------------------------------------------------- values and words
+
+
+def is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def objects(values: Iterable[Any]) -> np.ndarray[Any, Any]:
+    given = [None if is_missing(each) else each for each in values]
+    made = np.empty(len(given), dtype=object)
+    made[:] = given
+    return made
+
+
+def is_missing(value: Any) -> bool:
+    return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
+
+
+def text_of(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def words_of(values: np.ndarray[Any, Any]) -> tuple[str, ...]:
+    return tuple("" if each is None else text_of(each) for each in objects(values.tolist()))
+
+
+def _as_numbers(values: np.ndarray[Any, Any], name: str, where: str) -> np.ndarray[Any, Any]:
+    for row, each in enumerate(values):
+        if each is not None and not is_number(each):
+            raise InputError(f"{where}: row {row} of column {name!r} is {each!r}, no number as in the training data")
+    return np.array([math.nan if each is None else float(each) for each in values])
