@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from torch import Tensor
 from torch.distributions import constraints
 from tqdm import tqdm
 
 from pyro_aevb import evidence
 from pyro_aevb.cli.stopping import Stopped
 from pyro_aevb.data import DataSet
+from pyro_aevb.data.tables import is_table
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import refuse_existing
@@ -26,7 +26,7 @@ from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
 from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import Folder
-from pyro_aevb.runs.options import Config, Every, config_of, dumped, parser
+from pyro_aevb.runs.options import SCALE_OF_EARLIER, Config, Every, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
     FREE,
     VersionsWarning,
@@ -60,7 +60,18 @@ def train(arguments: Sequence[str]) -> None:
         _resume(grammar, Path(resume), arguments, modules_of(trust))
         return
     source = None if config is None else read_config(Path(config), modules_of(trust))
-    _begin(grammar, grammar.parse(arguments, source), arguments)
+    _begin(grammar, grammar.parse(arguments, _read_as_it_was(source) or _of_table(arguments)), arguments)
+
+
+def _read_as_it_was(source: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A configuration; one of an earlier version, which says nothing of scale, scales as that version did."""
+    return {"scale": SCALE_OF_EARLIER, **source} if source and "split_seed" in source else source
+
+
+def _of_table(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """What a table's likelihood is when nothing is said: that of columns."""
+    data = _value_of("--data", arguments)
+    return {"likelihood": {"class_path": "pyro_aevb.likelihoods.Columns"}} if data and is_table(data) else None
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
@@ -177,6 +188,8 @@ def _spread_shorthand(options: Namespace, typed: Collection[str]) -> None:
 def _choose_binarize(options: Namespace, parts: Parts) -> str:
     if options.binarize != "auto":
         return str(options.binarize)
+    if options.missing:
+        return "none"
     support = parts.likelihood(1, 1)(torch.zeros(1, 1)).support
     return "dynamic" if innermost(support) is constraints.boolean else "none"
 
@@ -270,7 +283,7 @@ class Training:
         folder.append_metrics({**_record(progress), "seconds": seconds})
         self.since_save.append(progress.bound)
         if _crossed(seen, now, config.evaluate_every) or ends:
-            folder.append_metrics(_evaluate(progress, self.trainer, self.data.test))
+            folder.append_metrics(_evaluate(progress, self.trainer, self.data.arguments("test")))
         if _crossed(seen, now, config.save_every) or ends:
             self._save(folder)
 
@@ -299,7 +312,7 @@ def _crossed(before: int, now: int, every: Every) -> bool:
     return before // every != now // every
 
 
-def _evaluate(progress: Progress, trainer: Trainer, test: Tensor) -> dict[str, Any]:
+def _evaluate(progress: Progress, trainer: Trainer, test: Any) -> dict[str, Any]:
     bound = evidence.bound(trainer.model, trainer.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
     return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}

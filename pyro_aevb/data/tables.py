@@ -190,7 +190,7 @@ def _column_values(series: Any, name: str, where: str) -> np.ndarray[Any, Any]:
 
     kind = series.dtype
     if kind.is_numeric() or kind == narwhals.Boolean:
-        return np.asarray(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64)
+        return np.array(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64)  # a copy, which may be written
     if kind.is_temporal():
         raise InputError(f"{where}: column {name!r} holds dates or times: make it --index, or leave it out (--columns)")
     values = [None if is_missing(each) else each for each in series.to_list()]

@@ -1,6 +1,7 @@
 """What every likelihood p(x|z) is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -40,8 +41,13 @@ class Likelihood(nn.Module, ABC):
     def forward(self, z: Tensor) -> TorchDistributionMixin:
         """The distribution p(x|z) for z of shape ``(..., K)``."""
 
-    def start_from(self, x: Tensor) -> None:  # most have nothing to set
-        """Set constants, such as the units of columns, from training data ``(N, D)``, NaN where a value is missing."""
+    def start_from(self, x: Tensor, names: Sequence[str] = ()) -> None:  # most have nothing to set
+        """Set constants, such as the units of columns, from training data.
+
+        Arguments:
+            x: The data, ``(N, D)``, NaN where a value is missing.
+            names: Names of the D columns, for messages; by default their numbers.
+        """
 
     def inputs(self) -> nn.Module | None:
         """What brings data into the form that a guide's network sees them in; ``None`` for as they are.

@@ -86,11 +86,12 @@ class Columns(Likelihood):
         """Each column's distribution, side by side; ``exposure`` multiplies the mean of counts."""
         return ByColumn([self._group(i, part, z, exposure) for i, part in enumerate(self.parts)]).to_event(1)
 
-    def start_from(self, x: Tensor) -> None:
+    def start_from(self, x: Tensor, names: Sequence[str] = ()) -> None:
         """Take mean and standard deviation of real columns, and the mean of counts, for the units of the networks.
 
         Arguments:
             x: Training data, ``(N, D)``, NaN where a value is missing.
+            names: Names of the D columns, for messages; by default their numbers.
 
         Raises:
             InputError: If a column has one value alone, or none.
@@ -100,7 +101,8 @@ class Columns(Likelihood):
             values = values[~values.isnan()]
             if len(values) == 0 or bool((values == values[0]).all()):
                 found = "no value" if len(values) == 0 else f"one value, {values[0]:g}, in all rows"
-                raise InputError(f"column {column} has {found}: it says nothing, leave it out")
+                called = repr(names[column]) if names else column
+                raise InputError(f"column {called} has {found}: it says nothing, leave it out")
             if kind == "real":
                 self.loc[column] = values.mean()
                 self.scale[column] = values.std()

@@ -4,6 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from jsonargparse import Namespace
 from pyro.infer import ELBO
 
 from pyro_aevb import likelihoods
-from pyro_aevb.data import DataSet, find_root, load
+from pyro_aevb.data import DataSet, DynamicBinarization, find_root, load
 from pyro_aevb.data.loaders import is_there
 from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import InputError, in_one_line
@@ -89,13 +90,34 @@ def load_data(config: Config, *, download: bool = True) -> DataSet:
                 f"{config.data} is not in {root}, and opening a run downloads nothing: name its folder with "
                 "--data_root, or load it with pyro_aevb.data.load first"
             )
-        counts = _are_counts(config.likelihood)
         how: Any = config.binarize  # auto no longer, since the run began
-        return load(config.data, binarize=how, data_root=root, split_seed=config.split_seed, counts=counts)
+        return load(
+            config.data,
+            binarize=how,
+            data_root=root,
+            split_seed=config.split_seed,
+            counts=_are_counts(config.likelihood),
+            scale=config.scale,
+            missing=config.missing,
+            columns=config.columns,
+            labels=config.labels,
+            index=config.index,
+            condition=config.condition,
+            exposure=config.exposure,
+            kinds=_kinds(config.kinds),
+        )
     except (RuntimeError, ValueError, TypeError) as error:  # of names that are none, ~nobody or with a zero byte
         if isinstance(error, InputError):
             raise
         raise InputError(f"the data {config.data!r} cannot be loaded: {in_one_line(error)}") from error
+
+
+def _kinds(text: str | None) -> dict[str, str]:
+    """Kinds by the names of columns, from ``a=real,b=count``."""
+    given = [each.strip() for each in (text or "").split(",") if each.strip()]
+    if wrong := [each for each in given if not each.partition("=")[2]]:
+        raise InputError(f"--kinds {wrong[0]!r} is no kind of a column: give COLUMN=KIND, separated by commas")
+    return {name: kind for name, _, kind in (each.rpartition("=") for each in given)}
 
 
 def _are_counts(likelihood: Part) -> bool:
@@ -124,11 +146,19 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
         InputError: If a part is none of its kind, or too large for the memory.
     """
     size = len(data.train)
+    condition = data.schema.condition_dim
+    beside: dict[str, Any] = {
+        "condition": condition,
+        "missing": config.missing,
+        "exposure": data.schema.exposure is not None,
+    }
+    make_likelihood = partial(parts.likelihood, config.latent_dim + condition, data.dim, **_kinds_of(config, data))
     try:
+        inputs = _inputs(config.likelihood, make_likelihood, data)
         with seeded(derive(config.seed, "weights")):
-            guide = parts.guide(data.dim, config.latent_dim)
-            prior = parts.prior(config.latent_dim, **_shared(config.prior, guide))
-            likelihood = parts.likelihood(config.latent_dim, data.dim)
+            guide = parts.guide(RecognitionModel.input_dim(data.dim, **beside, inputs=inputs), config.latent_dim)
+            prior = parts.prior(config.latent_dim, **_shared(config.prior, guide, condition))
+            likelihood = make_likelihood()
         for name, made in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
             if not isinstance(made, KINDS[name]):
                 raise InputError(f"--{name} made a {type(made).__name__}, not a {KINDS[name].__name__}")
@@ -136,13 +166,41 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
         raise
     except (RuntimeError, MemoryError, TypeError) as error:  # no memory for so many units, say
         raise InputError(f"model and guide cannot be built: {error}") from error
-    return GenerativeModel(prior, likelihood, size), RecognitionModel(guide, size)
+    _start(likelihood, data)
+    model = GenerativeModel(prior, likelihood, size, **beside)
+    return model, RecognitionModel(guide, size, **beside, inputs=inputs)
 
 
-def _shared(prior: Part, guide: Guide) -> dict[str, Guide]:
-    """The guide, for a prior that takes one."""
+def _start(likelihood: Likelihood, data: DataSet) -> None:
+    """Give the likelihood its units, of training data that are there; a saved state has them too."""
+    train = data.train.probabilities if isinstance(data.train, DynamicBinarization) else data.train
+    if len(train):
+        likelihood.start_from(train, [column.name for column in data.schema.columns])
+
+
+def _inputs(part: Part, make: Callable[[], Likelihood], data: DataSet) -> torch.nn.Module | None:
+    """What the guide sees the data through; the likelihood that tells is made once more, so that no draw is used up."""
+    if getattr(_maker(part), "inputs", Likelihood.inputs) is Likelihood.inputs:
+        return None
+    with seeded(0):
+        likelihood = make()
+    _start(likelihood, data)
+    return likelihood.inputs()
+
+
+def _kinds_of(config: Config, data: DataSet) -> dict[str, list[str]]:
+    """The kinds of a table's columns, for a likelihood that takes them and was not told any."""
+    takes = "kinds" in inspect.signature(_maker(config.likelihood)).parameters
+    if not takes or not data.schema.columns or config.likelihood.init_args.get("kinds", "real") != "real":
+        return {}
+    return {"kinds": [column.kind_of_likelihood for column in data.schema.columns]}
+
+
+def _shared(prior: Part, guide: Guide, condition: int) -> dict[str, Any]:
+    """The guide, for a prior that takes one, and the number of columns of the condition, likewise."""
     takes = inspect.signature(_maker(prior)).parameters
-    return {"guide": guide} if "guide" in takes else {}
+    shared = {"guide": guide} if "guide" in takes else {}
+    return {**shared, "condition": condition} if "condition" in takes and condition else shared
 
 
 def make_trainer(
@@ -158,7 +216,7 @@ def make_trainer(
     """
     return Trainer(
         *pair,
-        data.train,
+        data.training,
         parts.estimator,
         parts.optimizer,
         config.batch_size,

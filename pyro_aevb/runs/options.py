@@ -14,11 +14,14 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.hardware import Precision
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
-from pyro_aevb.runs.parser import Parser, made_by
+from pyro_aevb.runs.parser import FLAG, Parser, made_by
 
-__all__ = ["PARTS", "Config", "Every", "Part", "TrainOptions", "config_of", "dumped", "parser"]
+__all__ = ["PARTS", "SCALE_OF_EARLIER", "Config", "Every", "Part", "TrainOptions", "config_of", "dumped", "parser"]
 
 Every = int | Literal["log"]
+
+SCALE_OF_EARLIER = "bytes"
+"""How runs whose configuration does not say so scaled their data: all bytes were divided by 255."""
 
 PRIOR = made_by(Callable[[int], Prior], "pyro_aevb.priors.StandardNormal")
 LIKELIHOOD = made_by(Callable[[int, int], Likelihood], "pyro_aevb.likelihoods.Bernoulli")
@@ -56,9 +59,17 @@ class Config:
         guide: The guide q(z|x).
         estimator: The objective, any ``pyro.infer.ELBO``.
         optimizer: What steps the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
-        data: mnist, fashion_mnist, frey_face, digits, or a .npy or .npz file.
+        data: mnist, fashion_mnist, frey_face, digits, or a .csv, .tsv, .parquet, .npy or .npz file.
         binarize: How grey pixels become binary: not at all, once, or at each visit; ``auto`` is dynamic for a
             likelihood of binary data, else none.
+        scale: What values are divided by; auto divides bytes of images by 255 and nothing else, bytes all bytes.
+        missing: An empty cell or NaN means that a value is missing: it is left out of the bound.
+        columns: Columns of a table that are modelled, separated by commas; by default all without another role.
+        labels: Column of labels, numbers or text; they colour pictures, and stand beside each row.
+        index: Column that names the rows.
+        condition: Columns, separated by commas, that the model is conditioned on, or labels for the labels.
+        exposure: Column of each row's exposure, which multiplies the mean of counts.
+        kinds: Kinds of columns where they are not what their values suggest, a=real,b=count,c=category,d=binary.
         data_root: Folder of data sets; else $PYRO_AEVB_DATA, else the user's cache folder.
         split_seed: Seed of random splits and fixed binarisations.
         latent_dim: Number of latent dimensions.
@@ -81,6 +92,14 @@ class Config:
     optimizer: Part = field(metadata=OPTIMIZER)
     data: str = "digits"
     binarize: Literal["auto", "none", "static", "dynamic"] = "auto"
+    scale: Literal["auto", "bytes"] | float = "auto"
+    missing: bool = field(default=False, metadata=FLAG)
+    columns: str | None = None
+    labels: str | None = None
+    index: str | None = None
+    condition: str | None = None
+    exposure: str | None = None
+    kinds: str | None = None
     data_root: str | None = None
     split_seed: int = 0
     latent_dim: int = 20
@@ -137,6 +156,7 @@ def config_of(options: Mapping[str, Any]) -> Config:
         InputError: If a part is no class path, alone or with arguments.
     """
     made: dict[str, Any] = {each.name: options[each.name] for each in fields(Config) if each.name in options}
+    made = {"scale": SCALE_OF_EARLIER, **made}
     made |= {name: _part(name, made[name]) for name in PARTS}
     return Config(**made)
 

@@ -1,7 +1,9 @@
 """What a saved state was trained with: its options, its data, and the versions of what computed it."""
 
 import contextlib
+import hashlib
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pyro
 import torch
 
 from pyro_aevb.data import DataSet, fingerprint
+from pyro_aevb.data.schema import plain_schema
 from pyro_aevb.data.sets import earlier_fingerprint
 from pyro_aevb.errors import InputError
 from pyro_aevb.states import holds_tensors
@@ -33,7 +36,18 @@ class VersionsWarning(UserWarning):
 
 def origin(config: dict[str, Any], data: DataSet) -> dict[str, Any]:
     """What a state remembers of its configuration, option by option, and digests of its data."""
-    return {"config": _bound(config), "data": {"train": fingerprint(data.train), "test": fingerprint(data.test)}}
+    digests = {"train": fingerprint(data.train), "test": fingerprint(data.test)}
+    return {"config": _bound(config), "data": {**digests, **_beside(data)}}
+
+
+def _beside(data: DataSet) -> dict[str, str]:
+    """Digest of what belongs to the data besides their values, and of how they are read, where there is any."""
+    parts = [part for of in (data.beside_train, data.beside_test) for part in (of.condition, of.exposure)]
+    there = [fingerprint(part) for part in parts if part is not None]
+    if not there and not data.schema.columns:
+        return {}
+    words = json.dumps(plain_schema(data.schema), sort_keys=True)
+    return {"beside": hashlib.sha256(" ".join([*there, words]).encode()).hexdigest()}
 
 
 def check_config_of(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
@@ -73,6 +87,7 @@ def check_data_of(state: dict[str, Any], data: DataSet, path: Path) -> None:
         InputError: If they are not.
     """
     known = {"train": {fingerprint(data.train), earlier_fingerprint(data.train)}, "test": {fingerprint(data.test)}}
+    known |= {name: {digest} for name, digest in _beside(data).items()}
     identity = state["trainer"].get("identity")
     expected = {
         "train": identity.get("data") if isinstance(identity, dict) else None,
