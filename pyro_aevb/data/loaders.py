@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_aevb.errors import InputError, in_one_line
+from pyro_aevb.errors import InputError, did_you_mean, in_one_line
 from pyro_aevb.files import check_archive, regular_file
 from pyro_aevb.seeds import generator
 
@@ -148,7 +148,8 @@ def load_raw(name: str, root: Path, split_seed: int, counts: bool = False) -> Ra
     if Path(name).suffix in (".npy", ".npz"):
         path = Path(name).expanduser()
         return _load_arrays(path if path.exists() else root / path.name, split_seed, 1 if counts else 255)
-    raise InputError(f"unknown data {name!r}: give one of {', '.join(LOADERS)}, or a .npy or .npz file")
+    near = did_you_mean(name, LOADERS)
+    raise InputError(f"unknown data {name!r}{near or ':'} give one of {', '.join(LOADERS)}, or a .npy or .npz file")
 
 
 def _load_arrays(path: Path, split_seed: int, largest_byte: int) -> Raw:

@@ -122,8 +122,8 @@ class TrainOptions(Config):
 def parser() -> Parser:
     """The parser of ``pyro-aevb train``, and of each run's ``config.yaml``."""
     made = Parser.of(TrainOptions, "pyro-aevb train")
-    made.add_argument("--config", metavar="FILE", help="Start from a run's config.yaml; other options override it.")
-    made.add_argument("--resume", metavar="RUN", help="Go on with a run; --samples says up to where, in all.")
+    made.option("--config", help="Start from a run's config.yaml; other options override it.")
+    made.option("--resume", help="Go on with a run; --samples says up to where, in all.")
     return made
 
 

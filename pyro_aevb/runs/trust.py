@@ -23,7 +23,17 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
 
-__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_of", "modules_typed"]
+__all__ = [
+    "KINDS",
+    "PATH",
+    "UNSUITED",
+    "check_config",
+    "check_suited",
+    "folder_of",
+    "importable",
+    "modules_of",
+    "modules_typed",
+]
 
 KINDS: dict[str, type] = {
     "prior": Prior,
@@ -35,6 +45,19 @@ KINDS: dict[str, type] = {
 """What the class that a place of a configuration names must be; those in a part's own options are ``nn.Module``."""
 
 ALLOWED = ("pyro_aevb", "torch.nn", "torch.optim", "pyro")
+UNSUITED = {
+    "LBFGS": "evaluates the loss many times a step, which minibatches do not allow",
+    "Muon": "steps matrices alone, and networks have biases",
+    "Optimizer": "is the base of all optimizers, and steps nothing",
+    "Paced": "is the base of optimizers, and steps nothing",
+    "ReweightedWakeSleep": "does not run on pairs with a plate of data: WakeSleep does",
+    "SparseAdam": "takes sparse gradients alone, and those of networks are dense",
+    "TraceEnumSample_ELBO": "draws discrete latents after another estimator has trained",
+    "TraceTailAdaptive_ELBO": "tells no loss, which is infinite to it",
+    "Trace_MMD": "needs a kernel for each site, which the command line cannot make",
+}
+"""Classes of torch, Pyro and this package that no run can be trained with, and why."""
+
 MOST_VALUES = 10_000  # of a configuration; a run's has some fifty
 DEEPEST = 20  # levels of containers in a configuration; a run's has four
 LARGEST = 2**63
@@ -58,6 +81,19 @@ def check_config(
             Pyro.
     """
     _Check(source, trust).whole(config, without)
+
+
+def check_suited(path: str) -> None:
+    """Refuse a class of torch or Pyro that no run can be trained with, by its name or import path.
+
+    Raises:
+        InputError: Says why.
+    """
+    module, _, name = path.rpartition(".")
+    known = {each.lower(): each for each in UNSUITED}
+    own = module.split(".")[0] in ("", "torch", "pyro", "pyro_aevb")
+    if own and (found := known.get(name.lower())) is not None:
+        raise InputError(f"{found} {UNSUITED[found]}: choose another, see 'pyro-aevb list'")
 
 
 class _Check:
@@ -128,6 +164,10 @@ class _Check:
             self._class_path(value, nn.Module, where)
 
     def _class_path(self, path: str, kind: type, where: str) -> None:
+        try:
+            check_suited(path)
+        except InputError as error:
+            raise self._refusal(f"{where} is {path}, and {error}") from error
         if path.isidentifier():  # may be short for a loaded class of the kind
             named = [found for found in _subclasses(kind) if found.__name__ == path]
             ours = [found for found in named if found.__module__.partition(".")[0] in ("torch", "pyro", "pyro_aevb")]
