@@ -84,8 +84,10 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         return 0
     except NonFiniteLossError as error:
         return _fail(error, f"{error}; the last good checkpoint is kept", 1)
-    except (InputError, OSError) as error:
+    except InputError as error:
         return _fail(error, str(error), 2)
+    except OSError as error:
+        return _fail(error, _words_of(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
@@ -98,6 +100,12 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     except Stopped as stop:
         print(f"pyro-aevb: {stop}", file=sys.stderr)
         return 128 + stop.number
+
+
+def _words_of(error: OSError) -> str:
+    """What the system refused, and at which path, without its number."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}".replace("No space left", "there is no space left")
 
 
 @contextmanager

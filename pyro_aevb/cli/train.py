@@ -21,11 +21,11 @@ from pyro_aevb.cli.stopping import Stopped
 from pyro_aevb.data import DataSet
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
-from pyro_aevb.files import refuse_existing
+from pyro_aevb.files import check_place, refuse_existing
 from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
 from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_trainer
-from pyro_aevb.runs.folder import Folder
+from pyro_aevb.runs.folder import Folder, is_run
 from pyro_aevb.runs.options import Config, Every, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
     FREE,
@@ -82,7 +82,9 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
 
 def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str]) -> None:
     if options.out:
-        refuse_existing(Path(options.out))
+        out = Path(options.out)
+        check_place("out", out)
+        refuse_existing(out, f"give another --out{f', or go on with --resume {out}' if is_run(out) else ''}")
     _check(options)
     _spread_shorthand(options, {word.split("=")[0] for word in arguments})
     parts = make_parts(grammar, options)
