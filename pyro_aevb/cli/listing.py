@@ -53,8 +53,8 @@ def _row(name: str, part: Any) -> str:
 def _summary(part: Any) -> str:
     """What its docstring begins with, one sentence of torch's and Pyro's."""
     paragraph = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
-    own = part.__module__.startswith("pyro_aevb")
-    sentence = paragraph if own else f"{part.__module__.partition('.')[0]}'s own. {paragraph.partition('. ')[0]}"
+    whose = part.__module__.partition(".")[0]
+    sentence = f"{whose}'s own. {paragraph.partition('. ')[0]}" if whose in ("torch", "pyro") else paragraph
     return re.sub(r"(\s*:math:`.*?`|:\s*)+\.?$", "", re.sub(r":(?:class|meth):`~?([\w.]+)`", r"\1", sentence)).replace(
         "``", ""
     )

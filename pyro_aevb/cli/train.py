@@ -26,7 +26,7 @@ from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
 from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import Folder, is_run
-from pyro_aevb.runs.options import Config, Every, config_of, dumped, parser
+from pyro_aevb.runs.options import Config, Every, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
     FREE,
     VersionsWarning,
@@ -85,7 +85,7 @@ def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str]) -> Non
         out = Path(options.out)
         check_place("out", out)
         refuse_existing(out, f"give another --out{f', or go on with --resume {out}' if is_run(out) else ''}")
-    _check(options)
+    check_numbers(options, "--")
     _spread_shorthand(options, {word.split("=")[0] for word in arguments})
     parts = make_parts(grammar, options)
     options.binarize = _choose_binarize(options, parts)
@@ -117,7 +117,7 @@ def _resume_locked(grammar: Parser, folder: Folder, arguments: Sequence[str], tr
     path = folder.path
     source = read_config(path / "config.yaml", trust)
     options = grammar.parse(arguments, source)
-    _check(options)
+    check_numbers(options, "--")
     state = folder.load("last", find_device(options.device))
     check_config_of(state, source, path)
     parts = make_parts(grammar, options)
@@ -145,14 +145,6 @@ def _bounds(state: dict[str, Any]) -> list[float]:
     if not isinstance(found, list) or not all(type(bound) is float and math.isfinite(bound) for bound in found):
         raise InputError("the state's bounds since the last save are no numbers: it is damaged")
     return found
-
-
-def _check(options: Namespace) -> None:
-    if not 1 <= options.samples < 1e15 or options.samples != int(options.samples):
-        raise InputError(f"--samples must be a whole number of at least 1, such as 1e6, not {options.samples:g}")
-    for key in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim"):
-        if options[key] != "log" and options[key] < 1:
-            raise InputError(f"--{key} must be at least 1, not {options[key]}")
 
 
 def _spread_shorthand(options: Namespace, typed: Collection[str]) -> None:

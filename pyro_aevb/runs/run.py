@@ -17,7 +17,7 @@ from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.runs.build import PAIR, Parts, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import CheckpointName, Folder
-from pyro_aevb.runs.options import PARTS, Config, config_of, dumped, parser
+from pyro_aevb.runs.options import PARTS, Config, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import VersionsWarning, check_config_of, check_data_of, difference_of_versions
 from pyro_aevb.runs.parser import read_config
 from pyro_aevb.runs.trust import check_config, importable, modules_of
@@ -184,6 +184,7 @@ def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Par
     """A configuration's plain options, and what makes its pair; what it says of other parts is not followed."""
     grammar = parser()
     options = grammar.parse([], {name: value for name, value in source.items() if name not in UNREAD})
+    check_numbers(options)
     parts = make_parts(grammar, options, PAIR)
     plain = {**yaml.safe_load(dumped(grammar, options)), **{name: source[name] for name in UNREAD if source.get(name)}}
     return config_of({**plain, "data_root": data_root or plain.get("data_root")}), parts

@@ -100,4 +100,4 @@ def value_words(key: str, typed: Sequence[Typed], config: Mapping[str, Any]) -> 
     for name in key.split("."):
         inner = {**found, **(found.get("init_args") or {})} if isinstance(found, dict) else {}
         found = inner.get(name)
-    return told(found)
+    return told(found["class_path"] if isinstance(found, dict) and "class_path" in found else found)

@@ -1,6 +1,7 @@
 """Words of the command line: in any order, in any case, and what is said of those that do not fit."""
 
 import re
+import sys
 from importlib.metadata import version
 
 import pyro
@@ -11,6 +12,7 @@ import yaml
 from pyro_aevb import estimators, guides, likelihoods, priors
 from pyro_aevb.cli.listing import families
 from pyro_aevb.runs.offered import choices_of, class_named, offered
+from pyro_aevb.runs.run import load_run
 from pyro_aevb.runs.trust import UNSUITED, check_suited
 from pyro_aevb.runs.words import from_the_outside_in, taken_apart, wanted
 from tests.commands import train
@@ -199,6 +201,83 @@ def test_what_must_be_typed_for_a_type():
     assert wanted(tuple[float, float]) == "2 numbers in brackets, such as [0.9,0.9]"
     assert wanted(dict[str, float] | None) == "names and values in braces, such as {scale: 2}"
     assert wanted(float | torch.Tensor) == "a number"
+
+
+# ---------------------------------------------------------------- parts of one's own
+
+OWN = """
+import pyro.distributions as dist
+from pyro_aevb.priors import Prior
+
+
+class Own(Prior):
+    def __init__(self, latent_dim: int, *, scale: float = 1.0):
+        super().__init__(latent_dim)
+        self.scale = scale
+
+    def forward(self):
+        return dist.Laplace(0.0, self.scale).expand([self.latent_dim]).to_event(1)
+"""
+
+
+@pytest.fixture
+def project(cli, tmp_path, monkeypatch):
+    """A run with a part of its own, and another folder to open it from."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "project/own_parts.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path / "project")
+    train(cli, "--prior.scale=2", "--prior=own_parts.Own")
+    assert "own_parts has no Owm: did you mean Own?" in said(cli, "train", "--prior=own_parts.Owm")
+    assert "Own has no option 'scal': did you mean scale?" in said(
+        cli, "train", "--prior=own_parts.Own", "--prior.scal=2"
+    )
+    del sys.modules["own_parts"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["sample"], ["train", "--samples=800", "--resume"]])
+def test_a_part_of_ones_own_from_elsewhere(command, project, cli, monkeypatch):
+    """Which module is missing, where it lies, and that it must be trusted; then it works."""
+    words = [*command, "../project/run"]
+    found = said(cli, *words)
+    assert f"there is no module own_parts here: cd to {project}, which has one, or put that folder on PYTHON" in found
+    assert "and add --trust own_parts" in found
+    trusted = said(cli, *words, "--trust=own_parts")
+    assert trusted.endswith("or put that folder on PYTHONPATH")
+    monkeypatch.syspath_prepend(str(project))
+    assert f"would be imported from {project}: add --trust own_parts" in said(cli, *words)
+    assert cli(*words, "--trust=own_parts")[0] == 0
+    del sys.modules["own_parts"]
+
+
+def test_a_part_whose_file_is_nowhere_near(project, cli):
+    (project / "own_parts.py").unlink()
+    assert "here: cd to the folder of own_parts.py, or put that folder on PYTHONPATH, and add" in said(
+        cli, "evaluate", "../project/run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("samples: -5", "samples must be a whole number of at least 1, such as 1e6, not -5"),
+        ("samples: 1.5", "samples must be a whole number of at least 1, such as 1e6, not 1.5"),
+        ("evaluate_every: 0", "evaluate_every must be at least 1, not 0"),
+        ("save_every: -1", "save_every must be at least 1, not -1"),
+    ],
+)
+def test_numbers_of_a_configuration_that_none_can_be(line, words, cli, tmp_path):
+    """It opened: these may be other ones than the state was trained with."""
+    train(cli)
+    path = tmp_path / "run/config.yaml"
+    name = line.split(":")[0]
+    path.write_text(re.sub(rf"^{name}: .*$", line, path.read_text(), flags=re.MULTILINE))
+    for command in (["evaluate", "run"], ["train", "--config=run/config.yaml"]):
+        assert words in said(cli, *command)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load_run("run")
 
 
 # ---------------------------------------------------------------- help and versions
