@@ -4,6 +4,7 @@ Everything else is Python's, torch's or Pyro's own error. A check returns what i
 value is used: ``self.rank = whole("rank", rank)``.
 """
 
+import difflib
 import math
 import os
 import traceback
@@ -20,6 +21,7 @@ __all__ = [
     "InputError",
     "NonFiniteLossError",
     "choice",
+    "did_you_mean",
     "flag",
     "function",
     "in_one_line",
@@ -168,6 +170,22 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> Any:
     if not isinstance(value, str) or value not in allowed:
         raise InputError(f"unknown {name} {told(value)}: give one of {', '.join(allowed)}")
     return value
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """The known word that is nearest to an unknown one, as the end of a message; empty where none is near.
+
+    Arguments:
+        word: What was typed.
+        known: What there is.
+        before: What stands before the word in the message, ``--`` of an option.
+
+    >>> did_you_mean("laplas", ["Laplace", "Flow"]), did_you_mean("xyz", ["Laplace"])
+    (': did you mean Laplace?', '')
+    """
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(names), n=1)
+    return f": did you mean {before}{names[near[0]]}?" if near else ""
 
 
 def instance(name: str, value: Kind, kind: type, advice: str = "") -> Kind:

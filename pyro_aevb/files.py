@@ -30,6 +30,7 @@ except ImportError:  # Windows has none: there two processes are not kept apart
 __all__ = [
     "DamagedArchiveError",
     "check_archive",
+    "check_place",
     "load_tensors",
     "locked",
     "refuse_existing",
@@ -64,16 +65,49 @@ def regular_file(path: Path, advice: str = "check the path") -> Path:
     raise InputError(f"{path} is {_what_is_at(path)}: {advice}")
 
 
-def _what_is_at(path: Path) -> str:
+def _what_is_at(path: Path, if_file: str = "no regular file") -> str:
     if path.is_dir():
         return "a folder, not a file"
+    if path.is_file():
+        return if_file
     return "no regular file" if path.exists() else "a link to nothing"
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise ``InputError`` if something is there: nothing of the user's is written over."""
+def refuse_existing(path: Path, advice: str = "remove it, or give another --out") -> None:
+    """Refuse a path where something is: nothing of the user's is written over.
+
+    Arguments:
+        path: The path.
+        advice: What to do, for the message.
+
+    Raises:
+        InputError: If something is there.
+    """
     if os.path.lexists(path):
-        raise InputError(f"{path} exists already: give another --out, or go on with --resume {path}")
+        raise InputError(f"{path} exists already: {advice}")
+
+
+def check_place(option: str, path: Path) -> None:
+    """See that something can be made at a path, its folders too where they are missing; nothing is made.
+
+    Arguments:
+        option: Name of the option that the path was given by, for the message.
+        path: The path.
+
+    Raises:
+        InputError: If a part of it is a file, or nothing may be written there.
+    """
+    above = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise InputError(f"--{option}: {_shortest(above)} is {_what_is_at(above, 'a file')}, where a folder is needed")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"--{option}: nothing may be written in {_shortest(above)}")
+
+
+def _shortest(path: Path) -> Path:
+    """A path as it is told: from the current folder, where it lies there."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
 # ---------------------------------------------------------------- archives of tensors and arrays

@@ -506,6 +506,17 @@ class InPlace(Cauchy):
         return super().forward(z.mul_(0.5))
 
 
+class BelowZero(Cauchy):
+    validate_args = None
+
+    def forward(self, z):
+        return dist.Normal(0.0, self.network(z), validate_args=self.validate_args).to_event(1)
+
+
+class UncheckedBelowZero(BelowZero):
+    validate_args = False
+
+
 class OfNoLatents(Cauchy):
     def forward(self, z):
         return super().forward(z.detach())
@@ -528,6 +539,14 @@ LIKELIHOODS = {
         r"5 draws of z at once, \(5, 4, 3\), have other log densities than one by one, by up to .*from the last one",
     ),
     "one pixel": (FirstPixel, r"FirstPixel\.forward returned .* event shape \(1,\), not \(5, 4\) and \(6,\)"),
+    "scales below zero": (
+        BelowZero,
+        r"BelowZero\.forward failed, ValueError.*: give the distribution parameters that it takes for any weights",
+    ),
+    "scales below zero, unchecked": (
+        UncheckedBelowZero,
+        r"UncheckedBelowZero: what it returned cannot be sampled, RuntimeError: .*: give the distribution parameters",
+    ),
     "in place": (InPlace, r"InPlace\.forward changes its argument in place: compute on a copy"),
 }
 
@@ -549,6 +568,19 @@ class LooksAtOthers(LogisticGuide):
         return super().forward(x - x.mean(0))
 
 
+class ForgetsThatItHasNoPath(LogisticGuide):
+    def forward(self, x):
+        loc, log_scale = self.network(x).chunk(2, dim=-1)
+        return dist.Normal(loc, log_scale.exp()).has_rsample_(False).to_event(1)
+
+
+class CannotBeExpanded(LogisticGuide):
+    def forward(self, x):
+        made = super().forward(x)
+        made.expand = lambda shape: made.lost
+        return made
+
+
 class WithoutAPath(LogisticGuide):
     def forward(self, x):
         return DrawnDetached(super().forward(x), None)
@@ -557,6 +589,11 @@ class WithoutAPath(LogisticGuide):
 GUIDES = {
     "looks at other rows": (LooksAtOthers, r"LooksAtOthers: a row alone has another log density than among 4 rows"),
     "no path": (WithoutAPath, r"WithoutAPath has has_rsample=True, and no gradient of a draw reaches any"),
+    "no path, forgotten": (
+        ForgetsThatItHasNoPath,
+        r"ForgetsThatItHasNoPath: has_rsample is False, and True once a plate has expanded .* in a subclass of the",
+    ),
+    "not to be expanded": (CannotBeExpanded, r"CannotBeExpanded: what it returned cannot be expanded, .*'lost'"),
     "no batch": (NoBatch, r"NoBatch\.forward returned .* batch shape \(\) .*, not \(4,\) and \(3,\)"),
     "half-line": (
         partial(guides.Family, distribution="Gamma", hidden=3),

@@ -19,8 +19,8 @@ import torch
 
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
-from pyro_aevb.errors import InputError, NonFiniteLossError
-from pyro_aevb.runs.origin import VersionsWarning
+from pyro_aevb.errors import InputError, NonFiniteLossError, did_you_mean
+from pyro_aevb.runs.origin import VersionsWarning, versions
 from pyro_aevb.runs.trust import importable, modules_typed
 from pyro_aevb.torch_internals import is_failed_allocation
 
@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "diagnose": (diagnose.diagnose, "KL by latent dimension, aggregate posterior, gaps, collapse of a saved run"),
     "sample": (pictures.sample, "draw from a saved run's model"),
     "plot": (pictures.plot, "draw all figures of a saved run"),
-    "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, networks, data"),
+    "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, optimizers, networks, data"),
 }
 
 # As matplotlib comes: a matplotlibrc in the current folder may be a stranger's, and a setting of it runs TeX.
@@ -50,8 +50,9 @@ USAGE = "\n".join(
         "",
         *(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()),
         "",
-        "pyro-aevb COMMAND --help tells the options; --prior.help NAME (likewise --likelihood.help, --guide.help,",
-        "--estimator.help, --optimizer.help) those of a part. PYRO_AEVB_DEBUG=1 shows where an error arose.",
+        "pyro-aevb COMMAND --help tells the options; pyro-aevb train --prior.help NAME (likewise --likelihood.help,",
+        "--guide.help, --estimator.help, --optimizer.help) those of a part; pyro-aevb --version the versions.",
+        "PYRO_AEVB_DEBUG=1 shows where an error arose.",
     ]
 )
 
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
+    if words[0] == "--version":
+        print(", ".join(f"{name} {version}" for name, version in sorted(versions().items())))
+        return 0
     logging.basicConfig(format="pyro-aevb: %(message)s")
     logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
     with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES), _one_line_of_versions():
@@ -71,16 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: Sequence[str]) -> int:
     try:
         if command not in COMMANDS:
-            raise InputError(f"unknown command {command!r}: give one of {', '.join(COMMANDS)}")
+            near = did_you_mean(command, COMMANDS)
+            raise InputError(f"unknown command {command!r}{near or ':'} give one of {', '.join(COMMANDS)}")
         if command == "list" and {"-h", "--help"} & set(arguments):
-            print("usage: pyro-aevb list [FAMILY ...]")
-            return 0
-        COMMANDS[command][0](arguments)
+            print(f"usage: pyro-aevb list [FAMILY ...]\n\nFamilies: {', '.join(listing.families())}; by default all.")
+        elif not (command == "train" and listing.help_of_part(arguments)):
+            COMMANDS[command][0](arguments)
         return 0
     except NonFiniteLossError as error:
         return _fail(error, f"{error}; the last good checkpoint is kept", 1)
-    except (InputError, OSError) as error:
+    except InputError as error:
         return _fail(error, str(error), 2)
+    except OSError as error:
+        return _fail(error, _words_of(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
@@ -93,6 +100,12 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     except Stopped as stop:
         print(f"pyro-aevb: {stop}", file=sys.stderr)
         return 128 + stop.number
+
+
+def _words_of(error: OSError) -> str:
+    """What the system refused, and at which path, without its number."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}".replace("No space left", "there is no space left")
 
 
 @contextmanager

@@ -6,20 +6,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from pyro_aevb import estimators, plots
+from pyro_aevb.cli.options import RunOptions, check_count, opened, place_of
 from pyro_aevb.diagnostics import gradients
 from pyro_aevb.diagnostics.gradients import GradientStatistics, TrainingStatistics
-from pyro_aevb.errors import InputError
+from pyro_aevb.errors import InputError, did_you_mean, real
 from pyro_aevb.estimators import Estimator
 from pyro_aevb.files import replaced
 from pyro_aevb.plots.pictures import draw_comparison
 from pyro_aevb.runs.build import make_pair, make_trainer
 from pyro_aevb.runs.parser import read_options
-from pyro_aevb.runs.run import Run, load_run
+from pyro_aevb.runs.run import Run
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.training.loop import count_of_samples
 from pyro_aevb.training.trainer import Trainer
@@ -29,12 +29,14 @@ __all__ = ["CompareOptions", "compare", "make_estimators", "table", "train_each"
 TEST_DATA = 1000
 
 
+FILES = ("gradients.csv", "gradients.png")
+
+
 @dataclass(frozen=True)
-class CompareOptions:
+class CompareOptions(RunOptions):
     """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
 
     Arguments:
-        run: Folder of a run that train made.
         estimators: Names, separated by commas; ``all`` for all that suit the pair.
         particles: Numbers of particles, separated by commas; where an estimator needs more, the fewest it takes.
         draws: Number of gradients of each estimator.
@@ -43,15 +45,10 @@ class CompareOptions:
         train_samples: Number of training data after which to tell the bound on test data of a training with each
             estimator, anew from the run's own start; 0 to train none.
         train_seconds: Seconds of such a training after which to tell the bound too.
-        checkpoint: Which state of the run to load, the last or that of the best bound.
-        seed: Seed of the noise.
-        out: Folder that table and figure are written to; by default the folder comparison in the run's.
-        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
-        data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules, separated by commas, whose parts the run's configuration may name.
+        out: Folder for gradients.csv, gradients.png and, where there were trainings, training.csv, which it must not
+            have yet; by default the folder comparison in the run's, where they replace those of an earlier call.
     """
 
-    run: str
     estimators: str = "SGVB,SGVBAnalyticKL,StickingTheLanding,ScoreFunction,IWAE,DoublyReparameterized"
     particles: str = "1,5"
     draws: int = 100
@@ -59,12 +56,14 @@ class CompareOptions:
     batch_size: int = 100
     train_samples: float = 0
     train_seconds: float = 5.0
-    checkpoint: Literal["last", "best"] = "last"
-    seed: int = 0
     out: str | None = None
-    device: str = "auto"
-    data_root: str | None = None
-    trust: str | None = None
+
+
+LEGEND = """\
+bias: length of the gradient's bias over that of the gradient, ± its standard error; 0 for an unbiased estimator
+variance: of one gradient, summed over coordinates; SNR: mean over coordinates of |mean| / standard deviation
+of: by whose parameters the gradient is; ms: milliseconds of one loss and its gradient, the median"""
+"""What the columns of the table are."""
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -74,13 +73,13 @@ def compare(arguments: Sequence[str]) -> None:
         InputError: If an option does not fit.
     """
     config = read_options(CompareOptions, "compare", arguments)
-    if config.reference_draws < 2 or config.batch_size < 1:
-        raise InputError("--reference_draws must be at least 2 and --batch_size at least 1")
-    if config.train_seconds < 0:
-        raise InputError("--train_seconds must be at least 0")
+    for name, least in (("draws", 2), ("reference_draws", 2), ("batch_size", 1)):
+        check_count(name, getattr(config, name), least)
+    real("--train_seconds", config.train_seconds, least=0)
     samples = count_of_samples(config.train_samples) if config.train_samples else 0
     chosen = make_estimators(config.estimators, config.particles)
-    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    out = place_of(config.out, (*FILES, "training.csv") if config.train_samples else FILES)
+    run = opened(config)
     if config.train_samples:
         run.parts()  # to hear now, and not after the gradients, of one that may not be followed
     x = run.data.evaluation("train")[: config.batch_size].to(run.device)
@@ -98,8 +97,8 @@ def compare(arguments: Sequence[str]) -> None:
         progress=show,
     )
     print(f"{run.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
-    print(table(rows))
-    folder = Path(config.out) if config.out else run.folder.subfolder("comparison")
+    print(f"{table(rows)}\n\n{LEGEND}")
+    folder = out or run.folder.subfolder("comparison")
     paths = write(rows, folder, run.title)
     if config.train_samples:
         trained = train_each(run, chosen, samples, config.train_seconds, show)
@@ -147,9 +146,12 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
     Raises:
         InputError: If a name is not that of an estimator, or a number of particles not a whole number.
     """
-    wanted = estimators.__all__ if names == "all" else [name.strip() for name in names.split(",")]
+    known = {name.lower(): name for name in estimators.__all__}
+    typed = estimators.__all__ if names == "all" else [name.strip() for name in names.split(",")]
+    wanted = [known.get(name.lower(), name) for name in typed]
     if unknown := [name for name in wanted if name not in estimators.__all__]:
-        raise InputError(f"unknown estimator {unknown[0]!r}: give some of {', '.join(estimators.__all__)}")
+        near = did_you_mean(unknown[0], estimators.__all__)
+        raise InputError(f"unknown estimator {unknown[0]!r}{near or ':'} give some of {', '.join(estimators.__all__)}")
     try:
         counts = [int(count) for count in particles.split(",")]
     except ValueError as error:
@@ -193,8 +195,8 @@ def table(rows: Sequence[GradientStatistics]) -> str:
 def write(rows: Sequence[GradientStatistics], folder: Path, title: str) -> list[Path]:
     """Write the statistics of gradients into a folder, as a CSV file and as a figure; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = _write_rows(rows, folder / "gradients.csv")
-    return [path, plots.save(draw_comparison(rows, title), folder / "gradients.png")]
+    path = _write_rows(rows, folder / FILES[0])
+    return [path, plots.save(draw_comparison(rows, title), folder / FILES[1])]
 
 
 def _write_rows(rows: Sequence[GradientStatistics] | Sequence[TrainingStatistics], path: Path) -> Path:

@@ -11,46 +11,39 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from pyro_aevb import diagnostics, evidence
-from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, Mean, mean_of
+from pyro_aevb.cli.options import COLUMNS, RunOptions, check_count, header_of, opened, place_of, row
+from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, mean_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
 from pyro_aevb.plots.diagnostics import draw_diagnostics
 from pyro_aevb.runs.parser import FLAG, read_options
-from pyro_aevb.runs.run import Run, load_run
+from pyro_aevb.runs.run import Run
 
 __all__ = ["DiagnoseOptions", "diagnose", "numbers", "table", "write"]
 
 
+FILES = ("diagnostics.json", "diagnostics.png")
+
+
 @dataclass(frozen=True)
-class DiagnoseOptions:
+class DiagnoseOptions(RunOptions):
     """Diagnose a saved run: KL by latent dimension, the aggregate posterior, gaps of the bound, signs of collapse.
 
     Arguments:
-        run: Folder of the run, which train made.
         count: Number of data, the first ones.
         gap_count: Number of them, the first ones, that the gaps of the bound are measured on; 0 leaves the gaps out.
         ais_steps: Steps of annealed importance sampling, which estimates the log p(x) of the gaps.
         split: Which of the run's data sets to look at.
-        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
-        seed: Seed of the draws.
-        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
-        data_root: Folder of data sets, where it is not the one that the run was trained from.
-        out: Folder of diagnostics.json and diagnostics.png; by default the run's folder and its figures.
-        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
+        out: Folder for diagnostics.json and diagnostics.png, which it must not have yet; by default the run's folder
+            and its figures, where they replace those of an earlier call.
         json: Print JSON instead of a table.
     """
 
-    run: str
     count: int = 1000
     gap_count: int = 100
     ais_steps: int = 200
     split: Literal["test", "train"] = "test"
-    checkpoint: Literal["last", "best"] = "last"
-    seed: int = 0
-    device: str = "auto"
-    data_root: str | None = None
     out: str | None = None
-    trust: str | None = None
     json: bool = field(default=False, metadata=FLAG)
 
 
@@ -61,11 +54,12 @@ def diagnose(arguments: Sequence[str]) -> None:
         InputError: If an option does not fit.
     """
     config = read_options(DiagnoseOptions, "diagnose", arguments)
-    if config.count < 2 or config.ais_steps < 1:
-        raise InputError("--count must be at least 2 and --ais_steps at least 1")
+    check_count("count", config.count, least=2)
+    check_count("ais_steps", config.ais_steps)
     if config.gap_count < 0 or config.gap_count == 1:
         raise InputError("--gap_count must be 0, or at least 2 for a standard error")
-    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    out = place_of(config.out, FILES)
+    run = opened(config)
     x = run.data.evaluation(config.split)[: config.count]
     gap_count = min(config.gap_count, len(x))
     with tqdm(total=2 * gap_count, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -81,24 +75,24 @@ def diagnose(arguments: Sequence[str]) -> None:
             seed=config.seed,
             progress=bar.update,
         )
-    told = {**_header(run, config, len(x)), **numbers(found)}
+    told = {**header_of(run, config, config.split, len(x)), **numbers(found)}
     print(json_format.dumps(told, indent=2) if config.json else table(told, run.title))
-    written = write(told, found, run, config.out)
+    written = write(told, found, run, out)
     if not config.json:
         print("\n".join(map(str, written)))
 
 
-def write(told: dict[str, Any], found: Diagnostics, run: Run, out: str | None) -> list[Path]:
-    """``diagnostics.json`` and ``diagnostics.png``, which replace those of an earlier call; returns their paths."""
-    if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    folder = Path(out) if out else run.path
-    picture = folder / "diagnostics.png" if out else run.folder.figure("diagnostics")
-    with replaced(folder / "diagnostics.json") as file:
+def write(told: dict[str, Any], found: Diagnostics, run: Run, out: Path | None) -> list[Path]:
+    """``diagnostics.json`` and ``diagnostics.png``, in the user's folder or in the run's own; returns their paths."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    numbers_path = (out or run.path) / FILES[0]
+    picture = run.folder.figure("diagnostics") if out is None else out / FILES[1]
+    with replaced(numbers_path) as file:
         file.write((json_format.dumps(told, indent=2) + "\n").encode())
     with replaced(picture) as file:
         draw_diagnostics(found, run.title).savefig(file, dpi=110, format="png")
-    return [folder / "diagnostics.json", picture]
+    return [numbers_path, picture]
 
 
 def numbers(found: Diagnostics) -> dict[str, Any]:
@@ -167,31 +161,16 @@ def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
     }
 
 
-def _header(run: Run, config: DiagnoseOptions, count: int) -> dict[str, Any]:
-    return {
-        "run": str(run.path),
-        "checkpoint": config.checkpoint,
-        "samples_seen": run.samples_seen,
-        "data": run.data.name,
-        "split": config.split,
-        "count": count,
-        "binarize": run.data.binarize,
-        "latent_dim": run.config.latent_dim,
-        "seed": config.seed,
-        "unit": "nats per datum",
-    }
-
-
 def table(told: dict[str, Any], title: str) -> str:
     """Aligned lines for a reader, of what :func:`numbers` made and a header."""
     lines = [
         f"{title}, {told['checkpoint']}.pt",
         f"{told['count']:,} {told['split']} data; nats per datum",
-        f"{'':<42}{'mean':>10}{'s.e.':>9}",
-        _row("KL(q(z|x) || p(z))", told["kl"]),
-        _row("  mutual information I(x; z)", told["mutual_information"], _ceiling(told)),
-        _row("  KL(q(z) || p(z))", told["marginal_kl"]),
-        _row("log p(x|z) less that with others' z", told["decoder_use"]),
+        COLUMNS,
+        row("KL(q(z|x) || p(z))", told["kl"]),
+        row("  mutual information I(x; z)", told["mutual_information"], _ceiling(told)),
+        row("  KL(q(z) || p(z))", told["marginal_kl"]),
+        row("log p(x|z) less that with others' z", told["decoder_use"]),
         *_gap_rows(told["gaps"]),
         f"active units: {told['active_units']} of {told['latent_dim']}",
         "",
@@ -216,15 +195,7 @@ def _gap_rows(gaps: dict[str, Any] | None) -> list[str]:
         "approximation": "  + approximation gap",
         "log_likelihood": "log p(x), annealed importance sampling",
     }
-    rows = [_row(label, gaps[key], f"Monte Carlo ± {gaps[key]['monte_carlo_se']:.3f}") for key, label in names.items()]
-    return [f"the first {gaps['count']} of them:", *rows]
-
-
-def _row(label: str, number: dict[str, float] | None, extra: str = "") -> str:
-    if number is None:
-        return f"{label:<42}{'not known':>10}"
-    value = Mean(number["mean"], number["se"])
-    return f"{label:<42}{value.mean:>10.2f}{value.se:>9.2f}" + (f"   ({extra})" if extra else "")
+    return [f"the first {gaps['count']} of them:", *(row(label, gaps[key]) for key, label in names.items())]
 
 
 def _dimension_rows(dimensions: list[dict[str, Any]]) -> list[str]:

@@ -12,21 +12,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb import evidence
-from pyro_aevb.errors import InputError
+from pyro_aevb.cli.options import COLUMNS, RunOptions, check_count, header_of, opened, row
+from pyro_aevb.errors import InputError, did_you_mean
+from pyro_aevb.files import check_place
 from pyro_aevb.runs.parser import FLAG, read_options
-from pyro_aevb.runs.run import Run, load_run
+from pyro_aevb.runs.run import Run
 
 __all__ = ["EvaluateOptions", "evaluate"]
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(RunOptions):
     """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
     Arguments:
-        run: Folder of the run, which train made.
         split: Which of the run's data sets to look at.
-        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
         evidence: How log p(x) is estimated: one or several of ``importance``, ``appendix_d`` and ``ais``, separated by
             commas.
         num_samples: Importance samples per datum; 0 leaves log p(x) out.
@@ -38,16 +38,10 @@ class EvaluateOptions:
         count: Number of data, the first ones; by default all.
         keep: Folder for results of finished data, so that the same command goes on where it was stopped.
         float64: Whether to compute in double precision.
-        seed: Seed of the draws.
-        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
-        data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
         json: Print JSON instead of a table.
     """
 
-    run: str
     split: Literal["test", "train"] = "test"
-    checkpoint: Literal["last", "best"] = "last"
     evidence: str = "importance"
     num_samples: int = 1000
     chunk_size: int | None = None
@@ -57,10 +51,6 @@ class EvaluateOptions:
     count: int | None = None
     keep: str | None = None
     float64: bool = False
-    seed: int = 0
-    device: str = "auto"
-    data_root: str | None = None
-    trust: str | None = None
     json: bool = field(default=False, metadata=FLAG)
 
 
@@ -71,10 +61,12 @@ def evaluate(arguments: Sequence[str]) -> None:
         InputError: If an option does not fit.
     """
     config = read_options(EvaluateOptions, "evaluate", arguments)
-    if config.num_samples < 0 or (config.count is not None and config.count < 1):
-        raise InputError("--num_samples must be at least 0 and --count at least 1")
+    check_count("num_samples", config.num_samples, least=0)
+    check_count("count", 1 if config.count is None else config.count)
+    if config.keep is not None:
+        check_place("keep", Path(config.keep) / "importance.pt")
     methods = _methods(config)
-    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+    run = opened(config)
     x = run.data.evaluation(config.split)[: config.count]
     if config.float64:
         run.model.double(), run.guide.double()
@@ -107,7 +99,10 @@ def _methods(config: EvaluateOptions) -> dict[str, Method]:
     known: dict[str, Method] = {"importance": importance, "appendix_d": appendix_d, "ais": ais}
     wanted = [name.strip() for name in config.evidence.split(",")]
     if unknown := [name for name in wanted if name not in known]:
-        raise InputError(f"unknown --evidence {unknown[0]!r}: give some of {', '.join(known)}, separated by commas")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(
+            f"unknown --evidence {unknown[0]!r}{near or ':'} give some of {', '.join(known)}, separated by commas"
+        )
     return {name: known[name] for name in wanted if name != "importance" or config.num_samples}
 
 
@@ -196,19 +191,17 @@ def _latents(run: Run, x: Tensor) -> Tensor:
     return evidence.posterior_means(run.guide, x[: evidence.DATA_BLOCK])
 
 
+SETTINGS = ("evidence", "num_samples", "chunk_size", "draws", "steps", "chains", "float64", "keep")
+"""Options that say how log p(x) was estimated, told beside the numbers."""
+
+
 def _header(run: Run, config: EvaluateOptions, x: Tensor) -> dict[str, Any]:
     return {
-        "run": str(run.path),
-        "checkpoint": config.checkpoint,
-        "samples_seen": run.samples_seen,
-        "data": run.data.name,
-        "split": config.split,
-        "count": len(x),
-        "binarize": run.data.binarize,
+        **header_of(run, config, config.split, len(x)),
+        "device": str(run.device),
         "relaxed": getattr(run.model.likelihood, "relaxed", None),
         "num_samples": config.num_samples,
-        "latent_dim": run.config.latent_dim,
-        "unit": "nats per datum",
+        "settings": {name: getattr(config, name) for name in SETTINGS},
     }
 
 
@@ -226,17 +219,9 @@ def _table(run: Run, config: EvaluateOptions, x: Tensor, numbers: dict[str, Any]
     lines = [
         f"{run.title}, {config.checkpoint}.pt",
         f"{len(x):,} {config.split} data{grey}; nats per datum",
-        f"{'':<42}{'mean':>10}{'s.e.':>9}",
+        COLUMNS,
     ]
-    lines += [_row(label, numbers[key]) for key, label in names.items() if key in numbers]
+    lines += [row(label, numbers[key]) for key, label in names.items() if key in numbers]
     if numbers["active_units"] is not None:  # one datum has nothing to vary over
         lines.append(f"active units: {numbers['active_units']} of {header['latent_dim']}")
     return "\n".join(lines)
-
-
-def _row(label: str, number: dict[str, Any]) -> str:
-    if "refused" in number:
-        return f"{label:<42}{'refused':>10}"
-    error = "" if number["se"] is None else f"{number['se']:>9.2f}"
-    extra = f"   (Monte Carlo ± {number['monte_carlo_se']:.3f})" if number.get("monte_carlo_se") is not None else ""
-    return f"{label:<42}{number['mean']:>10.2f}{error}{extra}"

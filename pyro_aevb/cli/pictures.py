@@ -12,81 +12,59 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_aevb import evidence, plots
+from pyro_aevb.cli.options import RunOptions, check_count, opened
 from pyro_aevb.errors import InputError
-from pyro_aevb.files import refuse_existing, replaced
+from pyro_aevb.files import check_place, refuse_existing, replaced
 from pyro_aevb.priors import StandardNormal
 from pyro_aevb.runs.parser import read_options
-from pyro_aevb.runs.run import Run, load_run
+from pyro_aevb.runs.run import Run
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = ["PlotOptions", "SampleOptions", "plot", "sample"]
 
 
 @dataclass(frozen=True)
-class SampleOptions:
+class SampleOptions(RunOptions):
     """Draw from a saved run's model: z from its own prior, then p(x|z).
 
     Arguments:
-        run: Folder of the run, which train made.
         count: Number of samples.
         draw: What to show of each p(x|z): its mean, as the paper does, or a draw x.
-        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
-        seed: Seed of the draws.
-        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
-        data_root: Folder of data sets, where it is not the one that the run was trained from.
-        out: A new .png file, or .npy for the values; by default samples.png among the run's figures.
-        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
+        out: A new .png file, or .npy for the values; by default sample_mean.png or sample_x.png among the run's
+            figures, which replaces that of an earlier call.
     """
 
-    run: str
     count: int = 100
     draw: Literal["mean", "x"] = "mean"
-    checkpoint: Literal["last", "best"] = "last"
-    seed: int = 0
-    device: str = "auto"
-    data_root: str | None = None
     out: str | None = None
-    trust: str | None = None
 
 
 @dataclass(frozen=True)
-class PlotOptions:
+class PlotOptions(RunOptions):
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
+    They go to the folder figures of the run, where they replace those of an earlier call.
+
     Arguments:
-        run: Folder of the run, which train made.
-        checkpoint: Which of the run's two saved states: the last one, or the one with the best bound on training data.
         count: Number of samples shown.
         side: Pictures in a row and in a column of the manifold, which only two latent dimensions have.
-        seed: Seed of the samples.
-        device: Device to compute on: auto, cpu, cuda, cuda:1, mps, ...
-        data_root: Folder of data sets, where it is not the one that the run was trained from.
-        trust: Modules of your own, separated by commas, whose classes the run's configuration may name.
     """
 
-    run: str
-    checkpoint: Literal["last", "best"] = "last"
     count: int = 100
     side: int = 20
-    seed: int = 0
-    device: str = "auto"
-    data_root: str | None = None
-    trust: str | None = None
 
 
 def sample(arguments: Sequence[str]) -> None:
     """Run ``pyro-aevb sample``."""
     config = read_options(SampleOptions, "sample", arguments)
-    _check_count("count", config.count)
+    check_count("count", config.count)
     out = Path(config.out) if config.out else None
     if out is not None:
-        refuse_existing(out)
-        if out.suffix not in (".png", ".npy"):
-            raise InputError(f"--out {out}: give a file that ends in .png or .npy")
-    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
-    _check_memory(config.count, run)
+        _check_out(out)
+    run = opened(config)
+    _check_memory("count", config.count, run)
     values = draw_samples(run, config.count, config.seed, mean=config.draw == "mean")
-    path = out or run.folder.figure("samples")
+    path = out or run.folder.figure(f"sample_{config.draw}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         with replaced(path) as file:
@@ -96,28 +74,32 @@ def sample(arguments: Sequence[str]) -> None:
     print(path)
 
 
+def _check_out(out: Path) -> None:
+    """A new file of a kind that can be written."""
+    check_place("out", out)
+    refuse_existing(out)
+    if out.suffix not in (".png", ".npy"):
+        raise InputError(f"--out {out}: give a file that ends in .png or .npy")
+
+
 def plot(arguments: Sequence[str]) -> None:
     """Run ``pyro-aevb plot``."""
     config = read_options(PlotOptions, "plot", arguments)
-    _check_count("count", config.count)
-    _check_count("side", config.side)
-    run = load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
-    _check_memory(max(config.count, config.side**2), run)
+    check_count("count", config.count)
+    check_count("side", config.side)
+    run = opened(config)
+    _check_memory("count", config.count, run)
+    _check_memory("side", config.side, run, config.side**2)
     for name, draw in _figures(run, config.count, config.side, config.seed).items():
         print(plots.save(draw(), run.folder.figure(name)))
 
 
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"--{name} must be at least 1, not {value}")
-
-
-def _check_memory(count: int, run: Run) -> None:
+def _check_memory(option: str, value: int, run: Run, pictures: int | None = None) -> None:
     """Refuse what this machine cannot hold: Linux would promise the memory, and kill the process that uses it."""
-    needed = 4 * count * (run.data.dim + run.config.latent_dim)
+    needed = 4 * (pictures or value) * (run.data.dim + run.config.latent_dim)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
     if needed > there:
-        raise InputError(f"--count={count} takes {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f}")
+        raise InputError(f"--{option} {value} takes {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f}")
 
 
 def _figures(run: Run, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:

@@ -21,12 +21,12 @@ from pyro_aevb.data import DataSet
 from pyro_aevb.data.tables import is_table
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
-from pyro_aevb.files import refuse_existing
+from pyro_aevb.files import check_place, refuse_existing
 from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
 from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_trainer
-from pyro_aevb.runs.folder import Folder
-from pyro_aevb.runs.options import SCALE_OF_EARLIER, Config, Every, config_of, dumped, parser
+from pyro_aevb.runs.folder import Folder, is_run
+from pyro_aevb.runs.options import SCALE_OF_EARLIER, Config, Every, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
     FREE,
     VersionsWarning,
@@ -93,8 +93,10 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
 
 def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str]) -> None:
     if options.out:
-        refuse_existing(Path(options.out))
-    _check(options)
+        out = Path(options.out)
+        check_place("out", out)
+        refuse_existing(out, f"give another --out{f', or go on with --resume {out}' if is_run(out) else ''}")
+    check_numbers(options, "--")
     _spread_shorthand(options, {word.split("=")[0] for word in arguments})
     parts = make_parts(grammar, options)
     options.binarize = _choose_binarize(options, parts)
@@ -126,7 +128,7 @@ def _resume_locked(grammar: Parser, folder: Folder, arguments: Sequence[str], tr
     path = folder.path
     source = read_config(path / "config.yaml", trust)
     options = grammar.parse(arguments, source)
-    _check(options)
+    check_numbers(options, "--")
     state = folder.load("last", find_device(options.device))
     check_config_of(state, source, path)
     parts = make_parts(grammar, options)
@@ -154,14 +156,6 @@ def _bounds(state: dict[str, Any]) -> list[float]:
     if not isinstance(found, list) or not all(type(bound) is float and math.isfinite(bound) for bound in found):
         raise InputError("the state's bounds since the last save are no numbers: it is damaged")
     return found
-
-
-def _check(options: Namespace) -> None:
-    if not 1 <= options.samples < 1e15 or options.samples != int(options.samples):
-        raise InputError(f"--samples must be a whole number of at least 1, such as 1e6, not {options.samples:g}")
-    for key in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim"):
-        if options[key] != "log" and options[key] < 1:
-            raise InputError(f"--{key} must be at least 1, not {options[key]}")
 
 
 def _spread_shorthand(options: Namespace, typed: Collection[str]) -> None:

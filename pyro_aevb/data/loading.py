@@ -15,7 +15,7 @@ from pyro_aevb.data.roots import find_root
 from pyro_aevb.data.schema import Column, Rows, Schema
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization
 from pyro_aevb.data.tables import ENDINGS, Roles, find_schema, is_table, read_table
-from pyro_aevb.errors import InputError, choice, flag, positive, whole
+from pyro_aevb.errors import InputError, choice, did_you_mean, flag, positive, whole
 from pyro_aevb.seeds import generator
 
 __all__ = ["load", "read_rows"]
@@ -154,9 +154,9 @@ def _read(
         schema = _schema_of_named(raw, known, roles, source)
         return source, schema, _rows_of_named(raw, schema, source), _label_names(raw)
     if isinstance(source, str) and Path(source).suffix.lower() not in (*ENDINGS, ".npy", ".npz"):
-        raise InputError(
-            f"unknown data {source!r}: give one of {', '.join(LOADERS)}, or a .csv, .tsv, .parquet, .npy or .npz file"
-        )
+        near = did_you_mean(source, LOADERS) or ":"
+        files = "a .csv, .tsv, .parquet, .npy or .npz file"
+        raise InputError(f"unknown data {source!r}{near} give one of {', '.join(LOADERS)}, or {files}")
     if is_table(source):
         return _read_table(source, known, roles, root, split_seed)
     arrays, where = read_arrays(source, root)

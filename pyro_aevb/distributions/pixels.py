@@ -12,10 +12,10 @@ from torch.nn import functional
 from pyro_aevb.errors import InputError, tensors, told, whole
 from pyro_aevb.torch_internals import checked, drawn_shape, expanded
 
-__all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "GridCategorical"]
+__all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "Grid", "GridCategorical"]
 
 
-class _Grid(constraints.Constraint):
+class Grid(constraints.Constraint):
     """Multiples of 1/steps in [0, 1]."""
 
     is_discrete = True
@@ -134,7 +134,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
     @property
     def support(self) -> Any:
         """Multiples of 1/steps in [0, 1]."""
-        return _Grid(self.steps)
+        return Grid(self.steps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The logarithm of the class's formula; at 0 and at 1 one of its two terms is dropped."""
@@ -194,7 +194,7 @@ class GridCategorical(dist.TorchDistribution):
     @property
     def support(self) -> Any:
         """Multiples of 1/steps in [0, 1]."""
-        return _Grid(self.steps)
+        return Grid(self.steps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The value's logit, normalised."""

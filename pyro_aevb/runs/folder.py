@@ -32,7 +32,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.files import load_tensors, locked, refuse_existing, regular_file, replaced, save_tensors
 from pyro_aevb.states import check_digest, check_kinds, check_plain, sealed
 
-__all__ = ["CheckpointName", "Folder"]
+__all__ = ["CheckpointName", "Folder", "is_run"]
 
 CheckpointName = Literal["last", "best"]
 FORMAT = "pyro_aevb run 2"
@@ -54,7 +54,7 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._checksum: int | None = None  # of the last line of metrics, once it is known
-        if not (self.path / "config.yaml").is_file():
+        if not is_run(self.path):
             raise InputError(f"no run at {self.path}: it has no config.yaml; give a folder that 'train' made")
 
     @classmethod
@@ -181,6 +181,11 @@ class Folder:
             raise InputError(f"{folder} is a link: remove it, so that nothing elsewhere is replaced")
         folder.mkdir(exist_ok=True)
         return folder
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder looks like a run's: it has a configuration."""
+    return (path / "config.yaml").is_file()
 
 
 def _sealed(state: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,18 @@ from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
 from pyro_aevb.runs.parser import FLAG, Parser, made_by
 
-__all__ = ["PARTS", "SCALE_OF_EARLIER", "Config", "Every", "Part", "TrainOptions", "config_of", "dumped", "parser"]
+__all__ = [
+    "PARTS",
+    "SCALE_OF_EARLIER",
+    "Config",
+    "Every",
+    "Part",
+    "TrainOptions",
+    "check_numbers",
+    "config_of",
+    "dumped",
+    "parser",
+]
 
 Every = int | Literal["log"]
 
@@ -141,8 +152,8 @@ class TrainOptions(Config):
 def parser() -> Parser:
     """The parser of ``pyro-aevb train``, and of each run's ``config.yaml``."""
     made = Parser.of(TrainOptions, "pyro-aevb train")
-    made.add_argument("--config", metavar="FILE", help="Start from a run's config.yaml; other options override it.")
-    made.add_argument("--resume", metavar="RUN", help="Go on with a run; --samples says up to where, in all.")
+    made.option("--config", help="Start from a run's config.yaml; other options override it.")
+    made.option("--resume", help="Go on with a run; --samples says up to where, in all.")
     return made
 
 
@@ -159,6 +170,24 @@ def config_of(options: Mapping[str, Any]) -> Config:
     made = {"scale": SCALE_OF_EARLIER, **made}
     made |= {name: _part(name, made[name]) for name in PARTS}
     return Config(**made)
+
+
+def check_numbers(options: Mapping[str, Any] | Namespace, before: str = "") -> None:
+    """Refuse numbers that no run can have, of which a configuration that was edited may have some.
+
+    Arguments:
+        options: What was parsed, or what ``config.yaml`` holds, option by option.
+        before: What stands before an option's name in the message.
+
+    Raises:
+        InputError: Names the first option.
+    """
+    samples = options["samples"]
+    if not 1 <= samples < 1e15 or samples != int(samples):
+        raise InputError(f"{before}samples must be a whole number of at least 1, such as 1e6, not {samples:g}")
+    for name in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim"):
+        if options[name] != "log" and options[name] < 1:
+            raise InputError(f"{before}{name} must be at least 1, not {options[name]}")
 
 
 def _part(name: str, value: Any) -> Part:

@@ -17,7 +17,7 @@ from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.runs.build import PAIR, Parts, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import CheckpointName, Folder
-from pyro_aevb.runs.options import PARTS, SCALE_OF_EARLIER, Config, config_of, dumped, parser
+from pyro_aevb.runs.options import PARTS, SCALE_OF_EARLIER, Config, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import VersionsWarning, check_config_of, check_data_of, difference_of_versions
 from pyro_aevb.runs.parser import read_config
 from pyro_aevb.runs.trust import check_config, importable, modules_of
@@ -185,6 +185,7 @@ def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Par
     grammar = parser()
     read = {name: value for name, value in source.items() if name not in UNREAD}
     options = grammar.parse([], {"scale": SCALE_OF_EARLIER, **read})
+    check_numbers(options)
     parts = make_parts(grammar, options, PAIR)
     plain = {**yaml.safe_load(dumped(grammar, options)), **{name: source[name] for name in UNREAD if source.get(name)}}
     return config_of({**plain, "data_root": data_root or plain.get("data_root")}), parts

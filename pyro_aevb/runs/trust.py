@@ -23,7 +23,17 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
 
-__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_of", "modules_typed"]
+__all__ = [
+    "KINDS",
+    "PATH",
+    "UNSUITED",
+    "check_config",
+    "check_suited",
+    "folder_of",
+    "importable",
+    "modules_of",
+    "modules_typed",
+]
 
 KINDS: dict[str, type] = {
     "prior": Prior,
@@ -35,6 +45,19 @@ KINDS: dict[str, type] = {
 """What the class that a place of a configuration names must be; those in a part's own options are ``nn.Module``."""
 
 ALLOWED = ("pyro_aevb", "torch.nn", "torch.optim", "pyro")
+UNSUITED = {
+    "LBFGS": "evaluates the loss many times a step, which minibatches do not allow",
+    "Muon": "steps matrices alone, and networks have biases",
+    "Optimizer": "is the base of all optimizers, and steps nothing",
+    "Paced": "is the base of optimizers, and steps nothing",
+    "ReweightedWakeSleep": "does not run on pairs with a plate of data: WakeSleep does",
+    "SparseAdam": "takes sparse gradients alone, and those of networks are dense",
+    "TraceEnumSample_ELBO": "draws discrete latents after another estimator has trained",
+    "TraceTailAdaptive_ELBO": "tells no loss, which is infinite to it",
+    "Trace_MMD": "needs a kernel for each site, which the command line cannot make",
+}
+"""Classes of torch, Pyro and this package that no run can be trained with, and why."""
+
 MOST_VALUES = 10_000  # of a configuration; a run's has some fifty
 DEEPEST = 20  # levels of containers in a configuration; a run's has four
 LARGEST = 2**63
@@ -58,6 +81,19 @@ def check_config(
             Pyro.
     """
     _Check(source, trust).whole(config, without)
+
+
+def check_suited(path: str) -> None:
+    """Refuse a class of torch or Pyro that no run can be trained with, by its name or import path.
+
+    Raises:
+        InputError: Says why.
+    """
+    module, _, name = path.rpartition(".")
+    known = {each.lower(): each for each in UNSUITED}
+    own = module.split(".")[0] in ("", "torch", "pyro", "pyro_aevb")
+    if own and (found := known.get(name.lower())) is not None:
+        raise InputError(f"{found} {UNSUITED[found]}: choose another, see 'pyro-aevb list'")
 
 
 class _Check:
@@ -128,6 +164,10 @@ class _Check:
             self._class_path(value, nn.Module, where)
 
     def _class_path(self, path: str, kind: type, where: str) -> None:
+        try:
+            check_suited(path)
+        except InputError as error:
+            raise self._refusal(f"{where} is {path}, and {error}") from error
         if path.isidentifier():  # may be short for a loaded class of the kind
             named = [found for found in _subclasses(kind) if found.__name__ == path]
             ours = [found for found in named if found.__module__.partition(".")[0] in ("torch", "pyro", "pyro_aevb")]
@@ -140,22 +180,32 @@ class _Check:
             raise self._refusal(f"{where} is {path[:80]!r}, neither a name nor a class path")
         if _top(path) in sys.stdlib_module_names:
             raise self._refusal(f"{where} is {path}, which is Python's own and no {kind.__name__}")
-        if any(path.startswith(f"{module}.") for module in self.trust):
+        trusted = any(path.startswith(f"{module}.") for module in self.trust)
+        if trusted and folder_of(_top(path)) is not None:
             return
         module, _, name = path.rpartition(".")
         if not _is_within(module):
-            raise self._refusal(f"{where} is {path}, and {_origin(path)}", path)
+            raise self._refusal(f"{where} is {path}, and {self._origin(path)}", "" if trusted else path)
         there: Any = vars(sys.modules[module]).get(name) if module in sys.modules else None
         if not isinstance(there, type) or not _is_within(there.__module__):
             raise self._refusal(f"{where} is {path}, which is no class that this package, torch or Pyro loads", path)
         if not issubclass(there, kind):
             raise self._refusal(f"{where} is {path}, which is no {kind.__name__}")
 
+    def _origin(self, path: str) -> str:
+        """Where a module would come from; it is looked for, not imported. One that is missing may lie near the run."""
+        top = _top(path)
+        if (folder := folder_of(top)) is not None:
+            return f"module {top} would be imported from {folder}"
+        near = [each for each in Path(os.path.abspath(self.source)).parents if folder_of(top, [str(each)]) == each]
+        where = f"{near[0]}, which has one" if near else f"the folder of {top}.py"
+        return f"there is no module {top} here: cd to {where}, or put that folder on PYTHONPATH"
+
     def _refusal(self, what: str, path: str = "") -> InputError:
         module = path.rpartition(".")[0]
         how = f"add --trust {module}, or trust=['{module}'] in Python, if you know what it runs"
-        advice = f": {how}" if path else ""
-        return InputError(f"{self.source}: {what}{advice}")
+        joint = ", and " if "PYTHONPATH" in what else ": "
+        return InputError(f"{self.source}: {what}{f'{joint}{how}' if path else ''}")
 
 
 def _is_text(value: str) -> bool:
@@ -181,17 +231,14 @@ def _top(path: str) -> str:
     return path.partition(".")[0]
 
 
-def _origin(path: str) -> str:
-    """Where a module would come from; it is looked for, not imported."""
-    top = _top(path)
-    if (folder := folder_of(top)) is None:
-        return f"there is no module {top} here"
-    return f"module {top} would be imported from {folder}"
+def folder_of(module: str, folders: Sequence[str] | None = None) -> Path | None:
+    """The folder that a top-level module would be imported from; ``None`` where there is none.
 
-
-def folder_of(module: str) -> Path | None:
-    """The folder that a top-level module would be imported from, the current one last; ``None`` where there is none."""
-    found = PathFinder.find_spec(module, [*sys.path, str(Path.cwd())])
+    Arguments:
+        module: The module.
+        folders: Folders to look in, first to last; by default Python's own, then the current one.
+    """
+    found = PathFinder.find_spec(module, [*sys.path, str(Path.cwd())] if folders is None else folders)
     if found is None:
         return Path(sys.prefix) if module in sys.builtin_module_names else None
     if found.submodule_search_locations:  # a package

@@ -26,6 +26,8 @@ LEADING = (
     "1, such as batch normalisation or a convolution"
 )
 
+PARAMETERS = "give the distribution parameters that it takes for any weights: a positive scale, by exp or softplus"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -76,13 +78,25 @@ class Case:
             raise AssertionError(f"{error}{_called_with(given)}") from error
         except Exception as error:  # whatever a stranger's forward raises
             advice = f": {LEADING}" if self.kind is Likelihood else ""
+            if "satisfy the constraint" in str(error):  # as torch words a parameter that is outside its own
+                advice = f": {PARAMETERS}"
             raise AssertionError(f"{self.name}.forward failed, {told(error)}{_called_with(given)}{advice}") from error
+
+    def drawn(self, made: Any, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draws of a distribution that a part returned, by its ``sample``."""
+        try:
+            value: Tensor = made.sample(shape)
+        except Exception as error:  # of a scale below zero that nobody checked, say
+            raise AssertionError(
+                f"{self.name}: what it returned cannot be sampled, {told(error)}: {PARAMETERS}"
+            ) from error
+        return value
 
     def draw(self, part: nn.Module, seed: int = 1) -> tuple[Tensor, Tensor]:
         """A draw from what the part returns, and its log density."""
         with seeded(seed), torch.no_grad():
             made = self.run(part)
-            value = made.sample()
+            value = self.drawn(made)
             return value, made.log_prob(value)
 
 

@@ -27,7 +27,8 @@ def rule_draws_have_the_density(case: Case) -> None:
     part = case.built().eval()
     with seeded(1), torch.no_grad():
         made = case.run(part, *case.arguments(1))
-        value = made.sample((DRAWS,)).flatten(1, -2)[:, 0] if made.batch_shape else made.sample((DRAWS,))
+        value = case.drawn(made, (DRAWS,))
+        value = value.flatten(1, -2)[:, 0] if made.batch_shape else value
         found = _of_discrete(made, value) if made.support.is_discrete else _of_continuous(made, value)
     if found is None:
         return

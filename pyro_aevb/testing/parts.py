@@ -118,14 +118,14 @@ def check_guide(
 def _rule_touches_nothing_global(case: Case) -> None:
     """Building a part and running it changes no setting of the process, and seeds nothing."""
     with nothing_global_touched(case.name):
-        case.run(case.built()).sample()
-    require_unseeded(case.name, lambda: case.run(case.make(*case.sizes.values())).sample())
+        case.drawn(case.run(case.built()))
+    require_unseeded(case.name, lambda: case.drawn(case.run(case.make(*case.sizes.values()))))
 
 
 def _rule_shapes(case: Case) -> None:
     """Batch shape, event shape, the shapes of draws and of their log densities, which are finite."""
     made = case.run(case.built())
-    value = made.sample((2,))
+    value = case.drawn(made, (2,))
     expected = (2, *made.batch_shape, *made.event_shape)
     require(
         value.shape == expected,
@@ -143,6 +143,23 @@ def _rule_shapes(case: Case) -> None:
         wrong == 0,
         f"{case.name}: log_prob of {wrong} of {log_prob.numel()} values that it has drawn itself is not finite, the "
         f"first {log_prob[~log_prob.isfinite()][:1].tolist()}: make sample and log_prob those of one distribution",
+    )
+
+
+def _rule_can_be_expanded(case: Case) -> None:
+    """A plate expands what a part returns, which must stay what it is: whether it has a path, too."""
+    made = case.run(case.built())
+    try:
+        wider = made.expand((2, *made.batch_shape))
+    except Exception as error:  # whatever a stranger's distribution raises
+        raise AssertionError(
+            f"{case.name}: what it returned cannot be expanded, as a plate does, {told(error)}: give its distribution "
+            "an expand"
+        ) from error
+    require(
+        wider.has_rsample == made.has_rsample,
+        f"{case.name}: has_rsample is {made.has_rsample}, and {wider.has_rsample} once a plate has expanded what it "
+        "returned: expand forgets has_rsample_(...); write has_rsample in a subclass of the distribution instead",
     )
 
 
@@ -164,7 +181,7 @@ def _rule_gradient_reaches_every_parameter(case: Case) -> None:
     parameters = {name: p for name, p in part.named_parameters() if p.requires_grad}
     if not parameters:
         return
-    log_prob = _log_prob_to_differentiate(case.run(part, *case.arguments(ROWS)))
+    log_prob = _log_prob_to_differentiate(case, case.run(part, *case.arguments(ROWS)))
     require(
         log_prob.requires_grad,
         f"{case.name}: log_prob has no gradient by any of its parameters, {', '.join(map(repr, parameters))}: "
@@ -190,9 +207,9 @@ def _fill_zeros(part: nn.Module) -> None:
             parameter.copy_(torch.where(parameter == 0, 0.01 * torch.randn_like(parameter), parameter))
 
 
-def _log_prob_to_differentiate(made: Any) -> Tensor:
+def _log_prob_to_differentiate(case: Case, made: Any) -> Tensor:
     """The log density of given values, or where it cannot be told, as of planar flows, of what was just drawn."""
-    value = made.sample(() if made.batch_shape else (50,))
+    value = case.drawn(made, () if made.batch_shape else (50,))
     try:
         log_prob: Tensor = made.log_prob(value.clone())  # a copy: the draw's own may be remembered, without a gradient
     except Exception as error:  # whatever a stranger's distribution raises
@@ -335,7 +352,7 @@ def _rule_treats_particles_alike(case: Case) -> None:
     likelihood = case.built().eval()
     (z,) = case.arguments(BATCH)
     with torch.no_grad():
-        x = case.run(likelihood, z[0]).sample()
+        x = case.drawn(case.run(likelihood, z[0]))
         together = case.run(likelihood, z).log_prob(x)  # (S, B)
         one_by_one = torch.stack([case.run(likelihood, z_s).log_prob(x) for z_s in z])
     require(
@@ -352,7 +369,7 @@ def _rule_rows_are_independent(case: Case) -> None:
     given = tuple(argument.reshape(-1, argument.shape[-1])[:BATCH] for argument in case.arguments(BATCH))
     with torch.no_grad():
         made = case.run(part, *given)
-        value = made.sample()
+        value = case.drawn(made)
         try:
             together = made.log_prob(value.clone())  # (B,)
             alone = [case.run(part, *(a[i : i + 1] for a in given)).log_prob(value[i : i + 1]) for i in range(BATCH)]
@@ -373,7 +390,7 @@ def _rule_depends_on_its_argument(case: Case) -> None:
     (z,) = case.arguments(ROWS)
     z = z[0].requires_grad_()
     made = case.run(part, z)
-    log_prob = made.log_prob(made.sample())
+    log_prob = made.log_prob(case.drawn(made))
     gradient = torch.autograd.grad(log_prob.sum(), z, allow_unused=True)[0] if log_prob.requires_grad else None
     require(
         gradient is not None and bool((gradient != 0).any()),
@@ -409,7 +426,7 @@ def _rule_is_a_function(case: Case) -> None:
             with seeded(seed):
                 found.append(case.run(part, *given))
         first, second = found
-        value = first.sample()
+        value = case.drawn(first)
         try:
             same = torch.equal(first.log_prob(value.clone()), second.log_prob(value.clone()))
         except (NotImplementedError, KeyError):  # as above
@@ -439,6 +456,7 @@ def _rule_has_the_priors_support(case: Case, prior: Callable[[int], Prior]) -> N
 _RULES = (
     _rule_touches_nothing_global,
     _rule_shapes,
+    _rule_can_be_expanded,
     _rule_leaves_its_argument_alone,
     _rule_constants_are_buffers,
     _rule_moves,

@@ -20,6 +20,7 @@ from pyro_aevb.torch_internals import validates
 from pyro_aevb.traces.agreement import check_observes
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.sites import Site, base_of, observed_sites
+from pyro_aevb.traces.told_supports import advice_on, words_of
 
 __all__ = ["Observed", "check_observed", "check_values", "observed"]
 
@@ -177,11 +178,16 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
     if inside.all():
         return
     row = _first(~inside, rows)
-    grey = innermost(site.support) is constraints.boolean and constraints.unit_interval.check(values).all()
     raise InputError(
-        f"data row {row} lies outside the likelihood's support, {site.support}: "
-        + ("binarize grey values (static or dynamic), or give the Bernoulli relaxed=True" if grey else "scale the data")
+        f"data row {row} lies outside the likelihood's support, {words_of(site.support)}"
+        f"{_with_value(values, site.support)}: {advice_on(values, site.support)}"
     )
+
+
+def _with_value(values: Tensor, support: Any) -> str:
+    """The first value that lies outside, where values are looked at one by one."""
+    inside = innermost(support).check(values)
+    return f", with {values[~inside][0].item():.4g}" if inside.shape == values.shape and not inside.all() else ""
 
 
 def _first(wrong: Tensor, rows: Tensor | None) -> int:

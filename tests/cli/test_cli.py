@@ -231,7 +231,7 @@ def test_list_shows_every_name_of_every_family(cli):
 def test_help_documents_every_option_of_every_part(cli):
     code, printed, _ = cli("train", "--help")
     assert code == 0
-    assert "--likelihood.help" in printed
+    assert "--prior.help" in printed
     code, printed, _ = cli("train", "--likelihood.help=Gaussian")
     assert "--likelihood.min_scale" in printed
     assert "Floor of the standard deviation" in printed
@@ -258,16 +258,15 @@ def test_help_tells_each_field_of_the_options(command, options, cli):
         name = each.name if each.name == "run" else f"--{each.name}"
         told = re.search(re.escape(name) + "[^.]*?" + re.escape(said[each.name]) + r"\([^)]*?\)", printed)
         assert told, each.name
-        if each.default is not MISSING:
-            default = "null" if each.default is None else each.default
-            assert told[0].endswith(f"default:{default})"), told[0]
+        if each.default not in (MISSING, None) and name != "--json":
+            assert told[0].endswith(f"default:{each.default})"), told[0]
 
 
 def arguments_of(documented):
     """What a docstring says of each argument, without blanks."""
     text = (documented.__doc__ or "").partition("Arguments:\n")[2]
     lines = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
-    return {name: re.sub(r"\s", "", words) for name, words in lines}
+    return {name: re.sub(r"\s|``", "", words) for name, words in lines}
 
 
 def test_the_numbers_of_evaluate_by_their_definition(cli):

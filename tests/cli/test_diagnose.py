@@ -49,13 +49,22 @@ def test_its_numbers_are_those_of_the_library(cli):
 
 
 def test_another_folder_and_a_second_time(cli, tmp_path):
+    """The run's own outputs are replaced, those in the user's folder are not."""
     train(cli)
-    for seed in (0, 1):  # its own outputs are replaced
-        code, printed, _ = cli("diagnose", "run", "--gap_count=0", "--count=20", "--out=there", f"--seed={seed}")
-        assert code == 0
-        assert printed.splitlines()[-2:] == ["there/diagnostics.json", "there/diagnostics.png"]
-    assert json.loads((tmp_path / "there/diagnostics.json").read_text())["seed"] == 1
+    quick = ("--gap_count=0", "--count=20")
+    code, printed, _ = cli("diagnose", "run", *quick, "--out=there")
+    assert code == 0
+    assert printed.splitlines()[-2:] == ["there/diagnostics.json", "there/diagnostics.png"]
     assert not (tmp_path / "run/diagnostics.json").exists()
+    code, printed, errors = cli("diagnose", "run", *quick, "--out=there", "--seed=1")
+    assert (code, printed) == (2, "")
+    assert errors == (
+        "pyro-aevb: --out there: there/diagnostics.json exists already: remove it, or give another folder\n"
+    )
+    assert json.loads((tmp_path / "there/diagnostics.json").read_text())["seed"] == 0
+    for seed in (0, 1):
+        assert cli("diagnose", "run", *quick, f"--seed={seed}")[0] == 0
+    assert json.loads((tmp_path / "run/diagnostics.json").read_text())["seed"] == 1
 
 
 def test_parts_that_do_not_factorise_are_told_of(cli):
@@ -74,7 +83,7 @@ def test_parts_that_do_not_factorise_are_told_of(cli):
         (["diagnose"], "run"),
         (["diagnose", "run", "--count=1"], "--count must be at least 2"),
         (["diagnose", "run", "--gap_count=1"], "--gap_count must be 0, or at least 2"),
-        (["diagnose", "run", "--ais_steps=0"], "--ais_steps at least 1"),
+        (["diagnose", "run", "--ais_steps=0"], "--ais_steps must be at least 1"),
         (["diagnose", "run", "--split=all"], "--split"),
         (["diagnose", "run", "--bogus=1"], "--bogus"),
     ],
