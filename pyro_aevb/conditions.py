@@ -102,8 +102,6 @@ def _is_category(condition: Tensor) -> bool:
     return condition.dim() == 1 and not condition.is_floating_point()
 
 
-def beside(z: Tensor, columns: Tensor | None) -> Tensor:
+def beside(z: Tensor, columns: Tensor) -> Tensor:
     """Latents with the columns of the condition after them, ``(..., K + C)``."""
-    if columns is None:
-        return z
     return torch.cat([z, columns.expand(*z.shape[:-1], columns.shape[-1])], dim=-1)

@@ -198,15 +198,20 @@ class GenerativeModel(Conditioned):
             condition: The condition of the B data, as for :meth:`forward`.
             exposure: Their exposure, ``(B,)``.
         """
-        columns = self.columns_of(condition, z)
-        takes = columns is not None and self.likelihood.latent_dim == z.shape[-1] + columns.shape[-1]
-        given = [beside(z, columns if takes else None)]
+        given = [self.latents_seen(z, condition)]
         if self.exposure and exposure is None:
             raise InputError("this GenerativeModel has exposure=True: give it (x, None, exposure), or a dictionary")
         if exposure is not None and self.exposure:
             given.append(exposure.reshape(-1, 1).to(z))  # (B, 1)
         made = call_part(self.likelihood, *given, batch=z.shape[:-1], event=self.likelihood.data_dim)
         return PartlyObserved(made) if self.missing else made
+
+    def latents_seen(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the likelihood is given: latents, ``(..., B, K)``, and where it takes it the condition beside them."""
+        columns = self.columns_of(condition, z)
+        if columns is None or self.likelihood.latent_dim == z.shape[-1]:
+            return z
+        return beside(z, columns.to(z))
 
 
 def _rows(x: Tensor, dim: int, role: str, part: nn.Module) -> Tensor:

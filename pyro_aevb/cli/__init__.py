@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib
 import torch
 
-from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
+from pyro_aevb.cli import compare, diagnose, evaluate, listing, outputs, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
 from pyro_aevb.errors import InputError, NonFiniteLossError, did_you_mean
 from pyro_aevb.runs.origin import VersionsWarning, versions
@@ -34,6 +34,9 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
         "gradients of several estimators on a saved run: bias, variance, signal-to-noise, time",
     ),
     "diagnose": (diagnose.diagnose, "KL by latent dimension, aggregate posterior, gaps, collapse of a saved run"),
+    "encode": (outputs.encode, "q(z|x) of each datum of a run or of new data, in a table"),
+    "reconstruct": (outputs.reconstruct, "what a saved run's model makes of each datum"),
+    "impute": (outputs.impute, "fill gaps of data by what was observed"),
     "sample": (pictures.sample, "draw from a saved run's model"),
     "plot": (pictures.plot, "draw all figures of a saved run"),
     "list": (listing.list_parts, "tables of all priors, likelihoods, guides, estimators, optimizers, networks, data"),
@@ -48,7 +51,7 @@ USAGE = "\n".join(
         "",
         "Auto-Encoding Variational Bayes on Pyro and PyTorch.",
         "",
-        *(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()),
+        *(f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items()),
         "",
         "pyro-aevb COMMAND --help tells the options; pyro-aevb train --prior.help NAME (likewise --likelihood.help,",
         "--guide.help, --estimator.help, --optimizer.help) those of a part; pyro-aevb --version the versions.",

@@ -4,29 +4,40 @@ import json as json_format
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb import evidence
-from pyro_aevb.cli.options import COLUMNS, RunOptions, check_count, header_of, opened, row
+from pyro_aevb.cli.options import (
+    COLUMNS,
+    DataOptions,
+    check_count,
+    check_table,
+    header_of,
+    opened,
+    row,
+    rows_asked,
+    write_table,
+)
+from pyro_aevb.data import Rows
 from pyro_aevb.errors import InputError, did_you_mean
 from pyro_aevb.files import check_place
 from pyro_aevb.runs.parser import FLAG, read_options
 from pyro_aevb.runs.run import Run
+from pyro_aevb.runs.tables import evaluated_frame
 
 __all__ = ["EvaluateOptions", "evaluate"]
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(RunOptions):
+class EvaluateOptions(DataOptions):
     """Evaluate a saved run: the bound and its parts, the log-likelihood by one method or several, active units.
 
     Arguments:
-        split: Which of the run's data sets to look at.
         evidence: How log p(x) is estimated: one or several of ``importance``, ``appendix_d`` and ``ais``, separated by
             commas.
         num_samples: Importance samples per datum; 0 leaves log p(x) out.
@@ -35,20 +46,20 @@ class EvaluateOptions(RunOptions):
         draws: Posterior draws per datum that appendix D fits its density to; as many again evaluate it.
         steps: Number of distributions on the way from guide to posterior, in ais.
         chains: Number of chains per datum, in ais.
-        count: Number of data, the first ones; by default all.
+        out: A new .csv or .parquet file for the numbers of each datum: bound, log p(x), standard error, k-hat, anomaly
+            rank (1 for the least probable), label and index.
         keep: Folder for results of finished data, so that the same command goes on where it was stopped.
         float64: Whether to compute in double precision.
         json: Print JSON instead of a table.
     """
 
-    split: Literal["test", "train"] = "test"
     evidence: str = "importance"
     num_samples: int = 1000
     chunk_size: int | None = None
     draws: int = 50
     steps: int = 500
     chains: int = 8
-    count: int | None = None
+    out: str | None = None
     keep: str | None = None
     float64: bool = False
     json: bool = field(default=False, metadata=FLAG)
@@ -62,21 +73,24 @@ def evaluate(arguments: Sequence[str]) -> None:
     """
     config = read_options(EvaluateOptions, "evaluate", arguments)
     check_count("num_samples", config.num_samples, least=0)
-    check_count("count", 1 if config.count is None else config.count)
+    out = check_table(config.out) if config.out else None
     if config.keep is not None:
         check_place("keep", Path(config.keep) / "importance.pt")
     methods = _methods(config)
     run = opened(config)
-    x = run.data.evaluation(config.split)[: config.count]
+    rows = rows_asked(run, config)
     if config.float64:
         run.model.double(), run.guide.double()
-        x = x.double()
-    numbers = measure(run, x, methods, config)
+        rows = replace(rows, x=rows.x.double())
+    numbers, table = measure(run, rows, methods, config)
     if config.json:
-        print(json_format.dumps({**_header(run, config, x), **numbers}, indent=2))
+        print(json_format.dumps({**_header(run, config, rows.x), **numbers}, indent=2))
     else:
-        print(_table(run, config, x, numbers))
-    said = [run.model.likelihood.warning(_latents(run, x)), *_refused(numbers), *_untrustworthy(numbers, len(x))]
+        print(_table(run, config, rows.x, numbers))
+    if out:
+        write_table(table(), out)
+        print(out, file=sys.stderr if config.json else sys.stdout)
+    said = [_warning(run, rows), *_refused(numbers), *_untrustworthy(numbers, len(rows.x))]
     for warning in filter(None, said):
         print(f"pyro-aevb: warning: {warning}", file=sys.stderr)
 
@@ -106,8 +120,13 @@ def _methods(config: EvaluateOptions) -> dict[str, Method]:
     return {name: known[name] for name in wanted if name != "importance" or config.num_samples}
 
 
-def measure(run: Run, x: Tensor, methods: dict[str, Method], config: EvaluateOptions) -> dict[str, Any]:
-    """The numbers that ``evaluate`` prints, means and standard errors over data, in nats per datum."""
+def measure(
+    run: Run, rows: Rows, methods: dict[str, Method], config: EvaluateOptions
+) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """The numbers that ``evaluate`` prints, means with standard errors, in nats per datum; and what makes its table."""
+    x = rows.arguments
+    size = len(rows.x)
+    estimates: dict[str, Any] = {}
     model = run.model
     guide = run.guide
     found = evidence.bound(model, guide, x, seed=config.seed)
@@ -120,18 +139,19 @@ def measure(run: Run, x: Tensor, methods: dict[str, Method], config: EvaluateOpt
         keep = _keep(config, name)
         key = "evidence" if name == "importance" else name
         try:
-            with tqdm(total=len(x), desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
+            with tqdm(total=size, desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
                 estimate = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
         except InputError as error:
             if len(methods) == 1:
                 raise
             numbers[key] = {"refused": str(error)}  # what the others told is not lost
             continue
-        numbers[key] = _evidence(estimate, len(x))
+        estimates[name] = estimate
+        numbers[key] = _evidence(estimate, size)
     if methods and all("refused" in numbers[key] for key in numbers.keys() - {"bound", "log_likelihood", "kl"}):
         raise InputError(next(each["refused"] for each in numbers.values() if "refused" in each))
-    numbers["active_units"] = evidence.active_units(guide, x) if len(x) > 1 else None
-    return numbers
+    numbers["active_units"] = evidence.active_units(guide, x) if size > 1 else None
+    return numbers, lambda: evaluated_frame(run, rows, found, estimates)
 
 
 def _keep(config: EvaluateOptions, method: str) -> Path | None:
@@ -187,17 +207,25 @@ def _mean(values: Tensor) -> dict[str, Any]:
     return {"mean": values.mean().item(), "se": spread}
 
 
-def _latents(run: Run, x: Tensor) -> Tensor:
-    return evidence.posterior_means(run.guide, x[: evidence.DATA_BLOCK])
+def _warning(run: Run, rows: Rows) -> str | None:
+    """What the likelihood says of itself at the latents of the first data."""
+    first = rows.first(evidence.DATA_BLOCK)
+    z = evidence.posterior_means(run.guide, first.arguments)
+    return run.model.likelihood.warning(run.model.latents_seen(z, first.condition))
 
 
 SETTINGS = ("evidence", "num_samples", "chunk_size", "draws", "steps", "chains", "float64", "keep")
 """Options that say how log p(x) was estimated, told beside the numbers."""
 
 
+def _split(config: EvaluateOptions) -> str:
+    """Which data they are: the run's own of a split, or new ones."""
+    return config.split if config.data is None else config.data
+
+
 def _header(run: Run, config: EvaluateOptions, x: Tensor) -> dict[str, Any]:
     return {
-        **header_of(run, config, config.split, len(x)),
+        **header_of(run, config, _split(config), len(x)),
         "device": str(run.device),
         "relaxed": getattr(run.model.likelihood, "relaxed", None),
         "num_samples": config.num_samples,
@@ -218,7 +246,7 @@ def _table(run: Run, config: EvaluateOptions, x: Tensor, numbers: dict[str, Any]
     }
     lines = [
         f"{run.title}, {config.checkpoint}.pt",
-        f"{len(x):,} {config.split} data{grey}; nats per datum",
+        f"{len(x):,} {_split(config)} data{grey}; nats per datum",
         COLUMNS,
     ]
     lines += [row(label, numbers[key]) for key, label in names.items() if key in numbers]

@@ -1,19 +1,40 @@
 """What the commands on a saved run share: options, where results go, and how numbers are told."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pyro_aevb.data import Rows
 from pyro_aevb.errors import InputError
-from pyro_aevb.files import check_place
+from pyro_aevb.files import check_place, refuse_existing, replaced
 from pyro_aevb.runs.run import Run, load_run
+from pyro_aevb.runs.tables import rows_of
 
-__all__ = ["COLUMNS", "RunOptions", "check_count", "header_of", "opened", "place_of", "row"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "COLUMNS",
+    "DataOptions",
+    "RunOptions",
+    "check_count",
+    "check_table",
+    "header_of",
+    "opened",
+    "place_of",
+    "row",
+    "rows_asked",
+    "write_table",
+]
 
 COLUMNS = f"{'':<42}{'mean':>10}{'s.e.':>9}"
 """The first line of a table of numbers."""
+
+
+TABLES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,63 @@ class RunOptions:
     device: str = "auto"
     data_root: str | None = None
     trust: str | None = None
+
+
+@dataclass(frozen=True)
+class DataOptions(RunOptions):
+    """What every command that tells something of each datum can be told besides.
+
+    Arguments:
+        data: New data, a file like the one that the run was trained on; by default the run's own.
+        split: Which of the run's own data sets.
+        count: Number of data, the first ones; by default all.
+    """
+
+    data: str | None = None
+    split: Literal["test", "train"] = "test"
+    count: int | None = None
+
+
+def rows_asked(run: Run, config: DataOptions) -> Rows:
+    """The data that the options name, new ones read as the run's own were.
+
+    Raises:
+        InputError: If new data do not suit the run, or ``--count`` is not positive.
+    """
+    check_count("count", 1 if config.count is None else config.count)
+    source = config.split if config.data is None else config.data
+    return rows_of(run.data, source, config.data_root or run.config.data_root).first(config.count)
+
+
+def check_table(out: str, others: Sequence[str] = ()) -> Path:
+    """A new file for a table.
+
+    Arguments:
+        out: What was typed after ``--out``.
+        others: Endings of files that are no tables and can be written too.
+
+    Raises:
+        InputError: If it exists already, no file can be made there, or its ending is another.
+    """
+    path = Path(out)
+    check_place("out", path)
+    refuse_existing(path)
+    endings = (*TABLES, *others)
+    if path.suffix.lower() not in endings:
+        raise InputError(f"--out {out}: give a file that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    return path
+
+
+def write_table(table: "pandas.DataFrame", path: Path) -> None:
+    """Write a table, whole or not at all, its index as the first column."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as file:
+        if path.suffix.lower() == ".parquet":
+            written = io.BytesIO()
+            table.to_parquet(written)
+            file.write(written.getvalue())
+        else:
+            file.write(table.to_csv(lineterminator="\n").encode())
 
 
 def opened(config: RunOptions) -> Run:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_aevb import evidence, plots
-from pyro_aevb.cli.options import RunOptions, check_count, opened
+from pyro_aevb import evidence, plots, predictions
+from pyro_aevb.cli.options import RunOptions, check_count, check_table, opened
+from pyro_aevb.cli.outputs import ARRAYS, write_values
 from pyro_aevb.errors import InputError
-from pyro_aevb.files import check_place, refuse_existing, replaced
 from pyro_aevb.priors import StandardNormal
 from pyro_aevb.runs.parser import read_options
 from pyro_aevb.runs.run import Run
+from pyro_aevb.runs.tables import condition_of, sampled
 from pyro_aevb.seeds import derive, seeded
 
 __all__ = ["PlotOptions", "SampleOptions", "plot", "sample"]
@@ -30,12 +30,17 @@ class SampleOptions(RunOptions):
     Arguments:
         count: Number of samples.
         draw: What to show of each p(x|z): its mean, as the paper does, or a draw x.
-        out: A new .png file, or .npy for the values; by default sample_mean.png or sample_x.png among the run's
-            figures, which replaces that of an earlier call.
+        condition: What to condition on, a category or the value of each column of the condition, separated by commas;
+            by default each category in turn.
+        exposure: Exposure of each sample, where the model was trained with one.
+        out: A new .png file; .csv, .parquet or .npy for the values; by default sample_mean.png or sample_x.png among
+            the run's figures, which replaces that of an earlier call.
     """
 
     count: int = 100
     draw: Literal["mean", "x"] = "mean"
+    condition: str | None = None
+    exposure: float = 1.0
     out: str | None = None
 
 
@@ -48,38 +53,28 @@ class PlotOptions(RunOptions):
     Arguments:
         count: Number of samples shown.
         side: Pictures in a row and in a column of the manifold, which only two latent dimensions have.
+        condition: What samples and manifold are conditioned on, a category or the value of each column of the
+            condition, separated by commas; by default samples of each category in turn, and the manifold of the first.
     """
 
     count: int = 100
     side: int = 20
+    condition: str | None = None
 
 
 def sample(arguments: Sequence[str]) -> None:
     """Run ``pyro-aevb sample``."""
     config = read_options(SampleOptions, "sample", arguments)
     check_count("count", config.count)
-    out = Path(config.out) if config.out else None
-    if out is not None:
-        _check_out(out)
+    out: Path | None = None
+    if config.out:
+        out = check_table(config.out, ARRAYS)
     run = opened(config)
     _check_memory("count", config.count, run)
-    values = draw_samples(run, config.count, config.seed, mean=config.draw == "mean")
+    values = sampled(run, config.count, config.condition, config.exposure, config.draw == "mean", config.seed)
     path = out or run.folder.figure(f"sample_{config.draw}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        with replaced(path) as file:
-            np.save(file, values.view(-1, *run.data.shape).numpy())
-    else:
-        plots.save(plots.image_grid(values, run.data.shape, title=run.title), path)
+    write_values(run, values, path)
     print(path)
-
-
-def _check_out(out: Path) -> None:
-    """A new file of a kind that can be written."""
-    check_place("out", out)
-    refuse_existing(out)
-    if out.suffix not in (".png", ".npy"):
-        raise InputError(f"--out {out}: give a file that ends in .png or .npy")
 
 
 def plot(arguments: Sequence[str]) -> None:
@@ -90,7 +85,7 @@ def plot(arguments: Sequence[str]) -> None:
     run = opened(config)
     _check_memory("count", config.count, run)
     _check_memory("side", config.side, run, config.side**2)
-    for name, draw in _figures(run, config.count, config.side, config.seed).items():
+    for name, draw in _figures(run, config).items():
         print(plots.save(draw(), run.folder.figure(name)))
 
 
@@ -102,52 +97,65 @@ def _check_memory(option: str, value: int, run: Run, pictures: int | None = None
         raise InputError(f"--{option} {value} takes {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f}")
 
 
-def _figures(run: Run, count: int, side: int, seed: int) -> dict[str, Callable[[], Figure]]:
+def _figures(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
     shape = run.data.shape
     title = run.title
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curve": lambda: plots.learning_curve(run.metrics, title),
-        "samples": lambda: plots.image_grid(draw_samples(run, count, seed), shape, title=title),
-        "reconstructions": lambda: plots.reconstructions(*reconstruct(run, 32), shape, title=title),
+        "samples": lambda: plots.image_grid(_samples(run, config), shape, title=title),
+        "reconstructions": lambda: plots.reconstructions(*_reconstructions(run, 32), shape, title=title),
         "latent_space": lambda: _latent_space(run),
     }
     if run.config.latent_dim == 2:
-        figures["manifold"] = lambda: plots.manifold(_means(run, _manifold_latents(run, side)), shape, title)
+        figures["manifold"] = lambda: plots.manifold(_manifold(run, config), shape, title)
     return figures
 
 
+def _samples(run: Run, config: PlotOptions) -> Tensor:
+    """Means of p(x|z,c) at draws from the prior, ``(count, D)``, each category in turn or at the condition given."""
+    given = _beside(run, config.condition, config.count)
+    return predictions.sample(run.model, config.count, **given, mean=True, seed=config.seed).cpu()
+
+
+def _beside(run: Run, condition: str | None, count: int) -> dict[str, Tensor | None]:
+    """Condition and exposure of so many samples; exposures, and covariates not given, are the test data's."""
+    rows = run.data.rows("test")
+    again = torch.arange(count) % len(rows.x)
+    covariates = rows.condition is not None and rows.condition.is_floating_point()
+    chosen = None if rows.condition is None or not covariates or condition else rows.condition[again]
+    given = condition_of(run.data.schema, condition, count) if chosen is None else chosen
+    return {"condition": given, "exposure": None if rows.exposure is None else rows.exposure[again]}
+
+
+def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor]:
+    """The first test data, and the mean of p(x|z) at their posterior means, ``(count, D)`` each; a gap is zero."""
+    rows = run.data.rows("test").first(count)
+    made = predictions.reconstruct(run.model, run.guide, rows.arguments)
+    return rows.x.nan_to_num(0.0), made.cpu()
+
+
 @torch.no_grad()
-def _manifold_latents(run: Run, side: int) -> Tensor:
+def _manifold(run: Run, config: PlotOptions) -> Tensor:
+    """Means of p(x|z,c) over the grid of latents, ``(side * side, D)``, at one condition: by default the first."""
+    beside = _beside(run, config.condition, 1)
+    one = {name: None if part is None else part.to(run.device) for name, part in beside.items()}
+    z = _manifold_latents(run, config.side, one["condition"]).to(run.device)
+    each = {name: None if part is None else part.expand(len(z), *part.shape[1:]) for name, part in one.items()}
+    return run.model.likelihood_at(z, **each).mean.cpu()
+
+
+def _manifold_latents(run: Run, side: int, condition: Tensor | None) -> Tensor:
     prior = run.model.prior
     if isinstance(prior, StandardNormal):
         return plots.latent_grid(side)
     with seeded(derive(0, "evaluation"), run.device):
-        return plots.latent_grid(side, prior().sample((10_000,)))
-
-
-@torch.no_grad()
-def draw_samples(run: Run, count: int, seed: int, mean: bool = True) -> Tensor:
-    """Samples of the model from its own prior: mean of p(x|z), or x itself, ``(count, D)``."""
-    with seeded(derive(seed, "evaluation"), run.device):
-        z = run.model.prior().expand((count,)).sample()
-        distribution = run.model.likelihood(z)
-        return (distribution.mean if mean else distribution.sample()).cpu()
-
-
-def reconstruct(run: Run, count: int) -> tuple[Tensor, Tensor]:
-    """The first test data, and the mean of p(x|z) at their posterior means, ``(count, D)`` each."""
-    x = run.data.test[:count]
-    return x, _means(run, evidence.posterior_means(run.guide, x))
-
-
-@torch.no_grad()
-def _means(run: Run, z: Tensor) -> Tensor:
-    return run.model.likelihood(z.to(run.device)).mean.cpu()
+        made = run.model.prior_at(condition, torch.zeros((), device=run.device))
+        return plots.latent_grid(side, made.sample((10_000,)).reshape(-1, prior.latent_dim))
 
 
 def _latent_space(run: Run) -> Figure:
     """Posterior means of the test data; their first two principal components where there are more than two."""
-    z = evidence.posterior_means(run.guide, run.data.test[:5000]).cpu()
+    z = evidence.posterior_means(run.guide, run.data.rows("test").first(5000).arguments).cpu()
     axis_name = "posterior mean, latent"
     if z.shape[1] > 2 and len(z) > 1:
         from sklearn.decomposition import PCA  # a second to import, so only where it is used
@@ -157,4 +165,5 @@ def _latent_space(run: Run) -> Figure:
     if z.shape[1] == 1:
         z = torch.cat([z, torch.zeros_like(z)], dim=1)
     labels = run.data.labels_test
-    return plots.latent_space(z, None if labels is None else labels[: len(z)], run.title, axis_name)
+    names = run.data.label_names
+    return plots.latent_space(z, None if labels is None else labels[: len(z)], run.title, axis_name, names)

@@ -24,7 +24,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.files import check_place, refuse_existing
 from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
-from pyro_aevb.runs.build import Parts, load_data, make_pair, make_parts, make_trainer
+from pyro_aevb.runs.build import Parts, kinds_of, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import Folder, is_run
 from pyro_aevb.runs.options import SCALE_OF_EARLIER, Config, Every, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
@@ -103,13 +103,27 @@ def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str]) -> Non
     options.engine = _choose_engine(options)
     if Path(options.data).is_file():
         options.data = str(Path(options.data).resolve())  # so that the run is found out about from any folder
+    plain = yaml.safe_load(dumped(grammar, options))
+    data = load_data(config_of(plain))
+    if kinds := kinds_of(config_of(plain), data):
+        options.likelihood.init_args.kinds = ",".join(kinds["kinds"])  # so that the configuration tells them
+        _say_kinds(data)
     text = dumped(grammar, options)
     plain = yaml.safe_load(text)
-    training = Training.of(plain, parts, load_data(config_of(plain)))
+    training = Training.of(plain, make_parts(grammar, options) if kinds else parts, data)
     path = Path(options.out) if options.out else _free_path(options.data)
     folder = Folder.create(path, text, training.state())
     with folder.locked():
         training.go_on(folder)
+
+
+def _say_kinds(data: DataSet) -> None:
+    """Which column is taken for what."""
+    of_kind: dict[str, list[str]] = {}
+    for column in data.schema.columns:
+        of_kind.setdefault(column.kind, []).append(column.name)
+    told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in of_kind.items())
+    print(f"{data.name}: {told} (others by --kinds COLUMN=KIND)", file=sys.stderr)
 
 
 def _resume(grammar: Parser, path: Path, arguments: Sequence[str], trust: Sequence[str]) -> None:

@@ -66,7 +66,7 @@ def _of_dataset(source: Any) -> Mapping[str, Any]:
     images = getattr(source, "data", None)
     plain = getattr(source, "transform", None) is None and getattr(source, "target_transform", None) is None
     if plain and isinstance(images, np.ndarray | Tensor) and images.ndim >= 3:
-        last = images.ndim == 4 and images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
+        last = images.ndim == 4 and images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3)
         values = np.moveaxis(np.asarray(images), -1, 1) if last else np.asarray(images)
         labels = getattr(source, "targets", getattr(source, "labels", None))
         return {"x": values} if labels is None else {"x": values, "labels": np.asarray(labels)}
@@ -185,7 +185,8 @@ def _columns_of(arrays: list[np.ndarray[Any, Any]], name: str) -> tuple[Column, 
     """The columns of a condition: one of categories, of whole numbers or text; else a covariate for each."""
     if arrays[0].ndim == 1 and arrays[0].dtype.kind != "f":
         return (Column(name, "category", categories_of(*arrays)),)
-    return tuple(Column(f"{name}{i}") for i in range(int(np.prod(arrays[0].shape[1:]))))
+    count = int(np.prod(arrays[0].shape[1:]))
+    return tuple(Column(name if count == 1 else f"{name}[{i}]") for i in range(count))
 
 
 def categories_of(*arrays: np.ndarray[Any, Any]) -> tuple[str, ...]:

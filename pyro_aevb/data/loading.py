@@ -119,7 +119,13 @@ def _new_arrays(source: Any, schema: Schema, root: Path) -> Rows:
         values = np.stack([Column(name).numbers(table, _called(source)) for name in table], axis=1)
         return rows_of_arrays({"x": values}, schema, _called(source))
     arrays, where = read_arrays(source, root)
-    condition = () if not schema.condition else ("labels",) if _is_of_labels(schema) else (schema.condition[0].name,)
+    condition = (
+        ()
+        if not schema.condition
+        else ("labels",)
+        if _is_of_labels(schema)
+        else (schema.condition[0].name.partition("[")[0],)
+    )
     roles = Roles(None, None, schema.index, condition, schema.exposure)
     return rows_of_arrays(find_arrays(arrays, roles, where)[-1], schema, where)
 

@@ -168,10 +168,8 @@ class Column:
     def _word(self, value: float) -> str:
         if math.isnan(value):
             return ""
-        if self.kind == "category":
+        if self.categories:  # of yes or no the more probable one, where the value is a probability
             return self.categories[min(max(round(value), 0), len(self.categories) - 1)]
-        if self.categories and value in (0.0, 1.0):  # yes or no, in the table's own words
-            return self.categories[int(value)]
         return f"{value:.6g}"
 
 
@@ -221,9 +219,14 @@ class Schema:
         check_values(x, where, self.missing, [column.name for column in self.columns])
         labels = None if self.labels is None or self.labels not in table else words_of(table[self.labels])
         index = None if self.index is None or self.index not in table else words_of(table[self.index])
-        return Rows(x, labels, index, self._condition(table, where), self._exposure(table, where))
+        return Rows(x, labels, index, self.condition_rows(table, where), self._exposure(table, where))
 
-    def _condition(self, table: Table, where: str) -> Tensor | None:
+    def condition_rows(self, table: Table, where: str) -> Tensor | None:
+        """The condition of a table's rows; ``None`` where there is none.
+
+        Raises:
+            InputError: As :meth:`rows`.
+        """
         if not self.condition:
             return None
         parts = [torch.from_numpy(column.numbers(table, where)) for column in self.condition]

@@ -149,13 +149,16 @@ def read_table(source: Any) -> Table:
     import narwhals  # with pandas a second to import, so only where it is used
 
     where = str(source) if isinstance(source, str | Path) else "the table"
-    frame = narwhals.from_native(_read(Path(source)) if isinstance(source, str | Path) else source, eager_only=True)
+    native = _read(Path(source)) if isinstance(source, str | Path) else source
+    if not all(isinstance(name, str) for name in native.columns):  # numbers, in pandas
+        native = native.rename(columns=str)
+    frame = narwhals.from_native(native, eager_only=True)
     if not len(frame) or not frame.columns:
         raise InputError(f"{where} has {len(frame)} rows and {len(frame.columns)} columns: there is nothing in it")
-    names = [str(name) for name in frame.columns]
+    names = frame.columns
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise InputError(f"{where} has two columns {twice[0]!r}: name them differently")
-    return {name: _column_values(frame[column], name, where) for name, column in zip(names, frame.columns, strict=True)}
+    return {name: _column_values(frame[name], name, where) for name in names}
 
 
 def _read(path: Path) -> Any:

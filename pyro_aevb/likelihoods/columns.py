@@ -43,9 +43,9 @@ class Columns(Likelihood):
     Arguments:
         latent_dim: Number of latent dimensions K.
         data_dim: Number of columns D.
-        kinds: Kind of each column, or one for all: ``real``; ``count``, whole numbers from 0 on; ``binary``, 0 or 1;
-            ``category:C``, whole numbers 0, ..., C - 1; or, in Python, what makes a likelihood of
-            ``(latent_dim, data_dim)``, with independent columns.
+        kinds: Kind of each column, in a list or one text with commas, or one for all: ``real``; ``count``, whole
+            numbers from 0 on; ``binary``, 0 or 1; ``category:C``, whole numbers 0, ..., C - 1; or, in Python, what makes
+            a likelihood of ``(latent_dim, data_dim)``, with independent columns.
         hidden: Number of units in each hidden layer of the default networks: a list, or a number for one layer.
         activation: Activation of the default networks, by its name in ``torch.nn`` or as a callable that makes it.
         network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network of each kind, in place of the
@@ -165,7 +165,8 @@ def _classes(kind: Kind) -> int:
 
 
 def _one_for_each(kinds: Kind | Sequence[Kind], data_dim: int) -> list[Kind]:
-    given: list[Any] = [kinds] * data_dim if isinstance(kinds, str) or callable(kinds) else list(kinds)
+    listed: Any = [kind.strip() for kind in kinds.split(",")] if isinstance(kinds, str) and "," in kinds else kinds
+    given: list[Any] = [listed] * data_dim if isinstance(listed, str) or callable(listed) else list(listed)
     if len(given) != data_dim:
         raise InputError(f"kinds must be one for each of the {data_dim} columns, or one for all, not {len(given)}")
     for kind in given:

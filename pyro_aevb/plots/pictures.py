@@ -183,7 +183,13 @@ def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:
     return image_grid(means, shape, columns=math.isqrt(len(means)), title=title)
 
 
-def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_name: str = "latent") -> Figure:
+def latent_space(
+    z: Tensor,
+    labels: Tensor | None = None,
+    title: str = "",
+    axis_name: str = "latent",
+    names: Sequence[str] = (),
+) -> Figure:
     """Data in two latent dimensions, coloured by label where there are any.
 
     Arguments:
@@ -191,6 +197,7 @@ def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_
         labels: Label of each datum, ``(N,)``; by default all data have one colour.
         title: Text printed above the figure; by default none.
         axis_name: Name of the axes, to which 1 and 2 are added.
+        names: What each label from 0 on is called; by default by its number. A label below 0 is none.
 
     Raises:
         InputError: If there are fewer than two latents, or not one label for each datum.
@@ -205,7 +212,8 @@ def latent_space(z: Tensor, labels: Tensor | None = None, title: str = "", axis_
         classes = labels.unique().tolist()
         for i, label in enumerate(classes):
             rows = z[labels == label]
-            axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=f"{label}", color=f"C{i % 10}")
+            called = "none" if label < 0 and names else names[label] if label < len(names) else f"{label}"
+            axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=plain(called), color=f"C{i % 10}")
         axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2")
     axes.set_title(plain(title), fontsize="small")

@@ -26,7 +26,7 @@ from pyro_aevb.runs.trust import KINDS
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.trainer import Trainer
 
-__all__ = ["PAIR", "Parts", "load_data", "make_pair", "make_parts", "make_trainer"]
+__all__ = ["PAIR", "Parts", "kinds_of", "load_data", "make_pair", "make_parts", "make_trainer"]
 
 PAIR = ("prior", "likelihood", "guide")
 
@@ -152,7 +152,7 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
         "missing": config.missing,
         "exposure": data.schema.exposure is not None,
     }
-    make_likelihood = partial(parts.likelihood, config.latent_dim + condition, data.dim, **_kinds_of(config, data))
+    make_likelihood = partial(parts.likelihood, config.latent_dim + condition, data.dim, **kinds_of(config, data))
     try:
         inputs = _inputs(config.likelihood, make_likelihood, data)
         with seeded(derive(config.seed, "weights")):
@@ -188,8 +188,13 @@ def _inputs(part: Part, make: Callable[[], Likelihood], data: DataSet) -> torch.
     return likelihood.inputs()
 
 
-def _kinds_of(config: Config, data: DataSet) -> dict[str, list[str]]:
-    """The kinds of a table's columns, for a likelihood that takes them and was not told any."""
+def kinds_of(config: Config, data: DataSet) -> dict[str, list[str]]:
+    """The kinds of a table's columns, for a likelihood that takes them and was not told any.
+
+    Arguments:
+        config: The run's options.
+        data: The run's data.
+    """
     takes = "kinds" in inspect.signature(_maker(config.likelihood)).parameters
     if not takes or not data.schema.columns or config.likelihood.init_args.get("kinds", "real") != "real":
         return {}

@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from pyro_aevb.data import DataSet
+from pyro_aevb import evidence, predictions
+from pyro_aevb.data import DataSet, Rows
 from pyro_aevb.errors import InputError, choice
 from pyro_aevb.errors import path as path_of
 from pyro_aevb.hardware import find_device
@@ -20,9 +21,13 @@ from pyro_aevb.runs.folder import CheckpointName, Folder
 from pyro_aevb.runs.options import PARTS, SCALE_OF_EARLIER, Config, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import VersionsWarning, check_config_of, check_data_of, difference_of_versions
 from pyro_aevb.runs.parser import read_config
+from pyro_aevb.runs.tables import codes_frame, evaluated_frame, imputed_frame, rows_of, sampled, values_frame
 from pyro_aevb.runs.trust import check_config, importable, modules_of
 from pyro_aevb.states import check_digest, check_tensors, digest_of
 from pyro_aevb.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Run", "load_run"]
 
@@ -106,6 +111,86 @@ class Run:
         grammar = parser()
         with importable(self._source.trust):
             return make_parts(grammar, grammar.parse([], self._source.options))
+
+    def read(self, source: Any) -> Rows:
+        """New data, read as the run's own were: the same columns, categories, scale and binarisation.
+
+        Arguments:
+            source: The data: a file, a table of pandas or polars, arrays; see :func:`pyro_aevb.data.load`.
+
+        Raises:
+            InputError: If they do not have the run's columns or shape, or hold what its data do not.
+        """
+        return rows_of(self.data, source, self.config.data_root)
+
+    def encode(self, source: Any = "test", draws: int = 0, seed: int = 0) -> "pandas.DataFrame":
+        """Mean and standard deviation of q(z|x) for each row, and draws: columns ``z0``, ``z0_sd``, ``z0_draw0``, ...
+
+        Arguments:
+            source: ``test``, ``train``, or new data, as :meth:`read` takes them.
+            draws: Number of draws for each row.
+            seed: Seed of the draws.
+        """
+        return codes_frame(self, self.read(source), draws, seed)
+
+    def evaluate(self, source: Any = "test", num_samples: int = 1000, seed: int = 0) -> "pandas.DataFrame":
+        """A line for each row, in nats: bound, log p(x) by importance sampling, standard error, k-hat, anomaly rank.
+
+        Arguments:
+            source: ``test``, ``train``, or new data, as :meth:`read` takes them.
+            num_samples: Number of importance samples for each row.
+            seed: Seed of the draws.
+        """
+        rows = self.read(source)
+        bound = evidence.bound(self.model, self.guide, rows.arguments, seed=seed)
+        found = evidence.importance_weights(self.model, self.guide, rows.arguments, num_samples, seed=seed)
+        return evaluated_frame(self, rows, bound, {"importance": found})
+
+    def reconstruct(self, source: Any = "test", seed: int = 0) -> "pandas.DataFrame":
+        """Mean of p(x|z) at the posterior mean of each row, of a category the most probable one.
+
+        Arguments:
+            source: ``test``, ``train``, or new data, as :meth:`read` takes them.
+            seed: Seed of draws, where a guide tells no mean.
+        """
+        rows = self.read(source)
+        return values_frame(self, predictions.reconstruct(self.model, self.guide, rows.arguments, seed=seed), rows)
+
+    def impute(
+        self, source: Any = "test", num_samples: int = 1000, draws: int = 0, seed: int = 0
+    ) -> "pandas.DataFrame":
+        """The rows with their gaps filled: by the mean given what was observed, or by so many draws, table after table.
+
+        Arguments:
+            source: ``test``, ``train``, or new data, as :meth:`read` takes them.
+            num_samples: Number of importance samples for each row.
+            draws: Number of draws; 0 for the mean.
+            seed: Seed of the draws.
+        """
+        rows = self.read(source)
+        found = predictions.impute(self.model, self.guide, rows.arguments, num_samples, draws, seed=seed)
+        return imputed_frame(self, rows, found)
+
+    def sample(
+        self,
+        count: int = 100,
+        condition: Any = None,
+        exposure: float = 1.0,
+        mean: bool = False,
+        seed: int = 0,
+    ) -> "pandas.DataFrame":
+        """Data drawn from the model: z from its own prior, then x from p(x|z,c).
+
+        Arguments:
+            count: Number of rows.
+            condition: What to condition on: a category, or the value of each column of the condition; ``None`` for each
+                category in turn.
+            exposure: Exposure of each row, where the model has one.
+            mean: Whether to give the mean of p(x|z,c) in place of a draw x.
+            seed: Seed of the draws.
+        """
+        x = sampled(self, count, condition, exposure, mean, seed)
+        return values_frame(self, x)
 
     def trainer(self) -> Trainer:
         """A trainer that goes on from the saved state as ``pyro-aevb train --resume`` would, bit for bit.

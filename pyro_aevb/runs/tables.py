@@ -1,0 +1,213 @@
+"""What a run says of data as tables: an index, labels, and names of columns go through.
+
+Each function takes the source of the data: ``"test"`` or ``"train"`` for the run's own, :class:`~pyro_aevb.data.Rows`,
+or new data from wherever :func:`pyro_aevb.data.load` takes them.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_aevb import evidence, predictions
+from pyro_aevb.data import DataSet, Rows, Schema, read_rows
+from pyro_aevb.errors import InputError, positive, told
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pyro_aevb.runs.run import Run
+
+__all__ = [
+    "codes_frame",
+    "condition_of",
+    "evaluated_frame",
+    "imputed_frame",
+    "rows_of",
+    "sampled",
+    "table_of",
+    "values_frame",
+]
+
+Estimates = dict[str, Any]
+"""By the name of a method, what it found of log p(x): ``log_likelihood`` and ``standard_error``, ``(B,)`` each."""
+
+
+def rows_of(data: DataSet, source: Any, data_root: str | None = None) -> Rows:
+    """The rows of a split, or of new data.
+
+    Arguments:
+        data: The run's data set.
+        source: ``"test"``, ``"train"``, rows, or new data.
+        data_root: Folder of data sets.
+
+    Raises:
+        InputError: If new data cannot be read as the run's own were.
+    """
+    if isinstance(source, Rows):
+        return source
+    if isinstance(source, str) and source in ("test", "train"):
+        return data.rows("test" if source == "test" else "train")
+    return read_rows(data, source, data_root)
+
+
+def table_of(rows: Rows, schema: Schema, columns: dict[str, Any]) -> "pandas.DataFrame":
+    """A table with the rows' index, their labels where there are some, and columns of numbers or text.
+
+    Arguments:
+        rows: The rows that the columns are of.
+        schema: The schema that they were read by.
+        columns: The columns, N numbers or words each, by name.
+    """
+    import pandas  # a second to import, so only where it is used
+
+    index = pandas.Index(rows.names(), name="row" if rows.index is None else schema.index)
+    label = {} if rows.labels is None else {_free(schema.labels or "label", columns): list(rows.labels)}
+    return pandas.DataFrame({**label, **columns}, index=index)
+
+
+def _free(name: str, columns: dict[str, Any]) -> str:
+    return name if name not in columns else f"{name}_label"
+
+
+def values_frame(run: "Run", x: Tensor, rows: Rows | None = None) -> "pandas.DataFrame":
+    """Values of the data, ``(N, D)``, as a table with the names of their columns, categories in words.
+
+    Arguments:
+        run: The run.
+        x: The values.
+        rows: The rows that they belong to; by default they are numbered.
+    """
+    schema = run.data.schema
+    own = Rows(x) if rows is None else rows
+    if not schema.columns:
+        numbers = x.flatten(1).cpu().numpy()
+        return table_of(own, schema, {f"x{i}": numbers[:, i] for i in range(numbers.shape[1])})
+    columns = {
+        column.name: column.words(x[:, i]) if column.categories else _as_written(x[:, i])
+        for i, column in enumerate(schema.columns)
+    }
+    return table_of(own, schema, columns)
+
+
+def _as_written(values: Tensor) -> list[float]:
+    """Numbers of float32 with as few digits as tell them: 70.89, not 70.8899994."""
+    return [float(str(value)) for value in values.float().cpu().numpy()]
+
+
+def codes_frame(run: "Run", rows: Rows, draws: int = 0, seed: int = 0) -> "pandas.DataFrame":
+    """Mean, standard deviation and draws of q(z|x): columns ``z0``, ``z0_sd``, ``z0_draw0``, ...
+
+    Arguments:
+        run: The run.
+        rows: The data.
+        draws: Number of draws for each row.
+        seed: Seed of the draws.
+    """
+    found = predictions.encode(run.guide, rows.arguments, draws, seed=seed)
+    columns: dict[str, np.ndarray[Any, Any]] = {}
+    for k in range(found.mean.shape[1]):
+        columns[f"z{k}"] = found.mean[:, k].cpu().numpy()
+        columns[f"z{k}_sd"] = found.scale[:, k].cpu().numpy()
+    for s, drawn in enumerate(found.draws):
+        columns |= {f"z{k}_draw{s}": drawn[:, k].cpu().numpy() for k in range(drawn.shape[1])}
+    return table_of(rows, run.data.schema, columns)
+
+
+def evaluated_frame(run: "Run", rows: Rows, bound: evidence.BoundParts, estimates: Estimates) -> "pandas.DataFrame":
+    """A line for each datum: the bound, log p(x) by each method with its standard error, k-hat, anomaly rank.
+
+    The anomaly rank is 1 for the least probable datum by the first method, by the bound where there is none.
+
+    Arguments:
+        run: The run.
+        rows: The data.
+        bound: The bound of each, in its parts.
+        estimates: What each method found; the first names the columns ``log_px`` and ``log_px_se``.
+    """
+    columns: dict[str, Any] = {"bound": bound.bound, "log_likelihood": bound.log_likelihood, "kl": bound.kl}
+    for name, found in estimates.items():
+        prefix = "log_px" if found is next(iter(estimates.values())) else f"log_px_{name}"
+        columns[prefix] = found.log_likelihood
+        columns[f"{prefix}_se"] = found.standard_error
+        columns |= {"khat": found.khat} if hasattr(found, "khat") else {}
+    score = columns.get("log_px", columns["bound"])
+    if len(score) != len(rows.x):
+        raise InputError("this pair has one number for all data, not one for each: there is no table of them")
+    columns["anomaly_rank"] = score.argsort().argsort() + 1
+    return table_of(rows, run.data.schema, {name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def imputed_frame(run: "Run", rows: Rows, found: predictions.Imputed) -> "pandas.DataFrame":
+    """The table with its gaps filled; of draws one table after another, numbered in the column ``draw``.
+
+    Arguments:
+        run: The run.
+        rows: The data.
+        found: What was imputed.
+    """
+    import pandas
+
+    if not len(found.draws):
+        return values_frame(run, found.mean, rows)
+    tables = [values_frame(run, drawn, rows) for drawn in found.draws]
+    for i, table in enumerate(tables):
+        table.insert(0, _free("draw", dict.fromkeys(table.columns)), i)
+    return pandas.concat(tables)
+
+
+def sampled(run: "Run", count: int, condition: Any, exposure: float, mean: bool, seed: int) -> Tensor:
+    """Data drawn from a run's model, ``(count, D)``.
+
+    Arguments:
+        run: The run.
+        count: Number of rows.
+        condition: What to condition on, see :func:`condition_of`.
+        exposure: Exposure of each row, where the model has one.
+        mean: Whether to give the mean of p(x|z,c) in place of a draw x.
+        seed: Seed of the draws.
+    """
+    given = condition_of(run.data.schema, condition, count)
+    each = torch.full((count,), positive("exposure", exposure)) if run.model.exposure else None
+    return predictions.sample(run.model, count, condition=given, exposure=each, mean=mean, seed=seed).cpu()
+
+
+def condition_of(schema: Schema, given: Any, count: int) -> Tensor | None:
+    """The condition of ``count`` samples, from words.
+
+    Arguments:
+        schema: The schema of the data that the model is conditioned on.
+        given: The value of each column of the condition, a category in words or a number; several in a list, or in one
+            text with commas. ``None`` for each category in turn.
+        count: Number of samples.
+
+    Raises:
+        InputError: If there are not as many values as columns, or one is no value of its column.
+    """
+    columns = schema.condition
+    if not columns:
+        if given is not None:
+            raise InputError("the model was trained without a condition: leave --condition out")
+        return None
+    if given is None:
+        if len(columns) > 1 or columns[0].kind != "category":
+            names = ", ".join(column.name for column in columns)
+            raise InputError(f"the model is conditioned on {names}: say at what values, --condition VALUE,VALUE")
+        return torch.arange(count) % len(columns[0].categories)
+    values = [each.strip() for each in given.split(",")] if isinstance(given, str) else _listed(given)
+    if len(values) != len(columns):
+        names = ", ".join(column.name for column in columns)
+        raise InputError(f"--condition has {len(values)} values, and the model is conditioned on {names}")
+    table = {column.name: np.array([str(value)], dtype=object) for column, value in zip(columns, values, strict=True)}
+    row = schema.condition_rows(table, "--condition")
+    return None if row is None else row.expand(count, *row.shape[1:])
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    if isinstance(given, int | float):
+        return [given]
+    if not isinstance(given, Sequence):
+        raise InputError(f"condition must be a value, or one for each column of the condition, not {told(given)}")
+    return given
