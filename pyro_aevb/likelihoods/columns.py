@@ -44,8 +44,8 @@ class Columns(Likelihood):
         latent_dim: Number of latent dimensions K.
         data_dim: Number of columns D.
         kinds: Kind of each column, in a list or one text with commas, or one for all: ``real``; ``count``, whole
-            numbers from 0 on; ``binary``, 0 or 1; ``category:C``, whole numbers 0, ..., C - 1; or, in Python, what makes
-            a likelihood of ``(latent_dim, data_dim)``, with independent columns.
+            numbers from 0 on; ``binary``, 0 or 1; ``category:C``, whole numbers 0, ..., C - 1; or, in Python, what
+            makes a likelihood of ``(latent_dim, data_dim)``, with independent columns.
         hidden: Number of units in each hidden layer of the default networks: a list, or a number for one layer.
         activation: Activation of the default networks, by its name in ``torch.nn`` or as a callable that makes it.
         network: Callable ``(in_dim, out_dim) -> nn.Module`` that makes the network of each kind, in place of the

@@ -357,5 +357,5 @@ def test_arrays_with_a_condition_and_an_exposure(tmp_path):
     assert torch.equal(found.beside_train.exposure, found.beside_train.condition[:, 0] + 1)
     rows = data.read_rows(found, npz(tmp_path / "b.npz", X=X[:2], dose=dose[:2], depth=dose[:2] + 1))
     assert torch.equal(rows.condition[:, 0], torch.from_numpy(dose[:2]))
-    with pytest.raises(InputError, match="no array 'dose'"):
+    with pytest.raises(InputError, match="no array 'depth' for exposure"):
         data.read_rows(found, X)
