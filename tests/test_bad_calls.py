@@ -71,7 +71,7 @@ OF_NAME = {
     **dict.fromkeys(("latent_dim", "data_dim", "in_dim", "out_dim", "num_particles", "components"), WHOLE),
     **dict.fromkeys(("transforms", "context_dim", "rank", "steps", "chains", "leapfrog_steps", "rounds", "dim"), WHOLE),
     **dict.fromkeys(("num_samples", "num_weights", "evaluation_samples", "side", "batch_size", "count"), WHOLE),
-    **dict.fromkeys(("seed", "burn_in", "split_seed"), FROM_ZERO),
+    **dict.fromkeys(("seed", "burn_in", "split_seed", "condition"), FROM_ZERO),
     **dict.fromkeys(("size", "chunk_size", "columns"), OPTIONAL_WHOLE),
     **dict.fromkeys(("draws", "reference_draws"), FROM_TWO),
     **dict.fromkeys(("df", "margin", "min_scale", "log_variance_scale", "beta", "prior_scale"), POSITIVE),
@@ -109,6 +109,8 @@ OF_ARGUMENT = {
     ("VampPrior", "guide"): [None, 3, "a", guides.DiagonalNormal, nn.MLP(6, 3, 3), guides.DiagonalNormal(6, 4)],
     ("ConvolutionalEncoder", "hidden"): CONVOLUTIONAL_UNITS,
     ("ConvolutionalDecoder", "hidden"): CONVOLUTIONAL_UNITS,
+    ("ImageNetwork", "body"): [None, 3, "a", torch.nn.Conv2d, torch.nn.Linear(3, 3), lambda: 3, torch.nn.Flatten(0)],
+    ("ImageNetwork", "channels"): [0, -1, 1.5, "a", True, NAN, int, [3]],
     ("ConvolutionalDecoder", "channels"): [*UNITS, []],
     ("VIMCO", "num_particles"): [1, *WHOLE],
     ("marginal_likelihood_bound", "num_samples"): [1, *WHOLE],
@@ -181,7 +183,7 @@ LINEAR = LinearGaussian()
 X = binary()
 PAIR = {"model": MODEL, "guide": GUIDE, "x": X}
 BAYESIAN = dict(zip(("model", "guide"), aevb.bayesian.bayesian(*paper_pair(size=20)), strict=True), x=X)
-SIZES = {"latent_dim": 3, "data_dim": 6, "in_dim": 16, "out_dim": 16}
+SIZES = {"latent_dim": 3, "data_dim": 6, "in_dim": 16, "out_dim": 16, "body": torch.nn.Flatten()}
 OWN_NAMES = {("priors", "Laplace"): "Laplace prior"}
 STATE = hmc.State(torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.zeros(1, 2, 3))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyro
 import pytest
+import torch
 
 import pyro_aevb as aevb
 from pyro_aevb.cli import main
@@ -77,6 +78,13 @@ def test_the_parts_of_add_your_own_keep_their_contracts():
         exec(text, names)
     assert "testing.check_estimator(Halfway)" in CHECKS
     exec(CHECKS, names)
+
+
+def test_the_network_for_images():
+    names = {}
+    (text,) = code_of("docs/parts.md")
+    exec(text, names)
+    assert names["guide"](torch.rand(2, 784)).event_shape == (20,)
 
 
 def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):

@@ -179,8 +179,10 @@ class Parser(ArgumentParser):
     def _missing(self, key: str, names: str) -> str:
         if not key:
             return f"give the folder of a {names} that train made: {self.command} {names.upper()}"
-        part = self._class_of(key).__name__
-        return f"--{key} {part} needs --{key}.{names}: see '{self.command} --{key}.help {part}'"
+        part = self._class_of(key)
+        if part is object:  # of a class that torchvision, say, names in a default of its own
+            return f"--{key} needs {names}, which the command line cannot give"
+        return f"--{key} {part.__name__} needs --{key}.{names}: see '{self.command} --{key}.help {part.__name__}'"
 
     def _not_taken(self, key: str, name: str) -> str:
         part = self._class_of(key)

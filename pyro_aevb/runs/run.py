@@ -285,5 +285,5 @@ def _load_weights(modules: dict[str, torch.nn.Module], state: dict[str, Any], fi
             module.load_state_dict(state["modules"][name])
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
-    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
+    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:  # ValueError: of torchvision's own
         raise InputError(f"{file} holds another model than config.yaml beside it describes") from error

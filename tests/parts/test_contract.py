@@ -4,6 +4,7 @@ import inspect
 from functools import partial
 
 import pytest
+import torch
 
 import pyro_aevb as aevb
 from pyro_aevb import estimators, guides, likelihoods, nn, priors, testing, traces
@@ -27,6 +28,7 @@ RECIPES = {
     ("nn", "MLP"): [{}],
     ("nn", "ConvolutionalEncoder"): [{"shape": (2, 3)}],
     ("nn", "ConvolutionalDecoder"): [{"shape": (1, 3)}],
+    ("nn", "ImageNetwork"): [{"shape": (4, 4), "body": torch.nn.Flatten()}],
 }
 FAMILIES = {"priors": priors, "likelihoods": likelihoods, "guides": guides, "estimators": estimators, "nn": nn}
 NAMES = [(family, name) for family, module in FAMILIES.items() for name in module.__all__]
