@@ -17,6 +17,7 @@ import torch
 
 __all__ = [
     "REFUSALS",
+    "DivergenceWarning",
     "InputError",
     "NonFiniteLossError",
     "choice",
@@ -71,6 +72,10 @@ class InputError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is NaN or infinite; the command line prints it and exits with 1."""
+
+
+class DivergenceWarning(UserWarning):
+    """Training stays finite, and its bound lies far below what it was; the command line prints it as one line."""
 
 
 # ---------------------------------------------------------------- checks of arguments

@@ -19,7 +19,7 @@ import torch
 
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
-from pyro_aevb.errors import InputError, NonFiniteLossError
+from pyro_aevb.errors import DivergenceWarning, InputError, NonFiniteLossError
 from pyro_aevb.runs.origin import VersionsWarning
 from pyro_aevb.runs.trust import importable, modules_typed
 from pyro_aevb.torch_internals import is_failed_allocation
@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 # As matplotlib comes: a matplotlibrc in the current folder may be a stranger's, and a setting of it runs TeX.
 PICTURES = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+
+OWN_WARNINGS = (VersionsWarning, DivergenceWarning)
 
 USAGE = "\n".join(
     [
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     logging.basicConfig(format="pyro-aevb: %(message)s")
     logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
-    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES), _one_line_of_versions():
+    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES), _warnings_in_one_line():
         return _run(words[0], words[1:])
 
 
@@ -96,19 +98,20 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _one_line_of_versions() -> Iterator[None]:
-    """Print the warning of other versions as one line on standard error, without the place in our code."""
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print our own warnings as one line each on standard error, without the place in our code."""
     show: Callable[..., None] = warnings.showwarning
 
     def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         """What ``warnings`` calls to show one; all others are shown as they were."""
-        if issubclass(category, VersionsWarning):
+        if issubclass(category, OWN_WARNINGS):
             print(f"pyro-aevb: warning: {message}", file=sys.stderr)
         else:
             show(message, category, *place, **more)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", VersionsWarning)
+        for own in OWN_WARNINGS:
+            warnings.simplefilter("always", own)
         warnings.showwarning = shown
         yield
 

@@ -1,11 +1,12 @@
 """``pyro-aevb train``: from options to a run on disk."""
 
 import math
+import shlex
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import yaml
 from jsonargparse import Namespace
 from torch import Tensor
 from torch.distributions import constraints
-from tqdm import tqdm
 
 from pyro_aevb import evidence
+from pyro_aevb.cli.progress import Shown
 from pyro_aevb.cli.stopping import Stopped
 from pyro_aevb.data import DataSet
 from pyro_aevb.distributions.supports import innermost
@@ -37,7 +38,7 @@ from pyro_aevb.runs.origin import (
     versions,
 )
 from pyro_aevb.runs.parser import Parser, read_config
-from pyro_aevb.runs.trust import modules_of
+from pyro_aevb.runs.trust import modules_needed, modules_of
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS
 from pyro_aevb.training.progress import Progress
 from pyro_aevb.training.trainer import Trainer
@@ -248,11 +249,11 @@ class Training:
         began = time.perf_counter()
         signals = Deferred()
         try:
-            with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
+            with Shown(seen, target) as shown:
                 for progress in self.trainer.run(max(0, target - seen)):
                     with signals:  # to end wait until the report is whole
                         self._report(folder, progress, seen, round(time.perf_counter() - began, 3))
-                    _show(bar, progress, seen)
+                    shown.report(progress)
                     seen = progress.samples_seen
                     signals.deliver()
         except (KeyboardInterrupt, Stopped) as stop:
@@ -260,8 +261,15 @@ class Training:
                 raise
             with signals:
                 folder.save("last", self.state())
-            raise Stopped(getattr(stop, "number", signal.SIGINT), _saved(folder, self.trainer)) from stop
+            raise Stopped(getattr(stop, "number", signal.SIGINT), self._saved(folder)) from stop
         _print_summary(folder, self.config, self.data, self.trainer)
+
+    def _saved(self, folder: Folder) -> str:
+        """What was kept, and the command that goes on from it; what was typed for the run stands in its config.yaml."""
+        needed = modules_needed(asdict(self.config))
+        trust = ["--trust", ",".join(needed)] if needed else []
+        command = shlex.join(["pyro-aevb", "train", "--resume", str(folder.path), *trust])
+        return f"{self.trainer.samples_seen:,} samples are saved, go on with: {command}"
 
     def _report(self, folder: Folder, progress: Progress, seen: int, seconds: float) -> None:
         config = self.config
@@ -286,10 +294,6 @@ class Training:
         folder.save("last", state)
 
 
-def _saved(folder: Folder, trainer: Trainer) -> str:
-    return f"{trainer.samples_seen:,} samples are saved, go on with --resume {folder.path}"
-
-
 def _record(progress: Progress) -> dict[str, Any]:
     return {key: value for key, value in progress._asdict().items() if value is not None}
 
@@ -303,11 +307,6 @@ def _evaluate(progress: Progress, trainer: Trainer, test: Tensor) -> dict[str, A
     bound = evidence.bound(trainer.model, trainer.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
     return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}
-
-
-def _show(bar: Any, progress: Progress, seen: int) -> None:
-    bar.set_postfix(bound=f"{progress.bound:.2f}", refresh=False)
-    bar.update(progress.samples_seen - seen)
 
 
 def _print_summary(folder: Folder, config: Config, data: DataSet, trainer: Trainer) -> None:

@@ -67,6 +67,11 @@ class Batches:
         """Number of minibatches in an epoch."""
         return -(-self.size // self.batch_size)
 
+    @property
+    def dimension(self) -> int:
+        """How many numbers a datum has."""
+        return sum(part[0].numel() for part in self.parts)
+
     def called(self, function: Pair) -> Pair:
         """A model or guide that is called with the tensors of a minibatch, whatever arguments it has itself."""
         return called(function, self.form)

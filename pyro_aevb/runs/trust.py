@@ -23,7 +23,7 @@ from pyro_aevb.guides import Guide
 from pyro_aevb.likelihoods import Likelihood
 from pyro_aevb.priors import Prior
 
-__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_of", "modules_typed"]
+__all__ = ["KINDS", "check_config", "folder_of", "importable", "modules_needed", "modules_of", "modules_typed"]
 
 KINDS: dict[str, type] = {
     "prior": Prior,
@@ -217,6 +217,27 @@ def modules_of(trust: str | Sequence[str] | None) -> list[str]:
     if wrong := [name for name in names if not all(word.isidentifier() for word in name.split("."))]:
         raise InputError(f"--trust {wrong[0]!r} is no module: give names such as my_parts, separated by commas")
     return names
+
+
+def modules_needed(config: Mapping[str, Any]) -> list[str]:
+    """The modules that ``--trust`` must name for a configuration to be followed, in order, each once.
+
+    Arguments:
+        config: What the file holds, which can be followed.
+    """
+    named: dict[str, None] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict | list):
+            for each in value.values() if isinstance(value, dict) else value:
+                look(each)
+        elif isinstance(value, str) and PATH.fullmatch(value) and not _is_text(value):
+            module = value.rpartition(".")[0]
+            if not _is_within(module):
+                named[module] = None
+
+    look([config.get(name) for name in KINDS])
+    return list(named)
 
 
 def modules_typed(words: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ from pyro_aevb.origins import comes_from
 from pyro_aevb.pairs import Pair, is_copy, noticing, tensors_of, trained_parameters, without_a_trace
 from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.training.divergence import Watch
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training, broken_parameters, non_finite
 from pyro_aevb.training.progress import Gathered, Progress
 from pyro_aevb.training.weights import Weights
@@ -138,6 +139,7 @@ class Trainer(Training):
         where = find_device(device)
         batches = Batches(data, batch_size, seed, where, model, guide)
         super().__init__(batches, seed, where, report_every, settings)
+        self._watch = Watch(batches.dimension)
         self._pair = batches.called(model), batches.called(guide)
         self.modules = self._find_modules()
         first_modules = dict(self.modules)
@@ -244,6 +246,7 @@ class Trainer(Training):
         self._check_same_weights()
         gathered = self.gathered
         bound = gathered.mean()
+        self._watch.look(gathered, bound)
         if whole:
             self.gathered = Gathered()
             if self._around.schedule is not None:
