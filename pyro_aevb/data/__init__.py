@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_aevb.data.arguments import taken_apart
 from pyro_aevb.data.given import as_tensors, in_precision
+from pyro_aevb.data.held_out import set_aside
 from pyro_aevb.data.loaders import LOADERS, Raw, load_raw
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization, fingerprint
 from pyro_aevb.errors import InputError, choice, flag, path, whole
@@ -26,6 +27,7 @@ __all__ = [
     "fingerprint",
     "in_precision",
     "load",
+    "set_aside",
     "taken_apart",
 ]
 

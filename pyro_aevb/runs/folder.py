@@ -37,7 +37,7 @@ __all__ = ["CheckpointName", "Folder"]
 CheckpointName = Literal["last", "best"]
 FORMAT = "pyro_aevb run 2"
 HALF_WRITTEN = re.compile(r"\.(last\.pt|best\.pt|config\.yaml|metrics\.jsonl)\.\d+")
-NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "seconds", "test_bound", "test_se"}
+NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "held_out_bound", "seconds", "test_bound", "test_se"}
 """What a line of metrics may hold."""
 
 

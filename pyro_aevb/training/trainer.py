@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -36,7 +36,7 @@ from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training, broke
 from pyro_aevb.training.progress import Gathered, Progress
 from pyro_aevb.training.weights import Weights
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "evaluated"]
 
 EngineName = Literal["auto", "captured", "eager", "svi"]
 
@@ -422,6 +422,16 @@ class Trainer(Training):
                 f"Pyro never meets {used[0]}, which the loss depends on, so that SVI would not train it: register its "
                 "module by pyro.module, or train with another engine than svi"
             )
+
+
+@contextmanager
+def evaluated(trainer: Trainer) -> Iterator[None]:
+    """Run a block as a trainer's pair is evaluated: with its parameter store, and the averages of weights if any."""
+    with ExitStack() as stack:
+        stack.enter_context(trainer.param_store())
+        if getattr(trainer.engine, "around", Around()).averages is not None:
+            stack.enter_context(trainer.averaged())
+        yield
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
