@@ -53,7 +53,8 @@ USAGE = "\n".join(
         *(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()),
         "",
         "pyro-aevb COMMAND --help tells the options; --prior.help NAME (likewise --likelihood.help, --guide.help,",
-        "--estimator.help, --optimizer.help) those of a part. PYRO_AEVB_DEBUG=1 shows where an error arose.",
+        "--estimator.help, --optimizer.help, --scheduler.help) those of a part. PYRO_AEVB_DEBUG=1 shows where an error",
+        "arose.",
     ]
 )
 

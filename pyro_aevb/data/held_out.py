@@ -1,16 +1,17 @@
 """A part of training data that is set aside, to see by it how well a pair does on data that it does not train on."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_aevb.data.sets import DynamicBinarization
+from pyro_aevb.data.sets import DataSet, DynamicBinarization
 from pyro_aevb.errors import InputError, instance, real
 from pyro_aevb.seeds import generator
 
-__all__ = ["rows_aside", "set_aside"]
+__all__ = ["set_aside", "with_held_out"]
 
 
 def set_aside(data: Any, fraction: float = 0.1, seed: int = 0) -> tuple[Any, Any]:
@@ -38,7 +39,7 @@ def set_aside(data: Any, fraction: float = 0.1, seed: int = 0) -> tuple[Any, Any
             instance("what is set aside from", part, Tensor, "give tensors")
     if not parts or len({len(part) for part in parts}) > 1:
         raise InputError("data to set a part aside of must have the same number of rows each")
-    kept, aside = rows_aside(len(parts[0]), fraction, seed)
+    kept, aside = _rows_aside(len(parts[0]), fraction, seed)
     trained = [_rows(part, kept) for part in parts]
     held = [_fixed(part, aside, seed) for part in parts]
     if isinstance(data, Mapping):
@@ -46,7 +47,19 @@ def set_aside(data: Any, fraction: float = 0.1, seed: int = 0) -> tuple[Any, Any
     return (tuple(trained), tuple(held)) if isinstance(data, tuple) else (trained[0], held[0])
 
 
-def rows_aside(size: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def with_held_out(data: DataSet, fraction: float) -> DataSet:
+    """A data set whose training rows lose a part, which it then holds out; drawn by the data set's own seed.
+
+    Raises:
+        InputError: As :func:`set_aside`.
+    """
+    train, held = set_aside(data.train, fraction, data.split_seed)
+    labels = data.labels_train
+    kept = None if labels is None else set_aside(labels, fraction, data.split_seed)[0]
+    return replace(data, train=train, held_out=held, labels_train=kept)
+
+
+def _rows_aside(size: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Which rows to train on and which are held out, each in their order.
 
     Raises:

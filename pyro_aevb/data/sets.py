@@ -97,6 +97,7 @@ class DataSet:
         labels_train: Class of each training row, or ``None``.
         labels_test: Class of each test row, or ``None``.
         split_seed: Seed of splits and fixed binarisations.
+        held_out: Rows that were set aside of the training rows, fixed, ``(N'', D)``; ``None`` where none were.
     """
 
     name: str
@@ -107,6 +108,7 @@ class DataSet:
     labels_train: Tensor | None = None
     labels_test: Tensor | None = None
     split_seed: int = 0
+    held_out: Tensor | None = None
 
     @property
     def dim(self) -> int:

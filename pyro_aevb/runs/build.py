@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from pyro.infer import ELBO
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb import likelihoods
 from pyro_aevb.data import DataSet, find_root, load
+from pyro_aevb.data.held_out import with_held_out
 from pyro_aevb.data.loaders import is_there
 from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import InputError, in_one_line
@@ -40,6 +42,7 @@ class Parts:
         guide: Makes the guide of data and latent dimension.
         estimator: The objective; ``None`` where only the pair was wanted.
         optimizer: Makes the optimizer of parameters; ``None`` where only the pair was wanted.
+        scheduler: Makes the scheduler of an optimizer; ``None`` where there is none, or only the pair was wanted.
     """
 
     prior: Callable[..., Prior]
@@ -47,6 +50,7 @@ class Parts:
     guide: Callable[[int, int], Guide]
     estimator: ELBO | None = None
     optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
 
 
 def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PARTS) -> Parts:
@@ -69,11 +73,11 @@ def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PART
         raise
     except Exception as error:  # whatever a constructor raises of arguments that do not suit it
         raise InputError(f"the configuration does not fit: {in_one_line(error)}") from error
-    return Parts(**{name: made[name] for name in wanted})
+    return Parts(**{name: made.get(name) for name in wanted})
 
 
 def load_data(config: Config, *, download: bool = True) -> DataSet:
-    """The configuration's data set; to a likelihood of counts, bytes are counts.
+    """The configuration's data set; to a likelihood of counts, bytes are counts; with early stopping, a part held out.
 
     Arguments:
         config: The run's options.
@@ -91,7 +95,8 @@ def load_data(config: Config, *, download: bool = True) -> DataSet:
             )
         counts = _are_counts(config.likelihood)
         how: Any = config.binarize  # auto no longer, since the run began
-        return load(config.data, binarize=how, data_root=root, split_seed=config.split_seed, counts=counts)
+        data = load(config.data, binarize=how, data_root=root, split_seed=config.split_seed, counts=counts)
+        return data if config.early_stopping is None else with_held_out(data, config.held_out)
     except (RuntimeError, ValueError, TypeError) as error:  # of names that are none, ~nobody or with a zero byte
         if isinstance(error, InputError):
             raise
@@ -167,4 +172,9 @@ def make_trainer(
         device=config.device,
         precision=config.precision,
         report_every=config.report_every,
+        scheduler=parts.scheduler,
+        scheduler_every=config.scheduler_every,
+        clip_norm=config.clip_norm,
+        clip_value=config.clip_value,
+        averaging=config.averaging,
     )

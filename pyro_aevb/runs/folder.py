@@ -4,7 +4,8 @@
 ``config.yaml``           every option of the run; ``pyro-aevb train --config`` repeats it
 ``metrics.jsonl``         one line a report: samples_seen, bound, seconds; test bounds in between
 ``last.pt``               the latest state: what ``--resume`` goes on from
-``best.pt``               the state with the highest mean *training* bound between two saves, so
+``best.pt``               the state with the highest mean *training* bound between two saves, or
+                          with early stopping the highest bound of held-out training data, so
                           that choosing it never looks at the test set
 ``figures/``              pictures
 ``.lock``                 who writes the run, see :func:`~pyro_aevb.files.locked`

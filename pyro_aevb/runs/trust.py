@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb.errors import InputError, told
 from pyro_aevb.guides import Guide
@@ -31,6 +32,7 @@ KINDS: dict[str, type] = {
     "guide": Guide,
     "estimator": ELBO,
     "optimizer": torch.optim.Optimizer,
+    "scheduler": LRScheduler,
 }
 """What the class that a place of a configuration names must be; those in a part's own options are ``nn.Module``."""
 
