@@ -62,6 +62,7 @@ from pyro_aevb import (
 from pyro_aevb.errors import InputError, NonFiniteLossError
 from pyro_aevb.models import GenerativeModel, RecognitionModel
 from pyro_aevb.seeds import seeded
+from pyro_aevb.training.early_stopping import EarlyStopping
 from pyro_aevb.training.ensemble import Ensemble
 from pyro_aevb.training.monte_carlo_em import MonteCarloEM
 from pyro_aevb.training.progress import Progress
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from pyro_aevb.runs import load_run
 
 __all__ = [
+    "EarlyStopping",
     "Ensemble",
     "GenerativeModel",
     "InputError",

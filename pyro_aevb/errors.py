@@ -18,6 +18,7 @@ import torch
 
 __all__ = [
     "REFUSALS",
+    "DivergenceWarning",
     "InputError",
     "NonFiniteLossError",
     "choice",
@@ -73,6 +74,10 @@ class InputError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is NaN or infinite; the command line prints it and exits with 1."""
+
+
+class DivergenceWarning(UserWarning):
+    """Training stays finite, and its bound lies far below what it was; the command line prints it as one line."""
 
 
 # ---------------------------------------------------------------- checks of arguments

@@ -572,6 +572,11 @@ TRAINERS = {
     "precision": WORD,
     "report_every": WHOLE,
     "settings": [3, "fast", [3], Settings, {"threads": 1}],
+    "scheduler": [3, "StepLR", [3], torch.nn.Linear(1, 1), lambda optimizer: 3, torch.optim.lr_scheduler.StepLR],
+    "scheduler_every": WORD,
+    "clip_norm": [value for value in POSITIVE if value is not None],
+    "clip_value": [value for value in POSITIVE if value is not None],
+    "averaging": [0, 1, -1, 1.5, *(value for value in NO_NUMBER if value is not None)],
 }
 EM = {
     "leapfrog_steps": WHOLE,

@@ -308,7 +308,7 @@ def test_a_signal_to_end_saves_and_says_so(number, code, word, step, cli, monkey
     found, _, errors = cli("train", *words, "--out=cut")
     assert (found, errors.count("\n")) == (code, 1), errors
     assert word in errors
-    assert f"{100 * (step + 1)} samples are saved, go on with --resume cut" in errors
+    assert f"{100 * (step + 1)} samples are saved, go on with: pyro-aevb train --resume cut\n" in errors
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert cli("train", "--resume=cut")[0] == 0
     for name in ("last", "best"):

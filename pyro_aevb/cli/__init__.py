@@ -19,7 +19,7 @@ import torch
 
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, outputs, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
-from pyro_aevb.errors import InputError, NonFiniteLossError, did_you_mean
+from pyro_aevb.errors import DivergenceWarning, InputError, NonFiniteLossError, did_you_mean
 from pyro_aevb.runs.origin import VersionsWarning, versions
 from pyro_aevb.runs.trust import importable, modules_typed
 from pyro_aevb.torch_internals import is_failed_allocation
@@ -45,6 +45,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 # As matplotlib comes: a matplotlibrc in the current folder may be a stranger's, and a setting of it runs TeX.
 PICTURES = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
 
+OWN_WARNINGS = (VersionsWarning, DivergenceWarning)
+
 USAGE = "\n".join(
     [
         "usage: pyro-aevb COMMAND [options]",
@@ -54,8 +56,8 @@ USAGE = "\n".join(
         *(f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items()),
         "",
         "pyro-aevb COMMAND --help tells the options; pyro-aevb train --prior.help NAME (likewise --likelihood.help,",
-        "--guide.help, --estimator.help, --optimizer.help) those of a part; pyro-aevb --version the versions.",
-        "PYRO_AEVB_DEBUG=1 shows where an error arose.",
+        "--guide.help, --estimator.help, --optimizer.help, --scheduler.help) those of a part; pyro-aevb --version the",
+        "versions. PYRO_AEVB_DEBUG=1 shows where an error arose.",
     ]
 )
 
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(format="pyro-aevb: %(message)s")
     logging.getLogger("pyro_aevb").setLevel(logging.INFO)  # recordings, and why a step cannot be recorded
-    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES), _one_line_of_versions():
+    with stopping(), importable(modules_typed(words)), matplotlib.rc_context(PICTURES), _warnings_in_one_line():
         return _run(words[0], words[1:])
 
 
@@ -112,19 +114,20 @@ def _words_of(error: OSError) -> str:
 
 
 @contextmanager
-def _one_line_of_versions() -> Iterator[None]:
-    """Print the warning of other versions as one line on standard error, without the place in our code."""
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print our own warnings as one line each on standard error, without the place in our code."""
     show: Callable[..., None] = warnings.showwarning
 
     def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         """What ``warnings`` calls to show one; all others are shown as they were."""
-        if issubclass(category, VersionsWarning):
+        if issubclass(category, OWN_WARNINGS):
             print(f"pyro-aevb: warning: {message}", file=sys.stderr)
         else:
             show(message, category, *place, **more)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", VersionsWarning)
+        for own in OWN_WARNINGS:
+            warnings.simplefilter("always", own)
         warnings.showwarning = shown
         yield
 

@@ -1,11 +1,14 @@
 """``pyro-aevb train``: from options to a run on disk."""
 
+import inspect
 import math
+import shlex
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,18 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from torch.distributions import constraints
-from tqdm import tqdm
 
 from pyro_aevb import evidence
+from pyro_aevb.cli.progress import Shown
 from pyro_aevb.cli.stopping import Stopped
 from pyro_aevb.data import DataSet
+from pyro_aevb.data.batches import steps_of
 from pyro_aevb.data.tables import is_table
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import check_place, refuse_existing
 from pyro_aevb.hardware import find_device
+from pyro_aevb.optimizers import CosineAdam
 from pyro_aevb.process import Deferred
 from pyro_aevb.runs.build import Parts, kinds_of, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import Folder, is_run
@@ -37,13 +42,15 @@ from pyro_aevb.runs.origin import (
     versions,
 )
 from pyro_aevb.runs.parser import Parser, read_config
-from pyro_aevb.runs.trust import modules_of
+from pyro_aevb.runs.trust import modules_needed, modules_of
+from pyro_aevb.training.early_stopping import EarlyStopping
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS
 from pyro_aevb.training.progress import Progress
-from pyro_aevb.training.trainer import Trainer
+from pyro_aevb.training.trainer import Trainer, evaluated
 
 __all__ = ["train"]
 
+UNSAID_STEPS = inspect.signature(CosineAdam).parameters["total_steps"].default
 RESUMABLE = {"samples", "device", "data_root", "evaluate_every", "save_every", "resume", "trust"}
 
 
@@ -60,7 +67,8 @@ def train(arguments: Sequence[str]) -> None:
         _resume(grammar, Path(resume), arguments, modules_of(trust))
         return
     source = None if config is None else read_config(Path(config), modules_of(trust))
-    _begin(grammar, grammar.parse(arguments, _read_as_it_was(source) or _of_table(arguments)), arguments)
+    given = _read_as_it_was(source) or _of_table(arguments)
+    _begin(grammar, grammar.parse(arguments, given), arguments, source or {})
 
 
 def _read_as_it_was(source: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -91,39 +99,49 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     return value
 
 
-def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str]) -> None:
+def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str], source: dict[str, Any]) -> None:
     if options.out:
         out = Path(options.out)
         check_place("out", out)
         refuse_existing(out, f"give another --out{f', or go on with --resume {out}' if is_run(out) else ''}")
     check_numbers(options, "--")
-    _spread_shorthand(options, {word.split("=")[0] for word in arguments})
+    typed = {word.split("=")[0] for word in arguments}
+    if "--held_out" in typed and options.early_stopping is None:
+        raise InputError("--held_out is for --early_stopping, which is not given: add it, or leave both out")
+    _spread_shorthand(options, typed)
     parts = make_parts(grammar, options)
     options.binarize = _choose_binarize(options, parts)
     options.engine = _choose_engine(options)
     if Path(options.data).is_file():
         options.data = str(Path(options.data).resolve())  # so that the run is found out about from any folder
-    plain = yaml.safe_load(dumped(grammar, options))
-    data = load_data(config_of(plain))
-    if kinds := kinds_of(config_of(plain), data):
-        options.likelihood.init_args.kinds = ",".join(kinds["kinds"])  # so that the configuration tells them
-        _say_kinds(data)
+    data = load_data(config_of(yaml.safe_load(dumped(grammar, options))))
+    changed = [_tell_kinds(options, data, grammar), _follow_samples(options, typed, source, len(data.train))]
+    if any(changed):
+        parts = make_parts(grammar, options)
     text = dumped(grammar, options)
-    plain = yaml.safe_load(text)
-    training = Training.of(plain, make_parts(grammar, options) if kinds else parts, data)
+    training = Training.of(yaml.safe_load(text), parts, data)
     path = Path(options.out) if options.out else _free_path(options.data)
     folder = Folder.create(path, text, training.state())
     with folder.locked():
         training.go_on(folder)
 
 
-def _say_kinds(data: DataSet) -> None:
-    """Which column is taken for what."""
+def _tell_kinds(options: Namespace, data: DataSet, grammar: Parser) -> bool:
+    """Let the configuration say which column is of what kind, and say so.
+
+    Returns:
+        Whether the likelihood takes kinds that nobody has named.
+    """
+    kinds = kinds_of(config_of(yaml.safe_load(dumped(grammar, options))), data)
+    if not kinds:
+        return False
+    options.likelihood.init_args.kinds = ",".join(kinds["kinds"])
     of_kind: dict[str, list[str]] = {}
     for column in data.schema.columns:
         of_kind.setdefault(column.kind, []).append(column.name)
     told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in of_kind.items())
     print(f"{data.name}: {told} (others by --kinds COLUMN=KIND)", file=sys.stderr)
+    return True
 
 
 def _resume(grammar: Parser, path: Path, arguments: Sequence[str], trust: Sequence[str]) -> None:
@@ -193,6 +211,23 @@ def _spread_shorthand(options: Namespace, typed: Collection[str]) -> None:
                 made[key] = value
 
 
+def _follow_samples(options: Namespace, typed: Collection[str], source: dict[str, Any], size: int) -> bool:
+    """Let CosineAdam's step size fall over as many steps as the run takes, unless somebody says otherwise.
+
+    Returns:
+        Whether it does.
+    """
+    optimizer = options.optimizer
+    known = {"--optimizer.total_steps", "--optimizer.init_args.total_steps"} & set(typed)
+    in_file = source.get("optimizer") if "--optimizer" not in typed else None
+    in_file = in_file.get("init_args", {}) if isinstance(in_file, dict) else {}
+    ours = optimizer.class_path == f"{CosineAdam.__module__}.{CosineAdam.__name__}"
+    if not ours or known or "total_steps" in in_file or optimizer.init_args.total_steps != UNSAID_STEPS:
+        return False
+    optimizer.init_args.total_steps = steps_of(int(options.samples), size, options.batch_size)
+    return True
+
+
 def _choose_binarize(options: Namespace, parts: Parts) -> str:
     if options.binarize != "auto":
         return str(options.binarize)
@@ -233,6 +268,9 @@ class Training:
         self.origin = origin
         self.best_bound = float("-inf")
         self.since_save: list[float] = []
+        self.early: EarlyStopping | None = None
+        if config.early_stopping is not None and data.held_out is not None:
+            self.early = EarlyStopping(trainer, data.held_out, config.early_stopping)
 
     @classmethod
     def of(cls, options: dict[str, Any], parts: Parts, data: DataSet) -> "Training":
@@ -250,6 +288,7 @@ class Training:
             "origin": self.origin,
             "versions": versions(),
             "trainer": self.trainer.state_dict(),
+            **({} if self.early is None else {"early_stopping": self.early.state_dict()}),
         }
 
     def take(self, state: dict[str, Any]) -> None:
@@ -261,6 +300,8 @@ class Training:
         self.trainer.load_state_dict(state["trainer"])
         self.best_bound = state["best_bound"]
         self.since_save = _bounds(state)
+        if self.early is not None:
+            self.early.load_state_dict(state.get("early_stopping", {}))
 
     def go_on(self, folder: Folder) -> None:
         """Train up to the samples that are wanted; where the user interrupts, save what was done."""
@@ -269,25 +310,33 @@ class Training:
         began = time.perf_counter()
         signals = Deferred()
         try:
-            with tqdm(total=target, initial=seen, unit="samples", disable=not sys.stderr.isatty(), leave=False) as bar:
-                for progress in self.trainer.run(max(0, target - seen)):
+            with Shown(seen, target) as shown:
+                for progress in (self.early or self.trainer).run(max(0, target - seen)):
                     with signals:  # to end wait until the report is whole
                         self._report(folder, progress, seen, round(time.perf_counter() - began, 3))
-                    _show(bar, progress, seen)
+                    shown.report(progress)
                     seen = progress.samples_seen
                     signals.deliver()
         except (KeyboardInterrupt, Stopped) as stop:
             if self.trainer.engine.updating:  # the second signal, which did not wait
                 raise
             with signals:
+                self._save_best_held_out(folder)
                 folder.save("last", self.state())
-            raise Stopped(getattr(stop, "number", signal.SIGINT), _saved(folder, self.trainer)) from stop
-        _print_summary(folder, self.config, self.data, self.trainer)
+            raise Stopped(getattr(stop, "number", signal.SIGINT), self._saved(folder)) from stop
+        _print_summary(folder, self.config, self.data, seen, self.early)
+
+    def _saved(self, folder: Folder) -> str:
+        """What was kept, and the command that goes on from it; what was typed for the run stands in its config.yaml."""
+        needed = modules_needed(asdict(self.config))
+        trust = ["--trust", ",".join(needed)] if needed else []
+        command = shlex.join(["pyro-aevb", "train", "--resume", str(folder.path), *trust])
+        return f"{self.trainer.samples_seen:,} samples are saved, go on with: {command}"
 
     def _report(self, folder: Folder, progress: Progress, seen: int, seconds: float) -> None:
         config = self.config
         now = progress.samples_seen
-        ends = now >= int(config.samples)
+        ends = now >= int(config.samples) or (self.early is not None and self.early.stopped)
         folder.append_metrics({**_record(progress), "seconds": seconds})
         self.since_save.append(progress.bound)
         if _crossed(seen, now, config.evaluate_every) or ends:
@@ -295,8 +344,22 @@ class Training:
         if _crossed(seen, now, config.save_every) or ends:
             self._save(folder)
 
+    def _save_best_held_out(self, folder: Folder) -> None:
+        """The state of the highest bound of held-out data, if there is a new one since the last save."""
+        if self.early is None or self.early.best_state is None or self.early.best == self.best_bound:
+            return
+        self.best_bound = self.early.best
+        best = self.early.best_state
+        seen = self.trainer.batches.samples_seen(best["step"])
+        folder.save("best", {**self.state(), "samples_seen": seen, "since_save": [], "trainer": best})
+
     def _save(self, folder: Folder) -> None:
-        """The state, as the best one too if the mean bound since the last save is."""
+        """The state, as the best one too if the mean bound since the last save is, or the bound of held-out data."""
+        if self.early is not None:
+            self._save_best_held_out(folder)
+            self.since_save = []
+            folder.save("last", self.state())
+            return
         mean_bound = sum(self.since_save) / len(self.since_save)
         is_best = mean_bound > self.best_bound
         self.best_bound = max(self.best_bound, mean_bound)
@@ -305,10 +368,6 @@ class Training:
         if is_best:
             folder.save("best", state)
         folder.save("last", state)
-
-
-def _saved(folder: Folder, trainer: Trainer) -> str:
-    return f"{trainer.samples_seen:,} samples are saved, go on with --resume {folder.path}"
 
 
 def _record(progress: Progress) -> dict[str, Any]:
@@ -321,22 +380,27 @@ def _crossed(before: int, now: int, every: Every) -> bool:
 
 
 def _evaluate(progress: Progress, trainer: Trainer, test: Any) -> dict[str, Any]:
-    bound = evidence.bound(trainer.model, trainer.guide, test).bound
+    with evaluated(trainer):
+        bound = evidence.bound(trainer.model, trainer.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
     return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}
 
 
-def _show(bar: Any, progress: Progress, seen: int) -> None:
-    bar.set_postfix(bound=f"{progress.bound:.2f}", refresh=False)
-    bar.update(progress.samples_seen - seen)
-
-
-def _print_summary(folder: Folder, config: Config, data: DataSet, trainer: Trainer) -> None:
+def _print_summary(folder: Folder, config: Config, data: DataSet, seen: int, early: EarlyStopping | None) -> None:
     records = folder.metrics()
-    since = (trainer.samples_seen - 1) % config.report_every + 1  # the last report may come early, at the end
+    since = (seen - 1) % config.report_every + 1  # the last report may come early, at the end
     train = [f"{r['bound']:.2f} on train (last {since:,} samples)" for r in records if "bound" in r]
     test = [f"{r['test_bound']:.2f} ± {r['test_se']:.2f} on test" for r in records if "test_bound" in r]
     print(
-        f"{folder.path}: {trainer.samples_seen:,} samples of {data.name} (binarize={data.binarize}), nats per datum: "
+        f"{folder.path}: {seen:,} samples of {data.name} (binarize={data.binarize}), nats per datum: "
         f"bound {', '.join([*train[-1:], *test[-1:]]) or 'not yet known'}"
+        f"{' with averaged weights' if config.averaging is not None and test else ''}"
     )
+    held = [r for r in records if "held_out_bound" in r]
+    if early is not None and held:
+        best = max(held, key=lambda r: float(r["held_out_bound"]))
+        how = f"stopped early, after {early.waited} reports without a better one" if early.stopped else "not stopped"
+        print(
+            f"{how}: {best['held_out_bound']:.2f} on held-out data at {best['samples_seen']:,} samples, which "
+            "--checkpoint best opens"
+        )

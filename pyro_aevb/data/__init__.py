@@ -7,6 +7,7 @@ the training seed: two runs on "the same data" have the same data.
 
 from pyro_aevb.data.arguments import taken_apart
 from pyro_aevb.data.given import as_tensors, in_precision
+from pyro_aevb.data.held_out import set_aside
 from pyro_aevb.data.loaders import LOADERS
 from pyro_aevb.data.loading import load, read_rows
 from pyro_aevb.data.roots import find_root
@@ -26,5 +27,6 @@ __all__ = [
     "in_precision",
     "load",
     "read_rows",
+    "set_aside",
     "taken_apart",
 ]

@@ -12,11 +12,21 @@ from pyro_aevb.models import check_sizes
 from pyro_aevb.pairs import Pair
 from pyro_aevb.seeds import derive, generator
 
-__all__ = ["Batches", "Data", "Visit"]
+__all__ = ["Batches", "Data", "Visit", "steps_of"]
 
 Visit = tuple[Tensor, Tensor]
 
 ANOTHER_KEY = 0x9E3779B9  # between the keys of two arguments that are both binarised
+
+
+def steps_of(samples: int, size: int, batch_size: int) -> int:
+    """Number of steps that see so many data at least, of which the last of each epoch may see fewer.
+
+    >>> steps_of(100, size=50, batch_size=20), steps_of(101, size=50, batch_size=20)
+    (6, 7)
+    """
+    epochs, rest = divmod(samples, size)
+    return epochs * -(-size // batch_size) + -(-rest // batch_size)
 
 
 class Batches:
@@ -66,6 +76,11 @@ class Batches:
     def per_epoch(self) -> int:
         """Number of minibatches in an epoch."""
         return -(-self.size // self.batch_size)
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers a datum has."""
+        return sum(part[0].numel() for part in self.parts)
 
     def called(self, function: Pair) -> Pair:
         """A model or guide that is called with the tensors of a minibatch, whatever arguments it has itself."""

@@ -105,6 +105,7 @@ class DataSet:
         label_names: What each class is called, in the order of their numbers.
         beside_train: What belongs to each training row besides its values.
         beside_test: What belongs to each test row.
+        held_out: What was set aside of the training rows, fixed, as :meth:`arguments` gives it; ``None`` for nothing.
     """
 
     name: str
@@ -119,6 +120,7 @@ class DataSet:
     label_names: tuple[str, ...] = ()
     beside_train: Beside = ALONE
     beside_test: Beside = ALONE
+    held_out: Any = None
 
     @property
     def dim(self) -> int:

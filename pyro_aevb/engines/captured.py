@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.data.batches import Visit
+from pyro_aevb.engines.around import Around
 from pyro_aevb.engines.base import Objective, OptimizerLike
 from pyro_aevb.engines.cuda_graphs import WholeSteps, unchanged, updates_in_place
 from pyro_aevb.engines.eager import EagerGradients, TorchEngine
@@ -87,15 +88,22 @@ class Launches:
         gradients: Whose recordings the launches are made of.
         optimizer: What steps.
         count: How many steps one launch takes.
+        around: What stands around its step; a scheduler that sets more than step sizes keeps to single steps.
     """
 
     def __init__(
-        self, objective: Objective, gradients: RecordedGradients, optimizer: torch.optim.Optimizer, count: int
+        self,
+        objective: Objective,
+        gradients: RecordedGradients,
+        optimizer: torch.optim.Optimizer,
+        count: int,
+        around: Around | None = None,
     ) -> None:
         self.objective = objective
         self.gradients = gradients
         self.optimizer = optimizer
         self.count = count
+        self.around = around or Around()
         self.kept: tuple[Recording, WholeSteps] | None = None
         self._stepped = False  # until the first step the optimizer's state is not there
 
@@ -108,6 +116,8 @@ class Launches:
         """The launch for these visits, captured anew when what it froze has changed; ``None`` where there is none."""
         first = not self._stepped
         self._stepped = True
+        if self.around.schedule is not None and not self.around.schedule.rates_alone:
+            return None
         if first or len(visits) != self.count or any(len(rows) != len(visits[0][0]) for rows, _ in visits):
             return None
         recording = self.gradients.kept.of(len(visits[0][0]), visits[0], steps=len(visits))
@@ -125,7 +135,7 @@ class Launches:
             return None
         tensors = objective.trained(), objective.further_tensors()
         try:
-            whole = WholeSteps(recording.inside, self.optimizer, *tensors, list(visits))
+            whole = WholeSteps(recording.inside, self.optimizer, *tensors, list(visits), around=self.around)
         except Exception as error:  # whatever the driver raises: single steps give the same numbers
             logger.info("the optimizer steps after the graph, it cannot be captured: %s", reason(error))
             self.count = 1
@@ -135,7 +145,11 @@ class Launches:
 
 
 def captured_engine(
-    objective: Objective, optimizer: OptimizerLike, sizes: frozenset[int], tolerance: float = TOLERANCE
+    objective: Objective,
+    optimizer: OptimizerLike,
+    sizes: frozenset[int],
+    tolerance: float = TOLERANCE,
+    around: Around | None = None,
 ) -> TorchEngine:
     """The engine that steps after recorded loss and gradients.
 
@@ -144,6 +158,7 @@ def captured_engine(
         optimizer: A callable that makes an optimizer of parameters, or an optimizer.
         sizes: Sizes of minibatch that are worth a recording.
         tolerance: As for :class:`RecordedGradients`.
+        around: What stands around the optimizer's step; by default nothing.
 
     Raises:
         InputError: As :class:`~pyro_aevb.engines.eager.TorchEngine`.
@@ -151,8 +166,9 @@ def captured_engine(
     gradients = RecordedGradients(objective, sizes, tolerance=tolerance)
     engine = TorchEngine(objective, optimizer, gradients)
     engine.name = "captured"
+    engine.around = around or Around()
     if objective.batches.device.type == "cuda":
-        engine.launches = Launches(objective, gradients, engine.optimizer, STEPS_PER_LAUNCH)
+        engine.launches = Launches(objective, gradients, engine.optimizer, STEPS_PER_LAUNCH, engine.around)
     return engine
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.data.batches import Visit
+from pyro_aevb.engines.around import Around
 from pyro_aevb.optimizers import Paced
 from pyro_aevb.origins import comes_from
 from pyro_aevb.seeds import unchanged_random_state
@@ -86,6 +87,8 @@ class WholeSteps:
         others: Further tensors that a step may change, such as batch normalisation's.
         visits: As many as one replay takes, all of one size.
         make_replay: How a body becomes a replay.
+        around: What stands around the optimizer's step: clipping and averages are part of the graph; the schedule is
+            stepped before the launch, after each step's size was read, and may change nothing but step sizes.
     """
 
     def __init__(
@@ -96,7 +99,9 @@ class WholeSteps:
         others: list[Tensor],
         visits: list[Visit],
         make_replay: MakeReplay = graph_of,
+        around: Around | None = None,
     ) -> None:
+        self.around = around or Around()
         self.loss_and_gradients = loss_and_gradients
         self.optimizer = optimizer
         self.parameters = parameters
@@ -107,7 +112,8 @@ class WholeSteps:
         self.sizes = [[float(group["lr"]) for group in groups] for _ in visits]
         self.rates = [[torch.tensor(size, device=device) for size in sizes] for sizes in self.sizes]
         self.losses = torch.zeros(len(visits), dtype=parameters[0].dtype, device=device)
-        with unchanged([*parameters, *others, *state_tensors(optimizer)]), unchanged_random_state(device):
+        changed = [*parameters, *others, *state_tensors(optimizer), *self.around.tensors()]
+        with unchanged(changed), unchanged_random_state(device):
             self.replay = make_replay(self._body)
 
     @staticmethod
@@ -122,6 +128,7 @@ class WholeSteps:
             torch.stack(given, out=static)
         for rates, before in zip(self.rates, self.sizes, strict=True):
             self._set(rates, before)
+            self.around.count()
         self.replay()
         return list(self.losses.clone())
 
@@ -140,7 +147,9 @@ class WholeSteps:
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
             with self._for_capture(rates):
+                self.around.before(self.parameters)
                 update()
+                self.around.after()
             self.losses[i].copy_(loss)
 
     @contextmanager

@@ -104,7 +104,7 @@ class TorchEngine(OneOptimizer):
         for visit in visits:
             loss = self.gradients(visit)
             self.updating = True
-            self.optimizer.step()
+            self.update()
             self.updating = False
             yield loss
 

@@ -7,11 +7,15 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_aevb.engines.around import Around
 from pyro_aevb.engines.base import MakeOptimizer
 from pyro_aevb.errors import InputError, in_one_line, instance, maker
 from pyro_aevb.states import COMPUTED_BY, check_optimizer
 
 __all__ = ["OneOptimizer", "check_optimizer_like", "completed", "load_optimizer_state", "make_optimizer"]
+
+KEPT = {"schedule": ("a scheduler", "scheduler"), "averages": ("averages of weights", "averaging")}
+"""What a state may hold beside the optimizer's own, in words, and the option that it comes from."""
 
 
 class OneOptimizer:
@@ -25,20 +29,45 @@ class OneOptimizer:
         InputError: As :func:`make_optimizer`.
     """
 
+    around: Around = Around()
+    """What stands around its step."""
+
     def __init__(self, optimizer: MakeOptimizer | torch.optim.Optimizer, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
         self.optimizer = make_optimizer(optimizer, parameters)
 
+    def update(self) -> None:
+        """Take a step by the gradients that are there, and all that stands around it."""
+        self.around.before(self.parameters)
+        self.optimizer.step()
+        self.around.after()
+        self.around.count()
+
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's own."""
-        return self.optimizer.state_dict()
+        """The optimizer's own, and that of what stands around its step under names of its own."""
+        return {**self.optimizer.state_dict(), **{n: each.state_dict() for n, each in self.around.kept().items()}}
 
     def check_state(self, state: Any, stepped: bool) -> None:
         """Against what the optimizer would have, after steps or before the first."""
-        check_optimizer(state, self.optimizer, stepped)
+        kept = self.around.kept()
+        for name, (saved, option) in KEPT.items():
+            if (name in state) != (name in kept):
+                begun, here = ("with", "without") if name in state else ("without", "with")
+                raise InputError(f"the saved run was trained {begun} {saved}, and this is {here}: give {option} alike")
+        for name, each in kept.items():
+            each.check_state(state[name])
+        check_optimizer(_own(state), self.optimizer, stepped)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Into the optimizer."""
-        load_optimizer_state(self.optimizer, state)
+        """Into the optimizer, and into what stands around its step."""
+        load_optimizer_state(self.optimizer, _own(state))
+        for name, each in self.around.kept().items():
+            each.load_state_dict(state[name])
+
+
+def _own(state: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's part of a state."""
+    return {key: value for key, value in state.items() if key not in KEPT}
 
 
 def check_optimizer_like(optimizer: Any) -> None:

@@ -58,6 +58,8 @@ class Codes:
         for known, before, code in self._known:
             if known == key and all(map(_same_tensor, before, constants)):
                 return code, True
+        if compiled:
+            logger.info("compiling the step, once for each size of batch: some seconds, the first time up to a minute")
         # Its forward, not itself: hooks of modules are for those of the pair.
         code = _compile(graph, inputs, moving) if compiled else (graph.forward, graph.forward)
         self._known = [*self._known[1 - MOST_KEPT :], (key, constants, code)]

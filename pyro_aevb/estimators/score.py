@@ -33,6 +33,9 @@ class ScoreFunction(EvidenceLowerBound):
         beta: Weight of the KL in the gradient, positive; the value stays the bound, whose weight is 1.
         warm_up: Number of training data over which the weight rises linearly from 0 to ``beta``; 0 for the weight
             ``beta`` from the beginning.
+        cycles: How many times it rises so, each time from 0; after the last it stays.
+        ramp: Part of a cycle in which the weight rises, in (0, 1]; for the rest of it the weight is ``beta``, so that a
+            cycle is ``warm_up / ramp`` training data long.
         baseline: What scores' weights are compared with: ``none`` for 0, ``mean`` for the mean over the *other* data
             of the minibatch, ``leave_one_out`` for the mean over the datum's other samples.
         downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach.

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from pyro.infer import ELBO
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb import likelihoods
 from pyro_aevb.data import DataSet, DynamicBinarization, find_root, load
+from pyro_aevb.data.held_out import with_held_out
 from pyro_aevb.data.loaders import is_there
 from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import InputError, in_one_line
@@ -41,6 +43,7 @@ class Parts:
         guide: Makes the guide of data and latent dimension.
         estimator: The objective; ``None`` where only the pair was wanted.
         optimizer: Makes the optimizer of parameters; ``None`` where only the pair was wanted.
+        scheduler: Makes the scheduler of an optimizer; ``None`` where there is none, or only the pair was wanted.
     """
 
     prior: Callable[..., Prior]
@@ -48,6 +51,7 @@ class Parts:
     guide: Callable[[int, int], Guide]
     estimator: ELBO | None = None
     optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
 
 
 def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PARTS) -> Parts:
@@ -70,11 +74,11 @@ def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PART
         raise
     except Exception as error:  # whatever a constructor raises of arguments that do not suit it
         raise InputError(f"the configuration does not fit: {in_one_line(error)}") from error
-    return Parts(**{name: made[name] for name in wanted})
+    return Parts(**{name: made.get(name) for name in wanted})
 
 
 def load_data(config: Config, *, download: bool = True) -> DataSet:
-    """The configuration's data set; to a likelihood of counts, bytes are counts.
+    """The configuration's data set; to a likelihood of counts, bytes are counts; with early stopping, a part held out.
 
     Arguments:
         config: The run's options.
@@ -91,7 +95,7 @@ def load_data(config: Config, *, download: bool = True) -> DataSet:
                 "--data_root, or load it with pyro_aevb.data.load first"
             )
         how: Any = config.binarize  # auto no longer, since the run began
-        return load(
+        data = load(
             config.data,
             binarize=how,
             data_root=root,
@@ -106,6 +110,7 @@ def load_data(config: Config, *, download: bool = True) -> DataSet:
             exposure=config.exposure,
             kinds=_kinds(config.kinds),
         )
+        return data if config.early_stopping is None else with_held_out(data, config.held_out)
     except (RuntimeError, ValueError, TypeError) as error:  # of names that are none, ~nobody or with a zero byte
         if isinstance(error, InputError):
             raise
@@ -230,4 +235,9 @@ def make_trainer(
         device=config.device,
         precision=config.precision,
         report_every=config.report_every,
+        scheduler=parts.scheduler,
+        scheduler_every=config.scheduler_every,
+        clip_norm=config.clip_norm,
+        clip_value=config.clip_value,
+        averaging=config.averaging,
     )

@@ -4,7 +4,8 @@
 ``config.yaml``           every option of the run; ``pyro-aevb train --config`` repeats it
 ``metrics.jsonl``         one line a report: samples_seen, bound, seconds; test bounds in between
 ``last.pt``               the latest state: what ``--resume`` goes on from
-``best.pt``               the state with the highest mean *training* bound between two saves, so
+``best.pt``               the state with the highest mean *training* bound between two saves, or
+                          with early stopping the highest bound of held-out training data, so
                           that choosing it never looks at the test set
 ``figures/``              pictures
 ``.lock``                 who writes the run, see :func:`~pyro_aevb.files.locked`
@@ -37,7 +38,7 @@ __all__ = ["CheckpointName", "Folder", "is_run"]
 CheckpointName = Literal["last", "best"]
 FORMAT = "pyro_aevb run 2"
 HALF_WRITTEN = re.compile(r"\.(last\.pt|best\.pt|config\.yaml|metrics\.jsonl)\.\d+")
-NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "seconds", "test_bound", "test_se"}
+NUMBERS = {"samples_seen", "bound", "beta", "log_joint", "held_out_bound", "seconds", "test_bound", "test_se"}
 """What a line of metrics may hold."""
 
 

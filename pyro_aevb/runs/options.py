@@ -8,6 +8,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pyro.infer import ELBO
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb.errors import InputError
 from pyro_aevb.guides import Guide
@@ -45,6 +46,7 @@ OPTIMIZER = made_by(
     weight_decay=1.0,
     warm_up=0,
 )
+SCHEDULER = {"type": Callable[[torch.optim.Optimizer], LRScheduler] | None}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ class Config:
         guide: The guide q(z|x).
         estimator: The objective, any ``pyro.infer.ELBO``.
         optimizer: What steps the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
+        scheduler: What sets the optimizer's step size, of torch.optim.lr_scheduler; none by default.
+        scheduler_every: What the scheduler is stepped after.
+        clip_norm: Longest length of all gradients together; any by default.
+        clip_value: Largest size of a gradient's elements; any by default.
+        averaging: Decay of a moving average of the weights over steps, 0.999 say, which test bounds and all commands
+            that open the run then use in place of the weights; none by default.
+        early_stopping: End after so many reports without a better bound of held-out training data; never by default.
+        held_out: Part of the training data that --early_stopping holds out.
         data: mnist, fashion_mnist, frey_face, digits, or a .csv, .tsv, .parquet, .npy or .npz file.
         binarize: How grey pixels become binary: not at all, once, or at each visit; ``auto`` is dynamic for a
             likelihood of binary data, else none.
@@ -101,6 +111,13 @@ class Config:
     guide: Part = field(metadata=GUIDE)
     estimator: Part = field(metadata=ESTIMATOR)
     optimizer: Part = field(metadata=OPTIMIZER)
+    scheduler: Part | None = field(default=None, metadata=SCHEDULER)
+    scheduler_every: Literal["step", "epoch", "report"] = "step"
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    averaging: float | None = None
+    early_stopping: int | None = None
+    held_out: float = 0.1
     data: str = "digits"
     binarize: Literal["auto", "none", "static", "dynamic"] = "auto"
     scale: Literal["auto", "bytes"] | float = "auto"
@@ -129,7 +146,7 @@ class Config:
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-PARTS = tuple(each.name for each in fields(Config) if "unsaid" in each.metadata)
+PARTS = tuple(each.name for each in fields(Config) if "type" in each.metadata)
 
 
 @dataclass(frozen=True)
@@ -168,7 +185,7 @@ def config_of(options: Mapping[str, Any]) -> Config:
     """
     made: dict[str, Any] = {each.name: options[each.name] for each in fields(Config) if each.name in options}
     made = {"scale": SCALE_OF_EARLIER, **made}
-    made |= {name: _part(name, made[name]) for name in PARTS}
+    made |= {name: _part(name, made[name]) for name in PARTS if name != "scheduler" or made.get(name) is not None}
     return Config(**made)
 
 
@@ -185,8 +202,8 @@ def check_numbers(options: Mapping[str, Any] | Namespace, before: str = "") -> N
     samples = options["samples"]
     if not 1 <= samples < 1e15 or samples != int(samples):
         raise InputError(f"{before}samples must be a whole number of at least 1, such as 1e6, not {samples:g}")
-    for name in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim"):
-        if options[name] != "log" and options[name] < 1:
+    for name in ("batch_size", "report_every", "evaluate_every", "save_every", "latent_dim", "early_stopping"):
+        if options.get(name) not in ("log", None) and options[name] < 1:
             raise InputError(f"{before}{name} must be at least 1, not {options[name]}")
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from pyro_aevb import evidence, predictions
 from pyro_aevb.data import DataSet, Rows
-from pyro_aevb.errors import InputError, choice
+from pyro_aevb.errors import InputError, choice, flag
 from pyro_aevb.errors import path as path_of
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
@@ -63,6 +63,7 @@ class Run:
         guide: The guide with the saved weights, likewise.
         samples_seen: Training data that the weights have seen.
         device: Where model and guide are.
+        averaged: Whether the weights are averages over steps, as ``--averaging`` keeps them.
     """
 
     folder: Folder
@@ -73,6 +74,7 @@ class Run:
     guide: RecognitionModel
     samples_seen: int
     device: torch.device
+    averaged: bool
     _source: _Source
 
     def __repr__(self) -> str:
@@ -86,7 +88,7 @@ class Run:
     @property
     def title(self) -> str:
         """What stands beside every number and picture."""
-        seen = f"{self.samples_seen:,} samples"
+        seen = f"{self.samples_seen:,} samples{', averaged weights' if self.averaged else ''}"
         return f"{self.path.name}: {self.data.name}, binarize={self.data.binarize}, {seen}"
 
     @property
@@ -221,6 +223,7 @@ def load_run(
     device: str | torch.device = "auto",
     data_root: str | os.PathLike[str] | None = None,
     trust: str | Sequence[str] | None = None,
+    averaged: bool | None = None,
 ) -> Run:
     """Open a saved run: its data, and its model and guide with the saved weights, in ``eval()``.
 
@@ -229,10 +232,13 @@ def load_run(
 
     Arguments:
         path: A folder that ``pyro-aevb train`` made.
-        checkpoint: ``last``, or ``best`` for the state with the highest mean training bound between two saves.
+        checkpoint: ``last``, or ``best`` for the state with the highest mean training bound between two saves; with
+            early stopping, the highest bound of held-out data.
         device: Where model and guide are put, as for :class:`~pyro_aevb.Trainer`.
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         trust: Modules whose classes and functions the configuration may name too, a list or one text with commas.
+        averaged: Whether the weights are to be the averages that ``--averaging`` keeps; by default they are if the run
+            keeps them, and its title says so. :meth:`Run.trainer` goes on from the weights themselves.
 
     Raises:
         InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other; if the
@@ -257,12 +263,14 @@ def load_run(
         check_data_of(state, data, folder.path)
         model, guide = make_pair(config, parts, data)
     _load_weights({"model": model, "guide": guide}, state["trainer"], file)
+    averages = _averages(state["trainer"], averaged, file)
+    _put_in(averages, {"model": model, "guide": guide}, file)
     for part in (model, guide):
         part.to(where).eval()
     if said := difference_of_versions(state, file):
         warnings.warn(said, VersionsWarning, stacklevel=2)
     found = _Source(source, trusted, digest_of(state))
-    return Run(folder, checkpoint, config, data, model, guide, state["samples_seen"], where, found)
+    return Run(folder, checkpoint, config, data, model, guide, state["samples_seen"], where, bool(averages), found)
 
 
 def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Parts]:
@@ -274,6 +282,33 @@ def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Par
     parts = make_parts(grammar, options, PAIR)
     plain = {**yaml.safe_load(dumped(grammar, options)), **{name: source[name] for name in UNREAD if source.get(name)}}
     return config_of({**plain, "data_root": data_root or plain.get("data_root")}), parts
+
+
+def _averages(state: dict[str, Any], wanted: bool | None, file: Path) -> dict[str, Any]:
+    """The averages of weights in a training's state, by name; empty where none are there, or wanted."""
+    optimizer = state.get("optimizer")
+    saved = optimizer.get("averages") if isinstance(optimizer, dict) else None
+    if wanted and saved is None:
+        raise InputError(f"{file} has no averages of weights: train with --averaging 0.999, or open it without")
+    if saved is None or (wanted is not None and not flag("averaged", wanted)):
+        return {}
+    if not isinstance(saved, dict) or not isinstance(saved.get("values"), dict) or not saved["values"]:
+        raise InputError(f"{file}: its averages of weights are none: it is damaged")
+    return dict(saved["values"])
+
+
+@torch.no_grad()
+def _put_in(averages: dict[str, Any], modules: dict[str, torch.nn.Module], file: Path) -> None:
+    """Averages in the place of the modules' weights."""
+    own = {f"{name}.{n}": p for name, module in modules.items() for n, p in module.named_parameters()}
+    if other := averages.keys() - own.keys():
+        raise InputError(f"{file}: its averages have {min(map(str, other))}, which is no weight of the run's pair")
+    try:
+        check_tensors(averages, {name: own[name] for name in averages}, "averages")
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    for name, value in averages.items():
+        own[name].copy_(value)
 
 
 def _load_weights(modules: dict[str, torch.nn.Module], state: dict[str, Any], file: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb.errors import InputError, told
 from pyro_aevb.guides import Guide
@@ -31,6 +32,7 @@ __all__ = [
     "check_suited",
     "folder_of",
     "importable",
+    "modules_needed",
     "modules_of",
     "modules_typed",
 ]
@@ -41,6 +43,7 @@ KINDS: dict[str, type] = {
     "guide": Guide,
     "estimator": ELBO,
     "optimizer": torch.optim.Optimizer,
+    "scheduler": LRScheduler,
 }
 """What the class that a place of a configuration names must be; those in a part's own options are ``nn.Module``."""
 
@@ -264,6 +267,27 @@ def modules_of(trust: str | Sequence[str] | None) -> list[str]:
     if wrong := [name for name in names if not all(word.isidentifier() for word in name.split("."))]:
         raise InputError(f"--trust {wrong[0]!r} is no module: give names such as my_parts, separated by commas")
     return names
+
+
+def modules_needed(config: Mapping[str, Any]) -> list[str]:
+    """The modules that ``--trust`` must name for a configuration to be followed, in order, each once.
+
+    Arguments:
+        config: What the file holds, which can be followed.
+    """
+    named: dict[str, None] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict | list):
+            for each in value.values() if isinstance(value, dict) else value:
+                look(each)
+        elif isinstance(value, str) and PATH.fullmatch(value) and not _is_text(value):
+            module = value.rpartition(".")[0]
+            if not _is_within(module):
+                named[module] = None
+
+    look([config.get(name) for name in KINDS])
+    return list(named)
 
 
 def modules_typed(words: Sequence[str]) -> list[str]:

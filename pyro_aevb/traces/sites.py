@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "drawn_after_their_parents",
     "has_own_density",
+    "kl_with_free_bits",
     "latent_sites",
     "layers_of",
     "log_likelihood_sum",
@@ -204,6 +205,50 @@ def analytic_kls(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         kl = site_kl(model_trace.nodes[name], site)
         kls[name] = torch.as_tensor(scale_and_mask(kl, scale=site["scale"], mask=site["mask"]))
     return kls
+
+
+def kl_with_free_bits(model_trace: Trace, guide_trace: Trace, free: float) -> Tensor:
+    r"""Scaled sum of latents' KLs in closed form, each dimension's at least ``free`` in its mean over the minibatch.
+
+    .. math:: \frac NM \sum_k \max\Big(M \lambda, \sum_{i=1}^M \mathrm{KL}_{ik}\Big)
+
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
+        free: The free nats :math:`\lambda` of a dimension, at least 0.
+
+    Raises:
+        InputError: If a latent's KL has no closed form, or is not known for each of its dimensions by itself.
+    """
+    closed = drawn_after_their_parents(model_trace, guide_trace)
+    total = torch.zeros(())
+    for site in latent_sites(guide_trace):
+        if site["name"] not in closed:
+            raise InputError(
+                f"free_bits need the KL of each latent in closed form, and that of site {site['name']!r} is sampled, "
+                "since the guide draws it before what its prior depends on: leave free_bits out"
+            )
+        kl = _kl_by_dimension(model_trace.nodes[site["name"]], site).movedim(-1, 0)  # (K, ..., B)
+        counts = torch.as_tensor(scale_and_mask(torch.ones_like(kl[0]), scale=site["scale"], mask=site["mask"])).sum()
+        sums = torch.as_tensor(scale_and_mask(kl, scale=site["scale"], mask=site["mask"])).flatten(1).sum(1)  # (K,)
+        total = total + sums.clamp(min=free * counts).sum()
+    return total
+
+
+def _kl_by_dimension(model_site: Site, guide_site: Site) -> Tensor:
+    """The closed-form KL(q || p) of each dimension of one latent, ``(..., B, K)``, unscaled and unmasked, in nats."""
+    q, p = guide_site["fn"], model_site["fn"]
+    if not q.event_shape:
+        return site_kl(model_site, guide_site).unsqueeze(-1)
+    for each in (q, p):
+        independent = isinstance(each, Independent) and len(each.event_shape) == each.reinterpreted_batch_ndims
+        if not independent:
+            raise InputError(
+                f"free_bits need latents that are independent of each other, and site {model_site['name']!r} is "
+                f"{describe(each)} in {'the guide' if each is q else 'the model'}: leave free_bits out"
+            )
+    kl = site_kl({**model_site, "fn": p.base_dist}, {**guide_site, "fn": q.base_dist})
+    return kl.flatten(-len(q.event_shape))
 
 
 def drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> list[str]:

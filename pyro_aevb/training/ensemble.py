@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from pyro_aevb.data.batches import Visit
+from pyro_aevb.engines.around import Around
 from pyro_aevb.engines.batched import BatchedStep
 from pyro_aevb.engines.captured import loss_and_gradients_alone
 from pyro_aevb.engines.cuda_graphs import unchanged
@@ -47,8 +48,8 @@ class Ensemble(Loop[list[Progress]]):
     Raises:
         InputError: If there are fewer than two members; if they differ in more than is said above; if they share
             weights; or for what cannot be batched: a device other than the CPU, ``engine="svi"``, global latents, an
-            optimizer that does not work element by element, ``warm_up``, noise whose distribution depends on
-            parameters.
+            optimizer that does not work element by element, a scheduler, clipping, averaging, ``warm_up``, noise whose
+            distribution depends on parameters.
     """
 
     def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = True, settings: Settings | None = None) -> None:
@@ -253,6 +254,10 @@ def _check_member(member: int, trainer: Trainer) -> None:
         )
     if optimizer is not None and has_step_hooks(optimizer):
         raise InputError(f"member {member} has hooks at its optimizer's step, which is not called: train it by itself")
+    if getattr(trainer.engine, "around", Around()) != Around():
+        raise InputError(
+            f"member {member} has a scheduler, clipping or averaging, which are not batched: train it by itself"
+        )
     if isinstance(trainer.estimator, Estimator) and trainer.estimator.anneal(trainer.samples_seen):
         raise InputError(f"member {member} has an estimator with warm_up, which is not batched: train it by itself")
 

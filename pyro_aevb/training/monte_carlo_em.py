@@ -31,6 +31,7 @@ from pyro_aevb.optimizers import Adagrad
 from pyro_aevb.pairs import Pair, without_a_trace
 from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.training.divergence import Watch
 from pyro_aevb.training.em_steps import CapturedSteps, EagerSteps, RecordedSteps
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training
 from pyro_aevb.training.progress import Gathered, Progress
@@ -119,6 +120,7 @@ class MonteCarloEM(Training):
         where = find_device(device)
         batches = Batches(data, batch_size, seed, where, model)
         super().__init__(batches, seed, where, report_every, settings)
+        self._watch = Watch(batches.dimension)
         self._model = batches.called(model)
         self.modules = self._find_modules()
         self.parameters = self._find_parameters()
@@ -175,9 +177,11 @@ class MonteCarloEM(Training):
             raise NonFiniteLossError(f"log p(x, z) became {where}: take a smaller step size")
         self._check_space()
         gathered = self.gathered
+        log_joint = gathered.mean()
+        self._watch.look(gathered, log_joint)
         if whole:
             self.gathered = Gathered()
-        return Progress(self.samples_seen, math.nan, log_joint=gathered.mean())
+        return Progress(self.samples_seen, math.nan, log_joint=log_joint)
 
     # ------------------------------------------------------------ one step
 

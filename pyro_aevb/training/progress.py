@@ -20,6 +20,9 @@ class Progress(NamedTuple):
     """Weight of the KL in the last step's gradient, of an estimator that anneals it; never in ``bound``."""
     log_joint: float | None = None
     """Mean of log p(x, z) at the chains of a :class:`~pyro_aevb.MonteCarloEM`, nats per datum; ``None`` elsewhere."""
+    held_out_bound: float | None = None
+    """Mean bound of the data that an :class:`~pyro_aevb.EarlyStopping` holds out, nats per datum; ``None`` elsewhere,
+    and in a report that comes early, at the end of a run."""
 
 
 class Gathered:

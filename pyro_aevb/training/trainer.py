@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -11,9 +11,11 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb import traces
 from pyro_aevb.data.batches import Batches, Data
+from pyro_aevb.engines.around import Around, Averages, Clip, Every, MakeScheduler, Schedule, check_scheduler_like
 from pyro_aevb.engines.base import Engine, Objective, OptimizerLike, first_loss
 from pyro_aevb.engines.captured import captured_engine
 from pyro_aevb.engines.eager import TorchEngine
@@ -29,11 +31,12 @@ from pyro_aevb.origins import comes_from
 from pyro_aevb.pairs import Pair, is_copy, noticing, tensors_of, trained_parameters, without_a_trace
 from pyro_aevb.process import UndoneStep
 from pyro_aevb.seeds import derive, seeded
+from pyro_aevb.training.divergence import Watch
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS, Earlier, Training, broken_parameters, non_finite
 from pyro_aevb.training.progress import Gathered, Progress
 from pyro_aevb.training.weights import Weights
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "evaluated"]
 
 EngineName = Literal["auto", "captured", "eager", "svi"]
 
@@ -78,10 +81,22 @@ class Trainer(Training):
         settings: Of the processor, :class:`~pyro_aevb.hardware.Settings`: matrix products and threads, both of which
             round otherwise. By default they follow from the processor's make and the pair's size, and a resumed run
             goes on with those of its state; those that are named here always win.
+        scheduler: A callable that makes a scheduler of ``torch.optim.lr_scheduler`` of the optimizer, or one of the
+            optimizer that is given; by default the step size stays. Its factor and that of this package's own
+            optimizers, which change step sizes themselves, multiply.
+        scheduler_every: What it is stepped after: each ``step``, each ``epoch``, or each ``report`` at a multiple of
+            ``report_every``. A ``ReduceLROnPlateau`` is stepped by the reported bound: ``report``, and its
+            ``mode="max"``, ``threshold_mode="abs"``.
+        clip_norm: Longest length of all gradients together, as ``clip_grad_norm_`` of ``torch.nn.utils`` clips them; by
+            default any.
+        clip_value: Largest size of a gradient's elements, as ``clip_grad_value_`` there; by default any.
+        averaging: Decay of an exponential moving average of the weights over steps, 0.999 say, for evaluation inside
+            ``with trainer.averaged()``; by default none is kept. Buffers are not averaged.
 
     Raises:
         InputError: If the data are empty, too few, not finite or outside the likelihood's support; if the device is not
-            there; if the pair breaks its contract.
+            there; if the pair breaks its contract; if the scheduler does not suit the optimizer; if ``engine="svi"``,
+            whose optimizers are Pyro's, is given one of the last five.
     """
 
     kind = "Trainer"
@@ -109,14 +124,22 @@ class Trainer(Training):
         precision: Precision = "float32",
         report_every: int = 10_000,
         settings: Settings | None = None,
+        scheduler: MakeScheduler | LRScheduler | None = None,
+        scheduler_every: Every = "step",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        averaging: float | None = None,
     ) -> None:
         self._given = function("model", model), function("guide", guide)
         self._estimator = SGVB() if estimator is None else instance("estimator", estimator, ELBO)
         choice("engine", engine, ("auto", "captured", "eager", "svi"))
         check_optimizer_like(optimizer)
+        check_scheduler_like(scheduler)
+        clip = None if clip_norm is None and clip_value is None else Clip(clip_norm, clip_value)
         where = find_device(device)
         batches = Batches(data, batch_size, seed, where, model, guide)
         super().__init__(batches, seed, where, report_every, settings)
+        self._watch = Watch(batches.dimension)
         self._pair = batches.called(model), batches.called(guide)
         self.modules = self._find_modules()
         first_modules = dict(self.modules)
@@ -128,6 +151,9 @@ class Trainer(Training):
         self.settings = found if settings is None else instance("settings", settings, Settings)
         self._weights = Weights(self.parameters, first_modules)
         self._make_engine(engine, optimizer)
+        self._surround(clip, scheduler, scheduler_every, averaging)
+        if engine == "captured":
+            self.capture()
 
     # Without setters: whoever assigned another would train the first one on.
 
@@ -159,10 +185,30 @@ class Trainer(Training):
             self._averages,
         )
 
+    @property
+    def _around(self) -> Around:
+        """What stands around the optimizer's step."""
+        return self.engine.around if isinstance(self.engine, TorchEngine) else Around()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Run a block with the averages of the weights in the weights' place, to evaluate the pair with them.
+
+        Neither training nor saving nor loading is possible inside.
+
+        Raises:
+            InputError: If the trainer keeps no averages, or they are in place already.
+        """
+        if self._around.averages is None:
+            raise InputError("this trainer keeps no averages of its weights: make it with averaging=0.999, say")
+        with self._around.averages.in_place():
+            yield
+
     # ------------------------------------------------------------ the loop
 
     def begin(self, samples: float) -> None:
         """Record the step if so many data are worth it; what is recorded is compared first."""
+        self._refuse_averaged("train")
         if self.auto and samples >= AUTO_CAPTURE_STEPS * self.batches.batch_size:
             self.capture()
         self.engine.check_next()  # the caller may have changed anything since the last run
@@ -199,10 +245,14 @@ class Trainer(Training):
         self._stop_if_not_finite()
         self._check_same_weights()
         gathered = self.gathered
+        bound = gathered.mean()
+        self._watch.look(gathered, bound)
         if whole:
             self.gathered = Gathered()
+            if self._around.schedule is not None:
+                self._around.schedule.after_report(bound)
         beta: Any = getattr(self.estimator, "beta", None)
-        return Progress(self.samples_seen, gathered.mean(), None if beta is None else float(beta))
+        return Progress(self.samples_seen, bound, None if beta is None else float(beta))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -247,6 +297,14 @@ class Trainer(Training):
                 )
 
     # ------------------------------------------------------------ state
+
+    def _state(self) -> dict[str, Any]:
+        self._refuse_averaged("save or load")
+        return super()._state()
+
+    def _refuse_averaged(self, what: str) -> None:
+        if self._around.averages is not None and self._around.averages.put_in:
+            raise InputError(f"the averaged weights are in place: leave 'with trainer.averaged()' to {what}")
 
     def own_identity(self) -> dict[str, Any]:
         """The kind of optimizer."""
@@ -317,8 +375,24 @@ class Trainer(Training):
             return
         self.engine = TorchEngine(self.objective, optimizer)
         self.auto = name == "auto"
-        if name == "captured":
-            self.capture()
+
+    def _surround(self, clip: Clip | None, scheduler: Any, every: Every, averaging: float | None) -> None:
+        """Put around the optimizer's step what was asked for."""
+        choice("scheduler_every", every, ("step", "epoch", "report"))
+        asked = {"scheduler": scheduler, "clip_norm or clip_value": clip, "averaging": averaging}
+        named = [name for name, value in asked.items() if value is not None]
+        if named and not isinstance(self.engine, TorchEngine):
+            raise InputError(
+                f"engine='svi' takes no {named[0]}: its optimizers are pyro.optim's, which offers ClippedAdam, "
+                "PyroLRScheduler and clip_args; or train with another engine"
+            )
+        if not isinstance(self.engine, TorchEngine) or not named:
+            return
+        optimizer = self.engine.optimizer
+        averages = None if averaging is None else Averages(self.parameters, averaging)
+        per_epoch = self.batches.per_epoch
+        schedule = None if scheduler is None else Schedule(scheduler, optimizer, every, per_epoch)
+        self.engine.around = Around(clip, schedule, averages)
 
     def capture(self) -> None:
         """Go on with recorded steps, and the same optimizer.
@@ -332,7 +406,8 @@ class Trainer(Training):
         self.captured = True
         tolerance = TOLERANCE * (LOSSY if self.settings.lossy else 1)
         sizes = self.batches.frequent_sizes()
-        self.engine = captured_engine(self.objective, self.engine.optimizer, sizes, tolerance)
+        around = self._around
+        self.engine = captured_engine(self.objective, self.engine.optimizer, sizes, tolerance, around)
 
     def _check_met_by_pyro(self) -> None:
         """``SVI`` trains what Pyro meets alone: a module that never shows it its weights would stay as it is."""
@@ -347,6 +422,16 @@ class Trainer(Training):
                 f"Pyro never meets {used[0]}, which the loss depends on, so that SVI would not train it: register its "
                 "module by pyro.module, or train with another engine than svi"
             )
+
+
+@contextmanager
+def evaluated(trainer: Trainer) -> Iterator[None]:
+    """Run a block as a trainer's pair is evaluated: with its parameter store, and the averages of weights if any."""
+    with ExitStack() as stack:
+        stack.enter_context(trainer.param_store())
+        if getattr(trainer.engine, "around", Around()).averages is not None:
+            stack.enter_context(trainer.averaged())
+        yield
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
