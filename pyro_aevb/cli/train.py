@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from torch import Tensor
 from torch.distributions import constraints
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from pyro_aevb.cli.stopping import Stopped
 from pyro_aevb.data import DataSet
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
+from pyro_aevb.evaluation import Data
 from pyro_aevb.files import refuse_existing
 from pyro_aevb.hardware import find_device
 from pyro_aevb.process import Deferred
@@ -299,7 +299,7 @@ def _crossed(before: int, now: int, every: Every) -> bool:
     return before // every != now // every
 
 
-def _evaluate(progress: Progress, trainer: Trainer, test: Tensor) -> dict[str, Any]:
+def _evaluate(progress: Progress, trainer: Trainer, test: Data) -> dict[str, Any]:
     bound = evidence.bound(trainer.model, trainer.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0
     return {"samples_seen": progress.samples_seen, "test_bound": bound.mean().item(), "test_se": standard_error}

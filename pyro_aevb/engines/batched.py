@@ -31,7 +31,7 @@ class BatchedStep:
 
     Arguments:
         recording: Of one member's step; its graph is changed.
-        visits: An example: rows, ``(members, M)``, and keys, ``(members,)``.
+        visits: An example: rows, ``(members, M)``, keys, ``(members,)``, and what else a visit brings.
         parameters: Of all members, ``(members, ...)`` each; read where they are at each call.
         data: The data's tensors, the same for all.
         others: Other tensors of all members, as ``parameters``; they may be changed.
@@ -57,7 +57,7 @@ class BatchedStep:
         noise = [torch.empty(members, *draw.like.shape, dtype=draw.like.dtype) for draw in self.draws]
         self.noise = [list(each) for each in noise]
         fixed = [*parameters, *data, *others, *noise]
-        dims = (*[0] * (2 + len(parameters)), *[None] * len(data), *[0] * (len(others) + len(noise)))
+        dims = (*[0] * (len(visits) + len(parameters)), *[None] * len(data), *[0] * (len(others) + len(noise)))
         batched = torch.func.vmap(recording.graph.forward, in_dims=dims)
 
         def losses_and_gradients(*visits: Tensor) -> tuple[Tensor, ...]:

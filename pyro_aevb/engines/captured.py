@@ -108,7 +108,7 @@ class Launches:
         """The launch for these visits, captured anew when what it froze has changed; ``None`` where there is none."""
         first = not self._stepped
         self._stepped = True
-        if first or len(visits) != self.count or any(len(rows) != len(visits[0][0]) for rows, _ in visits):
+        if first or len(visits) != self.count or any(len(visit[0]) != len(visits[0][0]) for visit in visits):
             return None
         recording = self.gradients.kept.of(len(visits[0][0]), visits[0], steps=len(visits))
         if recording is None or not recording.inlined:

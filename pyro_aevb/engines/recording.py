@@ -157,7 +157,9 @@ def record(
     with unchanged_random_state(parameters[0].device), unchanged(others):
         fuse_tiny = compiled and parameters[0].device.type == "cpu"
         graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
-        masks = {id(inputs[i - len(visit)]) for i in _masks(graph)}  # whose places a result's length depends on
+        masks = {
+            id(inputs[i - len(visit)]) for i in _masks(graph) if i >= len(visit)
+        }  # whose places a result's length depends on
         read = [constant for constant in _constants(graph) if id(constant) in (unregistered or {})]
         read = [constant for constant in read if constant.dtype != torch.bool]
         if read or masks:
