@@ -23,6 +23,8 @@ Visit = tuple[Tensor, ...]
 device the minibatch itself, a tensor for each argument."""
 
 WORKERS = 2  # that fetch from a mapped file for a GPU
+AT_ONCE = 2**22  # bytes of minibatches that one of them fetches in one go
+LARGEST_AT_ONCE = 16  # minibatches
 ANOTHER_KEY = 0x9E3779B9  # between the keys of two arguments that are both binarised
 
 
@@ -81,7 +83,9 @@ class Batches:
         values = [each if isinstance(each, OnDemand) else each.to(where) for each in given.in_precision_of(*pair)]
         self._stored = Stored(values, given.leaves, precision_of(pair[0], pair[-1]) if pair else None)
         self.parts = () if self.is_fetched else self._stored.tensors
-        self._prefetched = Prefetched(self._stored.fetch, self._rows, self.workers, self.device)
+        size = sum(each.shape.numel() * each.dtype.itemsize for each in values) * self.batch_size // self.size
+        at_once = max(1, min(AT_ONCE // max(1, size), LARGEST_AT_ONCE))
+        self._prefetched = Prefetched(self._stored.fetch, self._rows, at_once, self.workers, self.device)
 
     @property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from pyro_aevb.errors import InputError, in_one_line, instance, path, positive, 
 
 __all__ = ["Mapped", "OnDemand", "in_memory", "is_mapped", "map_file", "spans"]
 
-SPAN_BYTES = 2**24
+SPAN_BYTES = 2**22
 
 
 class OnDemand(ABC):
@@ -45,7 +45,7 @@ class OnDemand(ABC):
 
 
 def spans(values: Tensor | OnDemand) -> Iterator[slice]:
-    """Slices of rows, one after another, of 16 MB or one row each, so that what is made of one stays small."""
+    """Slices of rows, one after another, of 4 MB or one row each, so that what is made of one stays small."""
     size = values.shape.numel() * values.dtype.itemsize
     count = max(1, SPAN_BYTES * len(values) // max(1, size))
     return (slice(start, start + count) for start in range(0, len(values), count))
