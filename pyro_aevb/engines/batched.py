@@ -64,7 +64,7 @@ class BatchedStep:
             """Contiguous, as the stacked parameters are: torch's fused optimizers do not look at strides."""
             return tuple(result.contiguous() for result in batched(*visits, *fixed))
 
-        self.function = record_function(losses_and_gradients, visits, fixed, compiled)
+        self.function = record_function(losses_and_gradients, visits, fixed, compiled, constants=data)
 
     def __call__(self, visits: Visit, generators: Iterable[Generator]) -> tuple[Tensor, list[Tensor | None]]:
         """Losses, ``(members,)``, and each parameter's gradients, ``None`` where the loss does not depend on it."""

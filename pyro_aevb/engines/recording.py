@@ -179,6 +179,7 @@ def record_function(
     fixed: list[Tensor],
     compiled: bool = True,
     codes: Codes | None = None,
+    constants: tuple[Tensor, ...] = (),
 ) -> TensorFunction:
     """Record any function of tensors for one size of its arguments.
 
@@ -191,12 +192,16 @@ def record_function(
         fixed: All else that it reads or changes, parameters among them; read where they are at each call.
         compiled: As for :func:`record`.
         codes: As for :func:`record`.
+        constants: Those of ``fixed`` that it does not change, the data, which may be too large to be copied, or lie
+            where nobody may write; by default none.
 
     Raises:
         Exception: As there.
     """
+    data = {id(tensor) for tensor in constants}
     held = [tensor.detach() for tensor in fixed]
-    with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
+    changing = [tensor for tensor in fixed if id(tensor) not in data]
+    with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(changing):
         graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
         _refuse_shapes_that_depend_on_data(graph)
         inputs = [*arguments, *held]

@@ -1,11 +1,14 @@
 """Rows of files and of streamed data sets: bit for bit what the same data in memory give."""
 
+import hashlib
+import logging
 import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -16,10 +19,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyro_aevb as aevb
 from pyro_aevb import InputError
-from pyro_aevb.data import DynamicBinarization, fingerprint
+from pyro_aevb.data import DynamicBinarization, batches, fingerprint, mapped, stored
 from pyro_aevb.data.mapped import Mapped, is_mapped, map_file
 from pyro_aevb.data.streamed import Streamed
+from pyro_aevb.training.ensemble import Ensemble
 from tests.pairs import binary, plate
+from tests.training.test_monte_carlo_em import make_model, principal_components
 from tests.trainings import assert_equal, make, weights
 
 GREY = torch.rand(60, 16, generator=torch.Generator().manual_seed(3))
@@ -467,3 +472,169 @@ def test_a_file_is_mapped_by_its_path(tmp_path, file):
             map_file(tmp_path / name)
     with pytest.raises(InputError, match="must be a path"):
         map_file(3)
+
+
+# ---------------------------------------------------------------- one pass
+
+
+class Counting(Rows):
+    """Rows that count how often each is fetched."""
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.counts = torch.zeros(len(self), dtype=torch.long)
+
+    def __getitem__(self, i):
+        self.counts[i] += 1
+        return super().__getitem__(i)
+
+
+def test_all_data_are_read_once_at_the_beginning(monkeypatch):
+    monkeypatch.setattr(mapped, "SPAN_BYTES", 100)
+    monkeypatch.setattr(batches, "fingerprint", None)  # which would read them once more
+    x = binary(600)
+    data = Counting(x)
+    trainer = make(data=Streamed(data, workers=0), size=600, engine="eager")
+    others = torch.ones(600, dtype=torch.bool)
+    others[0] = False  # which is looked at to see what a row is
+    for step in (0, trainer.batches.per_epoch - 1):  # the minibatches that the pair is tried on
+        others[trainer.batches.visit(step)[0]] = False
+    data.counts[~others] = 1
+    assert (data.counts == 1).all()
+    monkeypatch.undo()
+    assert trainer.state_dict()["identity"]["data"] == fingerprint(x)
+    assert (data.counts == 1).all()
+
+
+def test_grey_data_are_read_once(file):
+    class Watched(Mapped):
+        fetched = 0
+
+        def fetch(self, rows):
+            self.fetched += len(rows)
+            return super().fetch(rows)
+
+    data = Watched(file(IMAGES.numpy()))
+    grey = DynamicBinarization(data)
+    assert data.fetched == 60
+    model, guide = grey_pair()
+    trainer = aevb.Trainer(model, guide, grey, batch_size=25, engine="eager", device="cpu")
+    before = data.fetched
+    assert trainer.state_dict()["identity"]["data"] == fingerprint(DynamicBinarization(IMAGES))
+    assert data.fetched == before < 60 + 200  # a few minibatches
+
+
+def test_spans_are_all_rows_in_turn(monkeypatch):
+    monkeypatch.setattr(mapped, "SPAN_BYTES", 100)
+    for shape in ((0, 3), (1, 3), (60, 3), (60, 1000), (60,), (60, 0)):
+        values = torch.zeros(shape)
+        rows = torch.cat([torch.arange(len(values))[span] for span in mapped.spans(values)] or [torch.zeros(0)])
+        assert rows.tolist() == list(range(len(values)))
+        assert all(values[span].numel() * 4 <= 100 or len(values[span]) == 1 for span in mapped.spans(values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.uint8, torch.int64])
+def test_a_fingerprint_is_that_of_all_bytes_at_once(monkeypatch, dtype):
+    monkeypatch.setattr(mapped, "SPAN_BYTES", 100)
+    numbers = torch.arange(70).to(dtype)
+    for values in (numbers.view(7, 10), numbers.view(10, 7).T, numbers[1]):
+        plain = values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        assert fingerprint(values) == hashlib.sha256(plain).hexdigest()
+
+
+def test_a_long_check_tells_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(stored, "LARGE", 0)
+    monkeypatch.setattr(mapped, "SPAN_BYTES", 100)
+    with caplog.at_level(logging.INFO, "pyro_aevb"):
+        make(data=Streamed(Rows(binary(60)), workers=0), engine="eager")
+    told = [record.getMessage() for record in caplog.records if "checked" in record.getMessage()]
+    assert [words.split()[1] for words in told] == [f"{tenth}0" for tenth in range(1, 11)]
+
+
+# ---------------------------------------------------------------- whoever else trains
+
+
+def members(data):
+    return [make(seed, weights=seed, data=data(), engine="eager", batch_size=20) for seed in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["file", "workers"])
+def test_an_ensemble(file, kind):
+    x = binary(60)
+    array = file(x.numpy())
+    found = members({"file": lambda: array, "workers": lambda: Streamed(Rows(x), workers=1)}[kind])
+    expected = members(lambda: x)
+    for trainers in (found, expected):
+        for _ in Ensemble(trainers, compiled=False).run(150):
+            pass
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(weights(one), weights(other))
+    assert not children()
+
+
+@pytest.mark.parametrize("kind", ["file", "workers"])
+@pytest.mark.parametrize("e_step", ["minibatch", "all"])
+def test_monte_carlo_em(file, kind, e_step):
+    x = principal_components()[0]
+    array = file(x.numpy())
+    data = {"file": lambda: array, "workers": lambda: Streamed(Rows(x), workers=2)}[kind]()
+
+    def run(given):
+        trainer = aevb.MonteCarloEM(make_model(), given, batch_size=70, device="cpu", e_step=e_step, engine="eager")
+        list(trainer.run(600))
+        return {**trainer.parameters, "chains": trainer.chains}
+
+    assert_equal(run(data), run(x))
+    assert not children()
+
+
+# ---------------------------------------------------------------- memory
+
+PEAK = """
+import sys, threading, numpy as np, torch
+import pyro_aevb as aevb
+from pyro_aevb.data.streamed import Streamed
+
+def anonymous():
+    return next(int(line.split()[1]) / 1000 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+rows, streamed = int(sys.argv[2]), sys.argv[3] == "streamed"
+array = np.load(sys.argv[1], mmap_mode="r")[:rows]
+model = aevb.GenerativeModel(aevb.priors.StandardNormal(2), aevb.likelihoods.Bernoulli(2, 500, hidden=[8]), size=rows)
+guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(500, 2, hidden=[8]), size=rows)
+peak, over = [0], threading.Event()
+
+def look():
+    while not over.wait(0.001):
+        peak[0] = max(peak[0], anonymous())
+
+thread = threading.Thread(target=look)
+thread.start()
+data = Streamed(array, workers=2) if streamed else array
+trainer = aevb.Trainer(model, guide, data, batch_size=100, device="cpu", engine="eager")
+for _ in trainer.run(min(rows, 20_000)):
+    pass
+with trainer.param_store():
+    aevb.evidence.bound(model, guide, array[:2000])
+trainer.state_dict()
+over.set()
+thread.join()
+print(peak[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc, which Linux alone has")
+@pytest.mark.parametrize("way", ["mapped", "streamed"])
+def test_memory_does_not_grow_with_the_file(tmp_path, way):
+    """From 20 MB to 200 MB; a copy of the file would take 180 MB more."""
+    path = tmp_path / "zeros.npy"
+    np.lib.format.open_memmap(path, "w+", np.float32, (100_000, 500)).flush()  # sparse
+
+    def peak(rows):
+        command = [sys.executable, "-c", PEAK, path, str(rows), way]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout)
+
+    assert peak(100_000) < peak(10_000) + 60
