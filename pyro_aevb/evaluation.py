@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pyro_aevb import traces
 from pyro_aevb.data.arguments import Called, Data
-from pyro_aevb.data.given import as_tensors, in_precision
+from pyro_aevb.data.given import as_rows, in_precision
+from pyro_aevb.data.mapped import OnDemand, spans
 from pyro_aevb.errors import InputError, function, instance, path
 from pyro_aevb.files import load_tensors, save_tensors
 from pyro_aevb.pairs import Pair, evaluating, modules_named_by, precision_of
@@ -56,7 +57,8 @@ def map_blocks(
             M data.
         model: The model, any Pyro function.
         guide: Its guide, or the model again where there is none.
-        x: Data, ``(B, ...)``, or a tuple of what model and guide take; tensors or NumPy arrays.
+        x: Data, ``(B, ...)``, or a tuple of what model and guide take; tensors, NumPy arrays, or what is not in
+            memory, of which a block at a time is fetched.
         seed: Seed of the noise; the caller's random state is left alone.
         progress: Function that is called after each block of data with the number of data in it; by default nothing is
             called.
@@ -106,34 +108,52 @@ def map_blocks(
     return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
 
-def _block_of(model: Pair, guide: Pair, data: tuple[Tensor, ...], device: torch.device) -> int:
+def _block_of(model: Pair, guide: Pair, data: tuple[Any, ...], device: torch.device) -> int:
     """Number of data in a block: all, of a pair with latents that belong to no datum. What fails here is told later."""
     size = len(data[0])
     if guide is model or size <= DATA_BLOCK:
         return DATA_BLOCK
-    for some in (DATA_BLOCK, size):  # plates of the data's whole size take no fewer
+    # Plates of the data's whole size take no fewer; of data that are not in memory all are not tried.
+    for some in (DATA_BLOCK,) if any(isinstance(part, OnDemand) for part in data) else (DATA_BLOCK, size):
         with suppress(Exception), seeded(0, device), evaluating(modules_named_by(model, guide).values()):
             joint = traces.Particles(model, guide).is_joint(tuple(part[:some].to(device) for part in data))
             return size if joint else DATA_BLOCK
     return DATA_BLOCK
 
 
-def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Tensor, ...], torch.device]:
-    """The data as tensors in the precision of the pair's weights, and where those lie."""
+class _Precise(OnDemand):
+    """Rows that are fetched when they are needed, in the precision of a pair's weights."""
+
+    def __init__(self, rows: OnDemand, dtype: torch.dtype | None) -> None:
+        super().__init__(rows.shape, in_precision(torch.empty(0, dtype=rows.dtype), rows, dtype).dtype)
+        self.is_array = rows.is_array
+        self.rows = rows
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Some of the rows, ``(B, ...)``."""
+        return self.rows.fetch(rows).to(self.dtype)
+
+
+def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Any, ...], torch.device]:
+    """The data in the precision of the pair's weights, tensors or rows on demand, and where those weights lie."""
     function("model", model)
     function("guide", guide)
     given = x if isinstance(x, tuple) else (x,)
-    parts: Any = as_tensors(x, evaluated=True)
+    parts: Any = as_rows(x, evaluated=True)
     if len(parts[0]) == 0:
         raise InputError("there are no data to evaluate: the data set is empty")
     named = modules_named_by(model, guide).values()
-    device = next((p.device for module in named for p in module.parameters()), parts[0].device)
+    own = parts[0].device if isinstance(parts[0], Tensor) else torch.device("cpu")
+    device = next((p.device for module in named for p in module.parameters()), own)
     dtype = precision_of(model, guide)
-    return tuple(in_precision(part, one, dtype) for part, one in zip(parts, given, strict=True)), device
+    return tuple(
+        _Precise(part, dtype) if isinstance(part, OnDemand) else in_precision(part, one, dtype)
+        for part, one in zip(parts, given, strict=True)
+    ), device
 
 
 def _checked_at_once(
-    model: Pair, guide: Pair | None, data: tuple[Tensor, ...], first: tuple[Tensor, ...], modules: dict[str, nn.Module]
+    model: Pair, guide: Pair | None, data: tuple[Any, ...], first: tuple[Tensor, ...], modules: dict[str, nn.Module]
 ) -> bool:
     """Whether all data are checked by now, which is done if the supports of the first block's sites are those of all.
 
@@ -146,7 +166,9 @@ def _checked_at_once(
     if None in places or not all(site.is_universal for site in sites):
         return False
     for site, place in zip(sites, places, strict=True):
-        traces.check_values(data[place or 0], site)
+        values = data[place or 0]
+        for span in spans(values):
+            site = traces.check_values(values[span], site, torch.arange(*span.indices(len(values))))
     return True
 
 
@@ -219,7 +241,7 @@ def _identity(
     model: Pair,
     guide: Pair,
     modules: dict[str, nn.Module],
-    data: tuple[Tensor, ...],
+    data: tuple[Tensor | OnDemand, ...],
     first: tuple[Tensor, ...],
     settings: str,
 ) -> str:
@@ -234,7 +256,9 @@ def _identity(
     digest.update(" ".join(each.form.fingerprint for each in (model, guide) if isinstance(each, Called)).encode())
     for tensor in (*data, *weights, *(met[name] for name in sorted(met))):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        rows = tensor.reshape(1) if isinstance(tensor, Tensor) and tensor.dim() == 0 else tensor
+        for span in spans(rows):
+            digest.update(rows[span].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_aevb.torch_internals import version_of
 
-__all__ = ["Deferred", "UndoneStep", "alone", "shielded"]
+__all__ = ["SIGNALS", "Deferred", "UndoneStep", "alone", "shielded"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

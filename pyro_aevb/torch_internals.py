@@ -19,6 +19,7 @@ __all__ = [
     "OwnFactors",
     "checked",
     "drawn_shape",
+    "end_workers",
     "expanded",
     "foreach_add",
     "foreach_add_",
@@ -202,3 +203,15 @@ def set_validation(distribution: Distribution, on: bool) -> None:
 def has_closed_form(kind: type) -> bool:
     """Whether a KL is registered for this very class; ``kl_divergence`` does not tell it from one that it extends."""
     return any(kind in pair for pair in kl._KL_REGISTRY)
+
+
+# ---------------------------------------------------------------- loaders
+
+
+def end_workers(iterator: Any) -> None:
+    """End the processes of an iterator over a ``DataLoader``, and wait until they have ended.
+
+    Publicly they end when the iterator is deleted, and a traceback that somebody still holds keeps it alive.
+    """
+    if hasattr(iterator, "_shutdown_workers"):  # one without workers has none
+        iterator._shutdown_workers()

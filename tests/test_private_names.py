@@ -4,6 +4,7 @@ So does one that keeps a public name, but not what the package knows of it witho
 """
 
 import ast
+import multiprocessing
 import re
 from functools import partial
 from pathlib import Path
@@ -351,3 +352,17 @@ def test_a_failed_allocation_is_told_by_torchs_words():
         torch.empty(2**60)
     assert internals.is_failed_allocation(refused.value)
     assert not internals.is_failed_allocation(RuntimeError("shapes do not match"))
+
+
+# ---------------------------------------------------------------- loaders
+
+
+def test_workers_end_when_they_are_told_to():
+    loader = torch.utils.data.DataLoader(list(range(9)), num_workers=1, generator=torch.Generator())
+    iterator = iter(loader)
+    next(iterator)
+    assert multiprocessing.active_children()
+    internals.end_workers(iterator)
+    assert not multiprocessing.active_children()
+    internals.end_workers(iterator)
+    internals.end_workers(iter(torch.utils.data.DataLoader([1])))

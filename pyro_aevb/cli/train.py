@@ -25,6 +25,7 @@ from pyro_aevb.data.batches import steps_of
 from pyro_aevb.data.tables import is_table
 from pyro_aevb.distributions.supports import innermost
 from pyro_aevb.errors import InputError
+from pyro_aevb.evaluation import Data
 from pyro_aevb.files import check_place, refuse_existing
 from pyro_aevb.hardware import find_device
 from pyro_aevb.optimizers import CosineAdam
@@ -379,7 +380,7 @@ def _crossed(before: int, now: int, every: Every) -> bool:
     return before // every != now // every
 
 
-def _evaluate(progress: Progress, trainer: Trainer, test: Any) -> dict[str, Any]:
+def _evaluate(progress: Progress, trainer: Trainer, test: Data) -> dict[str, Any]:
     with evaluated(trainer):
         bound = evidence.bound(trainer.model, trainer.guide, test).bound
     standard_error = (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else 0.0

@@ -17,8 +17,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_aevb.data.collated import collated
-from pyro_aevb.data.given import Tensors, as_tensors, in_precision, one_tensor
+from pyro_aevb.data.given import Rows, as_rows, in_precision, one_tensor
+from pyro_aevb.data.mapped import Mapped, OnDemand, in_memory
 from pyro_aevb.data.sets import DynamicBinarization, fingerprint
+from pyro_aevb.data.streamed import Streamed
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair, own_module, precision_of
 
@@ -29,7 +31,17 @@ WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-Data = Tensor | DynamicBinarization | tuple[Any, ...] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
+Data = (
+    Tensor
+    | np.ndarray[Any, Any]
+    | OnDemand
+    | DynamicBinarization
+    | tuple[Any, ...]
+    | Mapping[str, Any]
+    | Dataset[Any]
+    | DataLoader[Any]
+    | Streamed
+)
 """What :func:`taken_apart` takes."""
 
 
@@ -148,18 +160,25 @@ def takes_any_data(function: Callable[Parameters, Result]) -> Callable[Parameter
 class TakenApart(NamedTuple):
     """Data as tensors, and how a pair is called with them."""
 
-    tensors: Tensors
+    tensors: Rows
     """One row a datum each"""
     leaves: tuple[Any, ...]
     """What each tensor was given as"""
     form: Form | None
     """``None`` where the tensors are the pair's positional arguments"""
 
+    @property
+    def values(self) -> tuple[Tensor | OnDemand, ...]:
+        """The values of each argument, grey ones where they are binarised at each visit."""
+        return tuple(one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors)
+
     def in_precision_of(self, *pair: Pair) -> tuple[Tensor, ...]:
-        """The values in the precision of the pair's weights, see :func:`in_precision`; without a pair as they are."""
+        """The values in the precision of the pair's weights, see :func:`in_precision`; without a pair as they are.
+
+        Values that are not in memory stay where they are: each fetched row is to be brought to that precision.
+        """
         dtype = precision_of(pair[0], pair[-1]) if pair else None
-        values = (one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors)
-        return tuple(in_precision(one, given, dtype) for one, given in zip(values, self.leaves, strict=True))
+        return tuple(in_precision(one, given, dtype) for one, given in zip(self.values, self.leaves, strict=True))
 
     def given_to(self, *pair: Pair) -> tuple[Any, ...]:
         """What stands for the data of a pair that is :func:`called` in this form, in its precision where it has one."""
@@ -176,7 +195,9 @@ class TakenApart(NamedTuple):
         _check_lengths(named, self.tensors)
         own: Any = own_module(function)
         if hasattr(own, "check_data"):  # a module that knows what its arguments must be
-            tensors = tuple(one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors)
+            tensors: Any = tuple(
+                one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors
+            )
             own.check_data(**{name: _filled(each, tensors) for name, each in named.items()})
 
 
@@ -184,19 +205,24 @@ def taken_apart(data: Data, *, evaluated: bool) -> TakenApart:
     """Data as tensors with one row a datum, and the form that a pair is called in.
 
     Arguments:
-        data: A tensor, NumPy array or ``DynamicBinarization``; a tuple, with an entry for each of the pair's
-            arguments; a dictionary, with an entry for each of its keyword arguments; a ``Dataset`` or ``DataLoader`` of
-            torch, which is collated once. Arguments may be dictionaries, lists and tuples of such again, or a
-            ``PackedSequence``; ``None``, numbers, text and tensors without a dimension are the same for all data.
+        data: A tensor, NumPy array, ``Mapped`` or ``DynamicBinarization``; a tuple, with an entry for each of the
+            pair's arguments; a dictionary, with an entry for each of its keyword arguments; a ``Dataset`` or
+            ``DataLoader`` of torch, which is collated once; a ``Streamed``, which is not. Arguments may be
+            dictionaries, lists and tuples of such again, or a ``PackedSequence``; ``None``, numbers, text and tensors
+            without a dimension are the same for all data.
         evaluated: Whether the data are to be evaluated: then they must be fixed, not drawn anew at each visit.
 
     Raises:
         InputError: If they are something else, of different lengths, or none: says what to do.
     """
+    if isinstance(data, Streamed):
+        return data.apart
     whole: Any = collated(data)
+    if _is_tuple(whole):
+        whole = tuple(each.column if isinstance(each, Streamed) else each for each in whole)
     if _is_plain(whole):
         given = whole if _is_tuple(whole) else (whole,)
-        return TakenApart(as_tensors(whole, evaluated=evaluated), given, None)
+        return TakenApart(as_rows(whole, evaluated=evaluated), given, None)
     taking = _Taking(evaluated)
     if isinstance(whole, Mapping):
         form = Form((), {_keyword(key): taking.apart(each, repr(key)) for key, each in whole.items()})
@@ -213,14 +239,16 @@ def _is_tuple(thing: Any) -> bool:
 
 
 def _is_plain(data: Any) -> bool:
-    """Are they tensors as they are, or something whose refusal :func:`as_tensors` words?"""
+    """Are they tensors as they are, or something whose refusal :func:`as_rows` words?"""
     if _is_tuple(data):
         return all(_has_rows(each) for each in data)
     return not isinstance(data, (Mapping, PackedSequence)) and not hasattr(data, "_fields")
 
 
 def _has_rows(thing: Any) -> bool:
-    return isinstance(thing, DynamicBinarization) or (isinstance(thing, (Tensor, np.ndarray)) and thing.ndim > 0)
+    return isinstance(thing, (DynamicBinarization, OnDemand)) or (
+        isinstance(thing, (Tensor, np.ndarray)) and thing.ndim > 0
+    )
 
 
 def _keyword(key: Any) -> str:
@@ -240,7 +268,7 @@ class _Taking:
 
     def __init__(self, evaluated: bool) -> None:
         self.evaluated = evaluated
-        self.tensors: list[Tensor | DynamicBinarization] = []
+        self.tensors: list[Tensor | OnDemand | DynamicBinarization] = []
         self.leaves: list[Any] = []
         self.names: list[str] = []
         self.listed: dict[str, int] = {}  # lengths of lists of single values
@@ -252,6 +280,8 @@ class _Taking:
             return Packed(self.row(values, name), self.row(lengths, name))
         if isinstance(thing, Mapping):
             return {key: self.apart(each, f"{name}[{key!r}]") for key, each in thing.items()}
+        if isinstance(thing, Streamed):
+            return Row(self.row(thing.column, name))
         if isinstance(thing, (Dataset, DataLoader)):
             return self.apart(collated(thing), name)
         if isinstance(thing, (list, tuple)):
@@ -347,13 +377,15 @@ def _signature(function: Pair) -> inspect.Signature | None:
         return None
 
 
-def _check_lengths(named: dict[str, Any], tensors: Tensors) -> None:
+def _check_lengths(named: dict[str, Any], tensors: Rows) -> None:
     """Refuse an argument ``lengths`` that is longer than the padded sequences beside it."""
     longest = max((size for tensor in tensors for size in tensor.shape[1:]), default=None)
     for name, argument in named.items():
         if not (name == "lengths" or name.endswith("_lengths")) or not isinstance(argument, Row) or longest is None:
             continue
         lengths: Any = tensors[argument.place]
+        if isinstance(lengths, Mapped) and len(lengths.shape) == 1:
+            lengths = in_memory(lengths)
         if isinstance(lengths, Tensor) and lengths.dim() == 1 and lengths.dtype in WHOLE and len(lengths):
             row = int(lengths.argmax())
             if lengths[row] > longest:

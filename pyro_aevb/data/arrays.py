@@ -17,7 +17,7 @@ from pyro_aevb.data.tables import Roles
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import check_archive, regular_file
 
-__all__ = ["Arrays", "find_arrays", "found_schema", "read_arrays", "rows_of_arrays"]
+__all__ = ["Arrays", "find_arrays", "found_schema", "read_arrays", "rows_of_arrays", "scale_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -245,15 +245,21 @@ def _values(array: np.ndarray[Any, Any], schema: Schema, where: str) -> Tensor:
         raise InputError(f"{where} has shape {array.shape}: give it one row a datum, (N, ...)")
     if int(np.prod(array.shape[1:])) != int(np.prod(schema.shape)):
         raise InputError(f"{where}: rows of shape {array.shape[1:]} are given, and the model is of {schema.shape}")
-    scale = _scale(array, schema, where)
+    scale = scale_of(array, schema, where)
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused by name
         x = torch.from_numpy(array.astype(np.float32)) / scale
     check_values(x, where, schema.missing)
     return x.flatten(1)
 
 
-def _scale(array: np.ndarray[Any, Any], schema: Schema, where: str) -> float:
-    """What values are divided by: bytes of images by 255, unless something else was asked for."""
+def scale_of(array: np.ndarray[Any, Any], schema: Schema, where: str) -> float:
+    """What values are divided by: bytes of images by 255, unless something else was asked for.
+
+    Arguments:
+        array: The values.
+        schema: What was asked for.
+        where: Their source, for what is said.
+    """
     if not isinstance(schema.scale, str):
         return float(schema.scale)
     if array.dtype != np.uint8 or schema.counts:

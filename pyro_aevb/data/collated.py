@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from pyro_aevb.errors import InputError, in_one_line
 
-__all__ = ["collated"]
+__all__ = ["as_arguments", "as_arrays", "collated", "keys_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def collated(data: Any) -> Any:
     if size == 0:
         raise InputError("the data set is empty: there is nothing to train on or to evaluate")
     if isinstance(rows, TensorDataset) and collate is default_collate:
-        return _as_arguments(rows.tensors)
+        return as_arguments(rows.tensors)
     fetched = [rows[i] for i in range(size)]
     _check_keys(fetched)
     try:
@@ -52,17 +52,17 @@ def collated(data: Any) -> Any:
             f"the rows of the {type(rows).__name__} cannot be laid together ({in_one_line(error)}): give a DataLoader "
             "with a collate_fn that pads them, or one tensor"
         ) from error
-    return _as_arguments(_arrays(together, fetched[0]) if collate is default_collate else together)
+    return as_arguments(as_arrays(together, fetched[0]) if collate is default_collate else together)
 
 
-def _arrays(together: Any, row: Any) -> Any:
+def as_arrays(together: Any, row: Any) -> Any:
     """What the rows had as arrays or numbers, not as tensors, as arrays: their precision was nobody's choice."""
     if isinstance(together, Tensor):
         return together if isinstance(row, Tensor) else together.numpy()
     if isinstance(together, Mapping):
-        return {key: _arrays(each, row[key]) for key, each in together.items()}
+        return {key: as_arrays(each, row[key]) for key, each in together.items()}
     if isinstance(together, (list, tuple)) and not hasattr(together, "_fields") and not isinstance(row, str):
-        return [_arrays(each, one) for each, one in zip(together, row, strict=True)]
+        return [as_arrays(each, one) for each, one in zip(together, row, strict=True)]
     return together
 
 
@@ -99,26 +99,26 @@ def _checked_collate(loader: DataLoader[Any]) -> Any:
 
 def _check_keys(rows: list[Any]) -> None:
     """Refuse dictionaries of different keys, of which a collation would leave some out."""
-    first = _keys(rows[0])
+    first = keys_in(rows[0])
     for i, row in enumerate(rows if first else []):
-        if other := first ^ _keys(row):
+        if other := first ^ keys_in(row):
             raise InputError(
                 f"the data set's rows are dictionaries of different keys: {min(other)} is in one of row 0 and row {i} "
                 "alone"
             )
 
 
-def _keys(row: Any) -> set[str]:
+def keys_in(row: Any) -> set[str]:
     """The keys of dictionaries in a row, and of those inside."""
     if isinstance(row, Mapping):
-        inside = ((key, _keys(each)) for key, each in row.items())
+        inside = ((key, keys_in(each)) for key, each in row.items())
         return {f"{key!r}{more}" for key, each in inside for more in ("", *each)}
     if isinstance(row, (list, tuple)):
-        return {f"[{i}]{key}" for i, each in enumerate(row) for key in _keys(each)}
+        return {f"[{i}]{key}" for i, each in enumerate(row) for key in keys_in(each)}
     return set()
 
 
-def _as_arguments(given: Any) -> Any:
+def as_arguments(given: Any) -> Any:
     """What a loader gives as a list or a tuple are a pair's arguments; one tensor alone needs no tuple."""
     if isinstance(given, (list, tuple)) and not hasattr(given, "_fields"):
         return given[0] if len(given) == 1 and isinstance(given[0], (Tensor, np.ndarray)) else tuple(given)

@@ -6,20 +6,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.mapped import Mapped, OnDemand, in_memory, is_mapped
 from pyro_aevb.data.sets import DataSet, DynamicBinarization, plain
 from pyro_aevb.errors import InputError, told
 
-__all__ = ["Tensors", "as_tensors", "in_precision", "one_tensor", "precisions"]
+__all__ = ["Rows", "as_rows", "as_tensors", "in_precision", "one_tensor", "precisions"]
 
-Tensors = tuple[Tensor | DynamicBinarization, ...]
+Rows = tuple[Tensor | OnDemand | DynamicBinarization, ...]
 
 
-def as_tensors(data: Any, *, evaluated: bool) -> Tensors:
+def as_tensors(data: Any, *, evaluated: bool) -> tuple[Tensor | DynamicBinarization, ...]:
     """The tensors of a pair's arguments, batch first, from one or a tuple of tensors or NumPy arrays.
 
+    All are in memory: what lies in a file is read. Arguments and errors are those of :func:`as_rows`.
+    """
+    return tuple(map(in_memory, as_rows(data, evaluated=evaluated)))
+
+
+def as_rows(data: Any, *, evaluated: bool) -> Rows:
+    """What a pair's arguments are fetched from, batch first: tensors, or files that stay where they are.
+
     Arguments:
-        data: A tensor, a NumPy array or a ``DynamicBinarization``, or a tuple of such, one for each argument of the
-            pair; each has one row a datum.
+        data: A tensor, a NumPy array, a ``Mapped`` or a ``DynamicBinarization``, or a tuple of such, one for each
+            argument of the pair; each has one row a datum.
         evaluated: Whether the data are to be evaluated: then they must be fixed, not drawn anew at each visit.
 
     Raises:
@@ -34,11 +43,11 @@ def as_tensors(data: Any, *, evaluated: bool) -> Tensors:
     return tensors
 
 
-def one_tensor(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
-    """The tensor of one argument, batch first.
+def one_tensor(given: Any, evaluated: bool) -> Tensor | OnDemand | DynamicBinarization:
+    """The tensor of one argument, batch first; of one that is not in memory, what its rows are fetched from.
 
     Arguments:
-        given: A tensor, a NumPy array or a ``DynamicBinarization``.
+        given: A tensor, a NumPy array, a ``Mapped`` or a ``DynamicBinarization``.
         evaluated: Whether it is to be evaluated, and so must be fixed.
 
     Raises:
@@ -51,8 +60,10 @@ def one_tensor(given: Any, evaluated: bool) -> Tensor | DynamicBinarization:
                 "evaluate one fixed draw, data.evaluation('train') or data.train.fixed()"
             )
         return given
+    if isinstance(given, OnDemand):
+        return given
     if isinstance(given, np.ndarray):
-        return _array(given)
+        return Mapped(given) if is_mapped(given) else _array(given)
     if not isinstance(given, Tensor):
         raise InputError(_advice(given))
     return plain(given)
@@ -78,18 +89,20 @@ def _advice(given: Any) -> str:
     return f"the data must be torch tensors, not {kind}: use torch.as_tensor"
 
 
-def in_precision(data: Tensor, given: Any, dtype: torch.dtype | None) -> Tensor:
+def in_precision(data: Any, given: Any, dtype: torch.dtype | None) -> Any:
     """Data in the precision of a pair's weights where that loses nothing, or where an array's was nobody's choice.
 
     Arguments:
-        data: The data of one argument of the pair.
+        data: The data of one argument of the pair, or some rows of them; what they are to be fetched from stays as it
+            is.
         given: What the data were given as: a NumPy array has float64 unless somebody asked for another precision.
         dtype: Precision of the pair's weights; ``None`` leaves the data as they are.
     """
-    if dtype is None or not data.is_floating_point() or data.dtype == dtype:
+    if dtype is None or isinstance(data, OnDemand) or not data.is_floating_point() or data.dtype == dtype:
         return data
     shorter = torch.finfo(data.dtype).bits < torch.finfo(dtype).bits
-    return data.to(dtype) if shorter or isinstance(given, np.ndarray) else data
+    is_array = given.is_array if isinstance(given, OnDemand) else isinstance(given, np.ndarray)
+    return data.to(dtype) if shorter or is_array else data
 
 
 def precisions(parts: tuple[Any, ...], dtype: torch.dtype | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.mapped import Mapped
 from pyro_aevb.data.sets import DataSet, DynamicBinarization
 from pyro_aevb.errors import InputError, instance, real
 from pyro_aevb.seeds import generator
@@ -35,7 +36,7 @@ def set_aside(data: Any, fraction: float = 0.1, seed: int = 0) -> tuple[Any, Any
     """
     parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else [data]
     for part in parts:
-        if not isinstance(part, DynamicBinarization):
+        if not isinstance(part, DynamicBinarization | Mapped):
             instance("what is set aside from", part, Tensor, "give tensors")
     if not parts or len({len(part) for part in parts}) > 1:
         raise InputError("data to set a part aside of must have the same number of rows each")
@@ -81,7 +82,9 @@ def _rows_aside(size: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def _rows(part: Any, rows: Tensor) -> Any:
     if isinstance(part, DynamicBinarization):
-        return DynamicBinarization(part.probabilities.index_select(0, rows.to(part.probabilities.device)))
+        return DynamicBinarization(_rows(part.probabilities, rows))
+    if isinstance(part, Mapped):
+        return part.chosen(rows)
     return part.index_select(0, rows.to(part.device))
 
 

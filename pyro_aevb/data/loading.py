@@ -1,5 +1,6 @@
 """From wherever people have data to a :class:`DataSet`, and new data by its schema."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_aevb.data.arrays import categories_of, find_arrays, found_schema, read_arrays, rows_of_arrays
+from pyro_aevb.data.arrays import categories_of, find_arrays, found_schema, read_arrays, rows_of_arrays, scale_of
 from pyro_aevb.data.loaders import LOADERS, Raw
+from pyro_aevb.data.mapped import map_file
 from pyro_aevb.data.roots import find_root
 from pyro_aevb.data.schema import Column, Rows, Schema
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization
@@ -20,7 +22,11 @@ from pyro_aevb.seeds import generator
 
 __all__ = ["load", "read_rows"]
 
+logger = logging.getLogger(__name__)
+
 Names = str | Sequence[str] | None
+
+MAPPED_FROM = 2**30  # bytes of a .npy file from which its rows stay in it
 
 
 def load(
@@ -48,6 +54,7 @@ def load(
             ``.parquet``, ``.npy`` or ``.npz`` file; a table of pandas or polars; an array or tensor, ``(N, ...)``, a
             tuple ``(x, labels)``, a dictionary of arrays, a ``Dataset`` of torch or torchvision. An ``.npz`` holds
             ``train`` and ``test``, ``x_train`` and ``x_test`` or ``X``, and ``labels_train``, ``y_train`` or ``y``.
+            The rows of an ``.npy`` file of more than a gigabyte stay in it.
         binarize: ``none`` keeps grey values, ``static`` draws binary pixels once, ``dynamic`` at each visit in training
             (the test set then is drawn once).
         data_root: Folder of data sets; ``None`` for ``$PYRO_AEVB_DATA``, and where that is not set the user's cache
@@ -80,7 +87,7 @@ def load(
     roles = Roles(_names(columns), labels, index, _names(condition) or (), exposure, dict(kinds or {}))
     where, schema, splits, names = _read(name, known, roles, find_root(data_root), split_seed)
     for split, rows in zip(("train", "test"), splits, strict=True):
-        if rows.x.numel() == 0:
+        if 0 in rows.x.shape:
             raise InputError(f"{where}: the {split} set is empty, its shape is {tuple(rows.x.shape)}")
         _check_not_empty(rows, where)
     return _data_set(where, schema, splits, names, binarize, split_seed)
@@ -165,6 +172,8 @@ def _read(
         raise InputError(f"unknown data {source!r}{near} give one of {', '.join(LOADERS)}, or {files}")
     if is_table(source):
         return _read_table(source, known, roles, root, split_seed)
+    if isinstance(source, str) and _is_large(file := _found(source, root)):
+        return _read_mapped(file, known, roles, split_seed)
     arrays, where = read_arrays(source, root)
     parts = find_arrays(arrays, roles, where)
     schema = found_schema(parts, roles, known, where)
@@ -177,13 +186,38 @@ def _read(
     return called, schema, rows if len(rows) == 2 else _split(rows[0], split_seed), named
 
 
+def _found(source: str, root: Path) -> Path:
+    """A file as it is named, else in the data root."""
+    path = Path(source).expanduser()
+    return path if path.exists() else root / path.name
+
+
+def _is_large(file: Path) -> bool:
+    return file.suffix == ".npy" and file.is_file() and file.stat().st_size > MAPPED_FROM
+
+
+def _read_mapped(
+    file: Path, known: Schema, roles: Roles, split_seed: int
+) -> tuple[str, Schema, list[Rows], tuple[str, ...]]:
+    """Of a large ``.npy`` file the rows, which stay there and are read as they are needed, to the same bits."""
+    if roles != Roles():
+        raise InputError(f"{file} is one array, without columns to name: leave out columns, labels, index, condition")
+    array = map_file(file).array
+    if array.ndim < 2:
+        raise InputError(f"{file} has shape {array.shape}: give it one row a datum, (N, ...)")
+    schema = replace(known, shape=tuple(map(int, array.shape[1:])))
+    whole = map_file(file, dtype=torch.float32, divisor=scale_of(array, schema, str(file))).flatten(1)
+    logger.info("%s has %.1f GB and stays on the disk, from where rows are read", file, file.stat().st_size / 1e9)
+    return str(file), schema, _split(Rows(whole), split_seed), ()
+
+
 def _read_table(
     source: Any, known: Schema, roles: Roles, root: Path, split_seed: int
 ) -> tuple[str, Schema, list[Rows], tuple[str, ...]]:
-    if isinstance(source, str) and not Path(source).expanduser().exists():
-        source = str(root / Path(source).name)
+    if isinstance(source, str):
+        source = str(_found(source, root))
     where = _called(source)
-    table = read_table(Path(source).expanduser() if isinstance(source, str) else source)
+    table = read_table(source)
     if tuple(roles.condition) == ("labels",):
         if roles.labels is None:
             raise InputError("condition='labels' needs the labels' column: give labels=..., --labels COLUMN")
@@ -280,6 +314,8 @@ def _numbers(labels: tuple[str, ...] | None, names: tuple[str, ...]) -> Tensor |
 
 def _check_not_empty(rows: Rows, where: str) -> None:
     """Refuse rows of which nothing was observed: they say nothing of the model."""
+    if not isinstance(rows.x, Tensor):
+        return  # of a file, which is read through once where it is trained on
     empty = rows.x.isnan().all(1)
     if empty.any():
         row = int(empty.nonzero()[0])
@@ -288,7 +324,7 @@ def _check_not_empty(rows: Rows, where: str) -> None:
         )
 
 
-def _grey(values: Tensor, name: str) -> DynamicBinarization:
+def _grey(values: Any, name: str) -> DynamicBinarization:
     try:
         return DynamicBinarization(values)
     except InputError as error:

@@ -71,14 +71,14 @@ class Rows:
     """Data with what belongs to each of them.
 
     Arguments:
-        x: The values, ``(N, D)``, NaN where one is missing.
+        x: The values, ``(N, D)``, NaN where one is missing; rows of a file where they stay there.
         labels: Label of each row, in words.
         index: Name of each row.
         condition: What the model is conditioned on: whole numbers, ``(N,)``, or covariates, ``(N, C)``.
         exposure: Exposure of each row, ``(N,)``.
     """
 
-    x: Tensor
+    x: Any
     labels: tuple[str, ...] | None = None
     index: tuple[str, ...] | None = None
     condition: Tensor | None = None
@@ -92,7 +92,8 @@ class Rows:
     def at(self, rows: Tensor) -> "Rows":
         """These of the rows."""
         labels = None if self.labels is None else tuple(self.labels[i] for i in rows.tolist())
-        return with_beside(self.x[rows], labels, self.beside.at(rows))
+        chosen = self.x[rows] if isinstance(self.x, Tensor) else self.x.chosen(rows)
+        return with_beside(chosen, labels, self.beside.at(rows))
 
     @property
     def arguments(self) -> Any:
@@ -111,7 +112,7 @@ class Rows:
         return list(self.index) if self.index is not None else [str(i) for i in range(len(self.x))]
 
 
-def with_beside(x: Tensor, labels: tuple[str, ...] | None, beside: Beside) -> Rows:
+def with_beside(x: Any, labels: tuple[str, ...] | None, beside: Beside) -> Rows:
     """Values and labels with what else belongs to them."""
     return Rows(x, labels, beside.index, beside.condition, beside.exposure)
 

@@ -1,18 +1,29 @@
-"""Data in memory: rows of float32, and binary pixels drawn from grey ones."""
+"""Data sets: rows of float32, and binary pixels drawn from grey ones."""
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.mapped import Mapped, OnDemand, is_mapped, spans
 from pyro_aevb.data.schema import Beside, Rows, Schema, with_beside
 from pyro_aevb.errors import InputError, choice, instance
 from pyro_aevb.seeds import derive, hashed_uniform
 
-__all__ = ["Binarize", "DataSet", "DynamicBinarization", "binarized", "earlier_fingerprint", "fingerprint", "plain"]
+__all__ = [
+    "Binarize",
+    "DataSet",
+    "Digest",
+    "DynamicBinarization",
+    "binarized",
+    "earlier_fingerprint",
+    "fingerprint",
+    "plain",
+]
 
 Binarize = Literal["none", "static", "dynamic"]
 
@@ -27,24 +38,46 @@ class DynamicBinarization:
     The mean of many draws is the grey image.
 
     Arguments:
-        probabilities: Grey values in [0, 1], ``(N, D)``; they are checked once, here.
+        probabilities: Grey values in [0, 1], ``(N, D)``; they are checked once, here. A tensor; or, where they are not
+            in memory, a :class:`~pyro_aevb.data.Mapped`, an array over a mapped file, or a ``Streamed``.
 
     Raises:
         InputError: If they are no tensor of floating-point numbers in [0, 1], or there are none.
     """
 
-    probabilities: Tensor
+    probabilities: Tensor | OnDemand
+    _digest: str | None = field(default=None, init=False, repr=False, compare=False)  # of values that are not in memory
 
     def __post_init__(self) -> None:
-        values = plain(instance("probabilities", self.probabilities, Tensor, "give torch.as_tensor(data)"))
-        if not values.is_floating_point():
-            raise InputError(f"probabilities of {values.dtype} cannot be binarised: give data.float(), in [0, 1]")
-        if values.numel() == 0:
-            raise InputError(f"the data set is empty, its shape is {tuple(values.shape)}: there is nothing to binarise")
-        low, high = (end.item() for end in values.detach().aminmax())
+        given: Any = self.probabilities
+        if isinstance(given, np.ndarray) and is_mapped(given):
+            given = Mapped(given)
+        given = getattr(given, "column", given)  # of a Streamed
+        object.__setattr__(self, "probabilities", given)
+        if not isinstance(given, OnDemand):
+            plain(instance("probabilities", given, Tensor, "give torch.as_tensor(data)"))
+        if not given.dtype.is_floating_point:
+            raise InputError(f"probabilities of {given.dtype} cannot be binarised: give data.float(), in [0, 1]")
+        if given.shape.numel() == 0:
+            raise InputError(f"the data set is empty, its shape is {tuple(given.shape)}: there is nothing to binarise")
+        low, high = self._ends()
         if not 0 <= low <= high <= 1:  # NaN is in no order
             found = f"in [{low:g}, {high:g}]" if low <= high else "that are NaN"
             raise InputError(f"probabilities {found} cannot be binarised: scale them into [0, 1]")
+
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest value; what is not in memory is hashed by the way, since all of it is read."""
+        digest = Digest()
+        ends: list[Tensor] = []
+        for span in spans(self.probabilities):
+            values = self.probabilities[span].detach()
+            ends.extend(values.aminmax())
+            if isinstance(self.probabilities, OnDemand):
+                digest.update(values)
+        if isinstance(self.probabilities, OnDemand):
+            object.__setattr__(self, "_digest", digest.told())
+        low, high = torch.stack(ends).aminmax()
+        return low.item(), high.item()
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -56,12 +89,17 @@ class DynamicBinarization:
 
     def draw(self, rows: Tensor, key: int | Tensor) -> Tensor:
         """Binary images of these rows, ``(B, D)``: a function of (key, row), whatever other rows are drawn with it."""
-        return binarized(self.probabilities.index_select(0, rows), rows, key)
+        grey = self.probabilities
+        return binarized(grey.fetch(rows) if isinstance(grey, OnDemand) else grey.index_select(0, rows), rows, key)
 
     def fixed(self, seed: int = 0) -> Tensor:
-        """One binary image of every row, always the same for a seed: what evaluation uses."""
+        """One binary image of every row, always the same for a seed: what evaluation uses.
+
+        Of grey values that are not in memory all are put there: of a part, ``Mapped.chosen``, it takes less.
+        """
         key = derive(seed, "binarize")
-        rows = torch.arange(len(self), device=self.probabilities.device)
+        grey = self.probabilities
+        rows = torch.arange(len(self), device=grey.device if isinstance(grey, Tensor) else None)
         return torch.cat([self.draw(some, key) for some in rows.split(1000)])  # the hash takes 8 bytes a pixel
 
 
@@ -90,11 +128,12 @@ def binarized(grey: Tensor, rows: Tensor, key: int | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Data in memory, float32.
+    """Data in memory, float32, or rows of a file.
 
     Arguments:
         name: Name or path that it was loaded by.
-        train: Training rows, ``(N, D)``; a :class:`DynamicBinarization` where each visit draws anew.
+        train: Training rows, ``(N, D)``; a :class:`DynamicBinarization` where each visit draws anew; a
+            :class:`~pyro_aevb.data.Mapped` where they stay in their file.
         test: Test rows, ``(N', D)``, fixed.
         shape: Shape of one row as it was, for pictures.
         binarize: How grey values became binary; belongs beside every number.
@@ -109,8 +148,8 @@ class DataSet:
     """
 
     name: str
-    train: Tensor | DynamicBinarization
-    test: Tensor
+    train: Tensor | Mapped | DynamicBinarization
+    test: Tensor | Mapped
     shape: tuple[int, ...]
     binarize: Binarize
     labels_train: Tensor | None = None
@@ -127,7 +166,7 @@ class DataSet:
         """Number of observed dimensions D."""
         return self.test.shape[1]
 
-    def evaluation(self, split: Literal["train", "test"]) -> Tensor:
+    def evaluation(self, split: Literal["train", "test"]) -> Tensor | Mapped:
         """Fixed rows to evaluate on: a dynamically binarised training set in one fixed draw."""
         if choice("split", split, ("train", "test")) == "test":
             return self.test
@@ -157,18 +196,42 @@ class DataSet:
         return self.label_names[number] if 0 <= number < len(self.label_names) else "" if number < 0 else str(number)
 
 
-def fingerprint(data: Tensor | DynamicBinarization) -> str:
-    """SHA-256 of the values and how they are used, so that a run is not resumed with other data."""
-    return f"dynamic {_digest(data.probabilities)}" if isinstance(data, DynamicBinarization) else _digest(data)
+def fingerprint(data: Tensor | OnDemand | DynamicBinarization) -> str:
+    """SHA-256 of the values and how they are used, so that a run is not resumed with other data.
+
+    It is the same for values in memory and in a file, which is read through once.
+    """
+    if isinstance(data, DynamicBinarization):
+        return f"dynamic {data._digest or _digest(data.probabilities)}"
+    return _digest(data)
 
 
-def earlier_fingerprint(data: Tensor | DynamicBinarization) -> str:
+def earlier_fingerprint(data: Tensor | OnDemand | DynamicBinarization) -> str:
     """The fingerprint in the first format of saved states, where grey values and their binarisation had the same."""
     return fingerprint(data).removeprefix("dynamic ")
 
 
-def _digest(values: Tensor) -> str:
-    plain = values.detach().cpu().contiguous()
-    # NumPy has no bfloat16: its bytes, as those of an integer of the same size.
-    array = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
-    return hashlib.sha256(array.numpy().tobytes()).hexdigest()
+class Digest:
+    """SHA-256 of rows that come some at a time; the same for equal bytes, however they are cut."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, values: Tensor) -> None:
+        """Add values after those that came before."""
+        plain = values.detach().cpu().contiguous()
+        # NumPy has no bfloat16: its bytes, as those of an integer of the same size.
+        array = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
+        self._hash.update(array.numpy().data)
+
+    def told(self) -> str:
+        """The digest of all that has come, in hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+def _digest(values: Tensor | OnDemand) -> str:
+    digest = Digest()
+    rows = values.reshape(1) if isinstance(values, Tensor) and values.dim() == 0 else values
+    for span in spans(rows):
+        digest.update(rows[span])
+    return digest.told()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import traces
-from pyro_aevb.data import as_tensors
 from pyro_aevb.data.arguments import takes_any_data
+from pyro_aevb.data.given import as_rows
 from pyro_aevb.diagnostics.latents import is_one_vector, latent_kl, latent_of, local_latents
 from pyro_aevb.errors import InputError, in_one_line, whole
 from pyro_aevb.evaluation import Data, map_blocks
@@ -197,7 +197,7 @@ def _log_marginal(model: Pair, guide: Pair, x: Data, sites: _Sites, z: Tensor) -
         (sums,) = map_blocks(sum_of_block, model, guide, x, 0)  # (blocks, Z)
     except traces.UnknownDensityError:
         return None
-    size = len(as_tensors(x, evaluated=True)[0])
+    size = len(as_rows(x, evaluated=True)[0])
     return sums.logsumexp(0) - math.log(size)
 
 

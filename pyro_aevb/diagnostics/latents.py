@@ -20,8 +20,8 @@ from torch.distributions import (
 )
 
 from pyro_aevb import evidence, traces
-from pyro_aevb.data import as_tensors
 from pyro_aevb.data.arguments import takes_any_data
+from pyro_aevb.data.given import as_rows
 from pyro_aevb.distributions import NormalMixture
 from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import Data, map_blocks
@@ -254,7 +254,7 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
         | https://arxiv.org/abs/1509.00519
     """
     whole("num_samples", num_samples)
-    if len(as_tensors(x, evaluated=True)[0]) == 1:
+    if len(as_rows(x, evaluated=True)[0]) == 1:
         raise InputError("diagnostics compare data with one another: give at least 2")
     kept: list[list[str]] = []
     of_block = partial(_kl_of_block, traces.Particles(model, guide), num_samples, kept)

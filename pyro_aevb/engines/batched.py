@@ -31,7 +31,7 @@ class BatchedStep:
 
     Arguments:
         recording: Of one member's step; its graph is changed.
-        visits: An example: rows, ``(members, M)``, and keys, ``(members,)``.
+        visits: An example: rows, ``(members, M)``, keys, ``(members,)``, and what else a visit brings.
         parameters: Of all members, ``(members, ...)`` each; read where they are at each call.
         data: The data's tensors, the same for all.
         others: Other tensors of all members, as ``parameters``; they may be changed.
@@ -57,14 +57,14 @@ class BatchedStep:
         noise = [torch.empty(members, *draw.like.shape, dtype=draw.like.dtype) for draw in self.draws]
         self.noise = [list(each) for each in noise]
         fixed = [*parameters, *data, *others, *noise]
-        dims = (*[0] * (2 + len(parameters)), *[None] * len(data), *[0] * (len(others) + len(noise)))
+        dims = (*[0] * (len(visits) + len(parameters)), *[None] * len(data), *[0] * (len(others) + len(noise)))
         batched = torch.func.vmap(recording.graph.forward, in_dims=dims)
 
         def losses_and_gradients(*visits: Tensor) -> tuple[Tensor, ...]:
             """Contiguous, as the stacked parameters are: torch's fused optimizers do not look at strides."""
             return tuple(result.contiguous() for result in batched(*visits, *fixed))
 
-        self.function = record_function(losses_and_gradients, visits, fixed, compiled)
+        self.function = record_function(losses_and_gradients, visits, fixed, compiled, constants=data)
 
     def __call__(self, visits: Visit, generators: Iterable[Generator]) -> tuple[Tensor, list[Tensor | None]]:
         """Losses, ``(members,)``, and each parameter's gradients, ``None`` where the loss does not depend on it."""

@@ -118,7 +118,7 @@ class Launches:
         self._stepped = True
         if self.around.schedule is not None and not self.around.schedule.rates_alone:
             return None
-        if first or len(visits) != self.count or any(len(rows) != len(visits[0][0]) for rows, _ in visits):
+        if first or len(visits) != self.count or any(len(visit[0]) != len(visits[0][0]) for visit in visits):
             return None
         recording = self.gradients.kept.of(len(visits[0][0]), visits[0], steps=len(visits))
         if recording is None or not recording.inlined:

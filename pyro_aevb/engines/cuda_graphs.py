@@ -105,7 +105,7 @@ class WholeSteps:
         self.loss_and_gradients = loss_and_gradients
         self.optimizer = optimizer
         self.parameters = parameters
-        self.rows, self.keys = (torch.stack(parts) for parts in zip(*visits, strict=True))  # (steps, M), (steps,)
+        self.visits = [torch.stack(parts) for parts in zip(*visits, strict=True)]  # (steps, M), (steps,), ...
         self.settings = self.settings_of(optimizer)
         device = parameters[0].device
         groups = optimizer.param_groups
@@ -124,7 +124,7 @@ class WholeSteps:
 
     def __call__(self, visits: list[Visit]) -> list[Tensor]:
         """Take the steps; each one's loss before its update."""
-        for static, given in zip((self.rows, self.keys), zip(*visits, strict=True), strict=True):
+        for static, given in zip(self.visits, zip(*visits, strict=True), strict=True):
             torch.stack(given, out=static)
         for rates, before in zip(self.rates, self.sizes, strict=True):
             self._set(rates, before)
@@ -143,7 +143,7 @@ class WholeSteps:
     def _body(self) -> None:
         update = self.optimizer.update if isinstance(self.optimizer, Paced) else self.optimizer.step
         for i, rates in enumerate(self.rates):
-            loss, gradients = self.loss_and_gradients((self.rows[i], self.keys[i]))
+            loss, gradients = self.loss_and_gradients(tuple(part[i] for part in self.visits))
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
             with self._for_capture(rates):

@@ -159,7 +159,9 @@ def record(
     with unchanged_random_state(parameters[0].device), unchanged(others):
         fuse_tiny = compiled and parameters[0].device.type == "cpu"
         graph = _trace(loss_and_gradients, (*visit, *inputs), fuse_tiny)
-        masks = {id(inputs[i - len(visit)]) for i in _masks(graph)}  # whose places a result's length depends on
+        masks = {
+            id(inputs[i - len(visit)]) for i in _masks(graph) if i >= len(visit)
+        }  # whose places a result's length depends on
         read = [constant for constant in _constants(graph) if id(constant) in (unregistered or {})]
         read = [constant for constant in read if constant.dtype != torch.bool]
         if read or masks:
@@ -179,6 +181,7 @@ def record_function(
     fixed: list[Tensor],
     compiled: bool = True,
     codes: Codes | None = None,
+    constants: tuple[Tensor, ...] = (),
 ) -> TensorFunction:
     """Record any function of tensors for one size of its arguments.
 
@@ -191,12 +194,16 @@ def record_function(
         fixed: All else that it reads or changes, parameters among them; read where they are at each call.
         compiled: As for :func:`record`.
         codes: As for :func:`record`.
+        constants: Those of ``fixed`` that it does not change, the data, which may be too large to be copied, or lie
+            where nobody may write; by default none.
 
     Raises:
         Exception: As there.
     """
+    data = {id(tensor) for tensor in constants}
     held = [tensor.detach() for tensor in fixed]
-    with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(fixed):
+    changing = [tensor for tensor in fixed if id(tensor) not in data]
+    with torch.no_grad(), unchanged_random_state(fixed[0].device), unchanged(changing):
         graph = _trace(lambda *_: function(*arguments), (*arguments, *fixed), fuse_tiny=False)
         _refuse_shapes_that_depend_on_data(graph)
         inputs = [*arguments, *held]

@@ -16,6 +16,7 @@ from pyro_aevb import likelihoods
 from pyro_aevb.data import DataSet, DynamicBinarization, find_root, load
 from pyro_aevb.data.held_out import with_held_out
 from pyro_aevb.data.loaders import is_there
+from pyro_aevb.data.mapped import in_memory
 from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import InputError, in_one_line
 from pyro_aevb.guides import Guide
@@ -178,9 +179,9 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
 
 def _start(likelihood: Likelihood, data: DataSet) -> None:
     """Give the likelihood its units, of training data that are there; a saved state has them too."""
-    train = data.train.probabilities if isinstance(data.train, DynamicBinarization) else data.train
-    if len(train):
-        likelihood.start_from(train, [column.name for column in data.schema.columns])
+    train: Any = data.train.probabilities if isinstance(data.train, DynamicBinarization) else data.train
+    if len(train) and type(likelihood).start_from is not Likelihood.start_from:
+        likelihood.start_from(in_memory(train), [column.name for column in data.schema.columns])
 
 
 def _inputs(part: Part, make: Callable[[], Likelihood], data: DataSet) -> torch.nn.Module | None:

@@ -150,13 +150,16 @@ def check_observed(model: Pair, guide: Pair | None, args: tuple[Any, ...], rows:
         check_values(site.value, site, rows)
 
 
-def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> None:
+def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> Observed:
     """Refuse values that a site has no density for.
 
     Arguments:
         values: Data for the site, ``(B, ...)``.
         site: The site, as :func:`observed` tells it.
         rows: Index of each of these data in the whole data set, ``(B,)``, for the message; by default 0 to B - 1.
+
+    Returns:
+        The site to check further data with: what was warned of once is not warned of again.
 
     Raises:
         InputError: Names the first datum.
@@ -172,11 +175,12 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
             "no number of this pair is a log-likelihood",
             stacklevel=2,
         )
+        site = site._replace(unlooked=None)
     if site.support is None:
-        return
+        return site
     inside = site.support.check(values)
     if inside.all():
-        return
+        return site
     row = _first(~inside, rows)
     raise InputError(
         f"data row {row} lies outside the likelihood's support, {words_of(site.support)}"

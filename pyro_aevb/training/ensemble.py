@@ -101,8 +101,8 @@ class Ensemble(Loop[list[Progress]]):
         losses, gradients = step(_stack_visits(visits), self._generators)
         for optimizer in self._optimizers:
             optimizer.step(gradients)
-        for trainer, (rows, _), loss in zip(self.trainers, visits, losses.unbind(), strict=True):
-            trainer.gathered.add(loss, trainer.divisors[len(rows)], len(rows))
+        for trainer, visit, loss in zip(self.trainers, visits, losses.unbind(), strict=True):
+            trainer.gathered.add(loss, trainer.divisors[len(visit[0])], len(visit[0]))
             trainer.step += 1
         self.torn = False
 
@@ -115,6 +115,11 @@ class Ensemble(Loop[list[Progress]]):
             return trainer.report(whole)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"member {member}: {error}") from error
+
+    def end(self) -> None:
+        """End what fetches the members' data."""
+        for trainer in self.trainers:
+            trainer.end()
 
     # ------------------------------------------------------------ members together and apart
 
@@ -199,9 +204,8 @@ class Ensemble(Loop[list[Progress]]):
 
 
 def _stack_visits(visits: list[Visit]) -> Visit:
-    """Rows, ``(members, M)``, and keys, ``(members,)``."""
-    rows, keys = zip(*visits, strict=True)
-    return torch.stack(rows), torch.stack(keys)
+    """Rows, ``(members, M)``, and keys, ``(members,)``; and the minibatches where visits bring them."""
+    return tuple(torch.stack(parts) for parts in zip(*visits, strict=True))
 
 
 # ---------------------------------------------------------------- what members must have in common

@@ -59,7 +59,7 @@ class Loop(ABC, Generic[Report]):
     """Steps until so many data were seen, with a report at every so many.
 
     A training is one class: give ``report_every``, :attr:`samples_seen`, :meth:`running`, :meth:`take_steps` and
-    :meth:`report`; where something is to be looked at before a run, :meth:`begin` too.
+    :meth:`report`; where something is to be looked at before a run, or ended after it, :meth:`begin` and :meth:`end`.
     """
 
     report_every: int
@@ -90,6 +90,9 @@ class Loop(ABC, Generic[Report]):
     def begin(self, samples: float) -> None:  # nothing to look at is an answer
         """A run of this many data begins; the caller may have changed anything since the last one."""
 
+    def end(self) -> None:  # nothing to end is an answer
+        """A run is over, or broken off."""
+
     def run(self, samples: float) -> Iterator[Report]:
         """Train on this many more data, at least; the last step is finished.
 
@@ -114,6 +117,12 @@ class Loop(ABC, Generic[Report]):
         if self.torn:
             raise InputError("the last step broke off in the middle of its update: go on from a saved state")
         self.begin(samples)
+        try:
+            yield from self._reports(target)
+        finally:
+            self.end()
+
+    def _reports(self, target: int) -> Iterator[Report]:
         signals = Deferred()
         while self.samples_seen < target:
             reported = (self.samples_seen // self.report_every + 1) * self.report_every
@@ -215,6 +224,10 @@ class Training(Loop[Progress]):
     def samples_seen(self) -> int:
         """Training data visited so far."""
         return self.batches.samples_seen(self.step)
+
+    def end(self) -> None:
+        """End the processes that fetch data."""
+        self.batches.close()
 
     @contextmanager
     def param_store(self) -> Iterator[None]:

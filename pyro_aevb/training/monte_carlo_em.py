@@ -197,8 +197,11 @@ class MonteCarloEM(Training):
 
     def _take_step(self) -> None:
         count = self.batches.per_epoch if self.e_step == "all" else 1
-        visits = map(self.batches.visit, range(self.step, self.step + count))
-        moved = [(visit, self._move_chains(visit)) for visit in visits]
+        moved: list[tuple[Visit, EagerSteps | RecordedSteps]] = []
+        for visit in map(self.batches.visit, range(self.step, self.step + count)):
+            steps = self._move_chains(visit)
+            if len(moved) < self.updates:  # a visit may bring its data: no more are kept than are learnt from
+                moved.append((visit, steps))
         for update in range(self.updates):
             self._update(*moved[update % count], with_loss=update == 0)
         self.step += count
@@ -270,7 +273,7 @@ class MonteCarloEM(Training):
             self._probe = self._one_probe()
             first = torch.arange(self.batches.size, device=self.device).split(self.batches.batch_size)
             key = self.batches.visit(0)[1]
-            return torch.cat([self.space.draw(self._model, self.batches.take(rows, key), 1)[0] for rows in first])
+            return torch.cat([self.space.draw(self._model, self.batches.at(rows, key), 1)[0] for rows in first])
 
     def _check_trained(self, args: tuple[Tensor, ...]) -> None:
         known = {id(p) for m in self.modules.values() for p in m.parameters()}

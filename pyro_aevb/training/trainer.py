@@ -221,8 +221,8 @@ class Trainer(Training):
         visits = [self.batches.visit(self.step + i) for i in range(at_once if whole else 1)]
         self._undone.remember()
         try:
-            for (rows, _), loss in zip(visits, self.engine.steps(visits), strict=False):
-                self.gathered.add(loss, self.divisors[len(rows)], len(rows))
+            for visit, loss in zip(visits, self.engine.steps(visits), strict=False):
+                self.gathered.add(loss, self.divisors[len(visit[0])], len(visit[0]))
                 self.step += 1
                 if len(visits) > 1:
                     self._undone.remember()
