@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from pyro_aevb import estimators, plots
 from pyro_aevb.cli.options import RunOptions, check_count, opened, place_of
@@ -82,7 +81,8 @@ def compare(arguments: Sequence[str]) -> None:
     run = opened(config)
     if config.train_samples:
         run.parts()  # to hear now, and not after the gradients, of one that may not be followed
-    x = run.data.evaluation("train")[: config.batch_size].to(run.device)
+    minibatch = run.data.rows("train").first(config.batch_size).to(run.device)
+    x = minibatch.arguments
     if config.estimators == "all":
         chosen = list(_suiting(chosen, run, x))
     show = (lambda name: print(f"\r{name:<40}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
@@ -96,7 +96,7 @@ def compare(arguments: Sequence[str]) -> None:
         seed=config.seed,
         progress=show,
     )
-    print(f"{run.title}; {len(x)} data, {config.draws} gradients of each, of the bound in nats per datum")
+    print(f"{run.title}; {len(minibatch.x)} data, {config.draws} gradients of each, of the bound in nats per datum")
     print(f"{table(rows)}\n\n{LEGEND}")
     folder = out or run.folder.subfolder("comparison")
     paths = write(rows, folder, run.title)
@@ -127,7 +127,7 @@ def train_each(
         config = replace(run.config, engine="eager", report_every=every)
         return make_trainer(config, parts, run.data, make_pair(config, parts, run.data))
 
-    test = run.data.test[:TEST_DATA]
+    test = run.data.rows("test").first(TEST_DATA).arguments
     return gradients.compare_training(make, chosen, test, samples=samples, seconds=seconds, progress=show)
 
 
@@ -164,12 +164,12 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
     ]
 
 
-def _suiting(chosen: Iterable[Estimator], run: Run, x: Tensor) -> Iterator[Estimator]:
+def _suiting(chosen: Iterable[Estimator], run: Run, x: Any) -> Iterator[Estimator]:
     """Those that do not refuse the run's pair; of the others it is told why."""
     for estimator in chosen:
         try:
             with unchanged_random_state(run.device):
-                estimator.loss(run.model, run.guide, x)
+                estimator.loss(run.model, run.guide, **(x if isinstance(x, dict) else {"x": x}))
         except InputError as error:
             print(f"without {gradients.label(estimator)}: {error}", file=sys.stderr)
         else:

@@ -60,8 +60,9 @@ def diagnose(arguments: Sequence[str]) -> None:
         raise InputError("--gap_count must be 0, or at least 2 for a standard error")
     out = place_of(config.out, FILES)
     run = opened(config)
-    x = run.data.evaluation(config.split)[: config.count]
-    gap_count = min(config.gap_count, len(x))
+    rows = run.data.rows(config.split).first(config.count)
+    x = rows.arguments
+    gap_count = min(config.gap_count, len(rows.x))
     with tqdm(total=2 * gap_count, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
         annealed = partial(
             evidence.annealed_importance_sampling, steps=config.ais_steps, seed=config.seed, progress=bar.update
@@ -75,7 +76,7 @@ def diagnose(arguments: Sequence[str]) -> None:
             seed=config.seed,
             progress=bar.update,
         )
-    told = {**header_of(run, config, config.split, len(x)), **numbers(found)}
+    told = {**header_of(run, config, config.split, len(rows.x)), **numbers(found)}
     print(json_format.dumps(told, indent=2) if config.json else table(told, run.title))
     written = write(told, found, run, out)
     if not config.json:
@@ -98,26 +99,19 @@ def write(told: dict[str, Any], found: Diagnostics, run: Run, out: Path | None) 
 def numbers(found: Diagnostics) -> dict[str, Any]:
     """Everything in plain numbers, means with standard errors over data, nats per datum."""
     kl = found.kl
-    aggregate = _aggregate(found)
+    aggregate = found.aggregate
     return {
         "kl": mean_of(kl.total)._asdict(),
         "active_units": int(kl.active.sum()),
-        "mutual_information": _told(aggregate.mutual_information),
-        "mutual_information_ceiling": aggregate.ceiling,
-        "marginal_kl": _told(aggregate.marginal_kl),
+        "mutual_information": None if aggregate is None else _told(aggregate.mutual_information),
+        "mutual_information_ceiling": None if aggregate is None else aggregate.ceiling,
+        "marginal_kl": None if aggregate is None else _told(aggregate.marginal_kl),
         "decoder_use": _told(found.decoder_use),
         "gaps": _gaps(found),
         "dimensions": [_dimension(found, k) for k in range(len(kl.active))],
         "notes": found.notes,
         "warnings": found.warnings,
     }
-
-
-def _aggregate(found: Diagnostics) -> AggregatePosterior:
-    """The aggregate posterior, which every pair has that the command line trains: its prior is one for all data."""
-    if found.aggregate is None:
-        raise InputError("; ".join(found.notes))
-    return found.aggregate
 
 
 def _told(values: Any) -> dict[str, float] | None:
@@ -145,14 +139,22 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
 
 def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
     kl = found.kl
-    aggregate = _aggregate(found)
-    q = aggregate.draws[:, k].double()
-    p = aggregate.prior_draws[:, k].double()
     return {
         "dimension": k,
         "kl": None if kl.per_dimension is None else mean_of(kl.per_dimension[:, k])._asdict(),
         "activity": kl.activity[k].item(),
         "active": bool(kl.active[k]),
+        **_of_aggregate(found.aggregate, k),
+    }
+
+
+def _of_aggregate(aggregate: AggregatePosterior | None, k: int) -> dict[str, float]:
+    """A dimension of the aggregate posterior beside the prior; nothing where the prior is another for each datum."""
+    if aggregate is None:
+        return {}
+    q = aggregate.draws[:, k].double()
+    p = aggregate.prior_draws[:, k].double()
+    return {
         "aggregate_mean": q.mean().item(),
         "aggregate_variance": q.var().item(),
         "prior_mean": p.mean().item(),
@@ -182,6 +184,8 @@ def table(told: dict[str, Any], title: str) -> str:
 
 
 def _ceiling(told: dict[str, Any]) -> str:
+    if told["mutual_information_ceiling"] is None:
+        return ""
     return f"at most log N = {told['mutual_information_ceiling']:.2f}"
 
 
@@ -202,10 +206,12 @@ def _dimension_rows(dimensions: list[dict[str, Any]]) -> list[str]:
     """A line for each dimension, that with the largest KL first."""
     rows = sorted(dimensions, key=lambda d: -(d["kl"] or {"mean": d["activity"]})["mean"])
     lines = [f"{'dimension':>9}{'KL':>9}{'s.e.':>7}{'active':>8}{'mean of q(z)':>14}{'variance':>10}{'distance':>10}"]
+    if "distance" not in dimensions[0]:
+        lines = [lines[0][: lines[0].index("active") + len("active")]]
     for d in rows:
         kl = f"{d['kl']['mean']:>9.3f}{d['kl']['se']:>7.3f}" if d["kl"] else f"{'-':>9}{'-':>7}"
-        lines.append(
-            f"{d['dimension']:>9}{kl}{'yes' if d['active'] else 'no':>8}{d['aggregate_mean']:>14.3f}"
-            f"{d['aggregate_variance']:>10.3f}{d['distance']:>10.3f}"
-        )
+        line = f"{d['dimension']:>9}{kl}{'yes' if d['active'] else 'no':>8}"
+        if "distance" in d:
+            line += f"{d['aggregate_mean']:>14.3f}{d['aggregate_variance']:>10.3f}{d['distance']:>10.3f}"
+        lines.append(line)
     return lines

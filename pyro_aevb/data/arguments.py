@@ -194,7 +194,9 @@ class TakenApart(NamedTuple):
         named = form.named(function)
         _check_lengths(named, self.tensors)
         own: Any = own_module(function)
-        if hasattr(own, "check_data"):  # a module that knows what its arguments must be
+        if hasattr(own, "check_data") and not isinstance(
+            function, Called
+        ):  # a module that knows what its arguments must be
             tensors: Any = tuple(
                 one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors
             )

@@ -107,6 +107,14 @@ class Rows:
         }
         return Rows(**cut)
 
+    def to(self, device: torch.device) -> "Rows":
+        """The same on a device."""
+        moved = {name: None if part is None else part.to(device) for name, part in self._tensors()}
+        return Rows(moved["x"], self.labels, self.index, moved["condition"], moved["exposure"])
+
+    def _tensors(self) -> list[tuple[str, Any]]:
+        return [("x", self.x), ("condition", self.condition), ("exposure", self.exposure)]
+
     def names(self) -> list[str]:
         """Name of each row: its index, or its number from 0 on."""
         return list(self.index) if self.index is not None else [str(i) for i in range(len(self.x))]
@@ -294,7 +302,14 @@ def _covariates(column: Column, values: Tensor) -> Tensor:
 
 def plain_schema(schema: Schema) -> dict[str, Any]:
     """A schema in plain values, for a file: :func:`schema_from` takes them."""
-    return asdict(schema)
+    return dict(_listed(asdict(schema)))
+
+
+def _listed(value: Any) -> Any:
+    """Plain values with lists in place of tuples."""
+    if isinstance(value, dict):
+        return {key: _listed(each) for key, each in value.items()}
+    return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def check_values(x: Tensor, where: str, missing: bool, names: Sequence[str] = ()) -> None:

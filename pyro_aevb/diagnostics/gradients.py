@@ -199,7 +199,7 @@ def _words(reference: Reference) -> str:
 def compare_training(
     make_trainer: Callable[[Estimator], Trainer],
     chosen: Iterable[Estimator],
-    test: Tensor,
+    test: Data,
     *,
     samples: int,
     seconds: float,
@@ -238,7 +238,7 @@ def compare_training(
     return rows
 
 
-def _bounds(trainer: Trainer, test: Tensor, samples: int, seconds: float) -> tuple[float, float]:
+def _bounds(trainer: Trainer, test: Data, samples: int, seconds: float) -> tuple[float, float]:
     spent = 0.0
     at_samples = None
     at_seconds = None

@@ -2,9 +2,11 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pyro_aevb import likelihoods
 from pyro_aevb.data import DataSet, DynamicBinarization, find_root, load
 from pyro_aevb.data.held_out import with_held_out
-from pyro_aevb.data.loaders import is_there
+from pyro_aevb.data.loaders import LOADERS, is_there
 from pyro_aevb.data.mapped import in_memory
 from pyro_aevb.distributions.family import DistributionFamily
 from pyro_aevb.errors import InputError, in_one_line
@@ -29,7 +31,7 @@ from pyro_aevb.runs.trust import KINDS
 from pyro_aevb.seeds import derive, seeded
 from pyro_aevb.training.trainer import Trainer
 
-__all__ = ["PAIR", "Parts", "kinds_of", "load_data", "make_pair", "make_parts", "make_trainer"]
+__all__ = ["PAIR", "Parts", "is_gone", "kinds_of", "load_data", "make_pair", "make_parts", "make_trainer"]
 
 PAIR = ("prior", "likelihood", "guide")
 
@@ -118,6 +120,14 @@ def load_data(config: Config, *, download: bool = True) -> DataSet:
         raise InputError(f"the data {config.data!r} cannot be loaded: {in_one_line(error)}") from error
 
 
+def is_gone(config: Config) -> bool:
+    """Whether the configuration's data are of a file that is not there."""
+    if config.data in LOADERS:
+        return False
+    places = Path(config.data), find_root(config.data_root or None) / Path(config.data).name
+    return not any(map(os.path.lexists, places))
+
+
 def _kinds(text: str | None) -> dict[str, str]:
     """Kinds by the names of columns, from ``a=real,b=count``."""
     given = [each.strip() for each in (text or "").split(",") if each.strip()]
@@ -151,7 +161,7 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
     Raises:
         InputError: If a part is none of its kind, or too large for the memory.
     """
-    size = len(data.train)
+    size = len(data.train) or None  # of a run whose data are gone
     condition = data.schema.condition_dim
     beside: dict[str, Any] = {
         "condition": condition,

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ import pyro
 import torch
 
 from pyro_aevb.data import DataSet, fingerprint
-from pyro_aevb.data.schema import plain_schema
+from pyro_aevb.data.schema import plain_schema, schema_from
 from pyro_aevb.data.sets import earlier_fingerprint
 from pyro_aevb.errors import InputError
 from pyro_aevb.states import holds_tensors
 
 __all__ = [
     "FREE",
+    "NoDataWarning",
     "VersionsWarning",
     "check_config_of",
     "check_data_of",
+    "data_without_rows",
     "difference_of_versions",
     "origin",
     "versions",
@@ -30,6 +33,10 @@ FREE = {"samples", "device", "data", "data_root", "evaluate_every", "save_every"
 """Options that may be other ones than a state was trained with; the data's values are compared, not their place."""
 
 
+class NoDataWarning(UserWarning):
+    """A run's own data are not there, so that it says something of new ones alone; the command line prints one line."""
+
+
 class VersionsWarning(UserWarning):
     """A run was saved with other versions than it is opened with; the command line prints it as one line."""
 
@@ -37,7 +44,38 @@ class VersionsWarning(UserWarning):
 def origin(config: dict[str, Any], data: DataSet) -> dict[str, Any]:
     """What a state remembers of its configuration, option by option, and digests of its data."""
     digests = {"train": fingerprint(data.train), "test": fingerprint(data.test)}
-    return {"config": _bound(config), "data": {**digests, **_beside(data)}}
+    read = {"columns": plain_schema(data.schema), "labels": list(data.label_names)}
+    return {"config": _bound(config), "data": {**digests, **_beside(data)}, "read": read}
+
+
+def data_without_rows(state: dict[str, Any], name: str, binarize: Any, split_seed: int, path: Path) -> DataSet | None:
+    """A data set without rows, by which new data are read where those that a run was trained on are not there.
+
+    Arguments:
+        state: The run's state.
+        name: The data set's name.
+        binarize: How grey values became binary.
+        split_seed: Seed of fixed binarisations.
+        path: The run's folder, for messages.
+
+    Returns:
+        The data set; ``None`` for a state of an earlier version, which does not say how its data were read.
+
+    Raises:
+        InputError: If what the state says of its data is damaged.
+    """
+    found = _origin_of(state, path).get("read")
+    if found is None:
+        return None
+    try:
+        schema = schema_from(found["columns"])
+        labels = tuple(found["labels"])
+        if not all(isinstance(label, str) for label in labels):
+            raise InputError("a label is no text")
+    except (InputError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: the state does not say how its data were read: it is damaged") from error
+    nothing = torch.empty(0, math.prod(schema.shape))
+    return DataSet(name, nothing, nothing, schema.shape, binarize, None, None, split_seed, schema, labels)
 
 
 def _beside(data: DataSet) -> dict[str, str]:

@@ -16,10 +16,17 @@ from pyro_aevb.errors import InputError, choice, flag
 from pyro_aevb.errors import path as path_of
 from pyro_aevb.hardware import find_device
 from pyro_aevb.models import GenerativeModel, RecognitionModel
-from pyro_aevb.runs.build import PAIR, Parts, load_data, make_pair, make_parts, make_trainer
+from pyro_aevb.runs.build import PAIR, Parts, is_gone, load_data, make_pair, make_parts, make_trainer
 from pyro_aevb.runs.folder import CheckpointName, Folder
 from pyro_aevb.runs.options import PARTS, SCALE_OF_EARLIER, Config, check_numbers, config_of, dumped, parser
-from pyro_aevb.runs.origin import VersionsWarning, check_config_of, check_data_of, difference_of_versions
+from pyro_aevb.runs.origin import (
+    NoDataWarning,
+    VersionsWarning,
+    check_config_of,
+    check_data_of,
+    data_without_rows,
+    difference_of_versions,
+)
 from pyro_aevb.runs.parser import read_config
 from pyro_aevb.runs.tables import codes_frame, evaluated_frame, imputed_frame, rows_of, sampled, values_frame
 from pyro_aevb.runs.trust import check_config, importable, modules_of
@@ -245,6 +252,7 @@ def load_run(
             configuration names what may not be followed.
 
     Warns:
+        NoDataWarning: If the file that the run was trained on is gone: it then says something of new data alone.
         VersionsWarning: If the run was saved with other versions of this package, torch or Pyro: numbers may differ in
             rounding. Runs of earlier versions do not say theirs.
     """
@@ -259,8 +267,7 @@ def load_run(
     check_config_of(state, source, folder.path)
     with importable(trusted):
         config, parts = _pair_of(source, None if data_root is None else str(path_of("data_root", data_root)))
-        data = load_data(config, download=False)
-        check_data_of(state, data, folder.path)
+        data = _data_of(config, state, folder.path)
         model, guide = make_pair(config, parts, data)
     _load_weights({"model": model, "guide": guide}, state["trainer"], file)
     averages = _averages(state["trainer"], averaged, file)
@@ -271,6 +278,19 @@ def load_run(
         warnings.warn(said, VersionsWarning, stacklevel=2)
     found = _Source(source, trusted, digest_of(state))
     return Run(folder, checkpoint, config, data, model, guide, state["samples_seen"], where, bool(averages), found)
+
+
+def _data_of(config: Config, state: dict[str, Any], path: Path) -> DataSet:
+    """The run's data; where their file is gone a data set without rows, by which new ones are read."""
+    if not is_gone(config):
+        data = load_data(config, download=False)
+        check_data_of(state, data, path)
+        return data
+    found = data_without_rows(state, config.data, config.binarize, config.split_seed, path)
+    if found is None:
+        return load_data(config, download=False)  # which says what is missing
+    warnings.warn(f"{config.data} is not there: {path} says something of new data alone", NoDataWarning, stacklevel=3)
+    return found
 
 
 def _pair_of(source: dict[str, Any], data_root: str | None) -> tuple[Config, Parts]:
