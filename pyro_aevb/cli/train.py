@@ -73,9 +73,8 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     """
     given = [each.value for each in taken_apart(arguments) if each.name == option]
     if given and not given[-1]:
-        raise InputError(
-            f"--{option} needs a value" + (": was a variable of the shell not set?" if given[-1] == "" else "")
-        )
+        unset = ": was a variable of the shell not set?" if given[-1] == "" else ""
+        raise InputError(f"--{option} needs a value{unset}")
     return given[-1] if given else None
 
 

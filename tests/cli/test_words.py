@@ -351,7 +351,9 @@ def test_a_configuration_may_name_classes_in_any_case(cli, tmp_path):
 
 def test_a_number_of_plates_may_be_typed(cli):
     """jsonargparse makes a float of it, for infinity may be typed too."""
-    train(cli, "--estimator.max_plate_nesting=1")
+    train(cli, "--estimator.max_plate_nesting=1", out="ours")
+    particles = ("--estimator.num_particles=2", "--estimator.vectorize_particles=true")
+    train(cli, "--estimator=trace_elbo", "--estimator.max_plate_nesting=1", *particles, out="pyros")
     assert "max_plate_nesting must be a whole number" in said(cli, "train", "--estimator.max_plate_nesting=1.5")
 
 
