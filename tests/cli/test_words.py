@@ -151,6 +151,7 @@ WRONG = {
     "--latent_dim": "--latent_dim needs a value",
     "--latent_dim --seed 3": "--latent_dim needs a value",
     "--latent_dim=": "--latent_dim must be a whole number, not ''",
+    "--latent_dim two --seed 3": "--latent_dim must be a whole number, not 'two'",
     "--seed 1.5": "--seed must be a whole number, not '1.5'",
     "--samples many": "--samples must be a number, not 'many'",
     "--engine warp": "--engine must be auto, captured, eager or svi, not 'warp'",
