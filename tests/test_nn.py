@@ -120,14 +120,21 @@ def test_a_body_is_made_anew_where_a_callable_is_given():
     assert ImageNetwork(48, 2, shared, shape=(3, 4, 4)).body is shared
 
 
+class Noisy(nn.Module):
+    """Noise in evaluation too."""
+
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
 def test_counting_features_leaves_a_body_as_it_was():
     """Neither its statistics, nor its switches, nor the noise."""
-    body = nn.Sequential(Normalised(), nn.Dropout(), nn.BatchNorm2d(4).eval())
+    body = nn.Sequential(Normalised(), Noisy(), nn.Dropout(), nn.BatchNorm2d(4).eval())
     before = {name: value.clone() for name, value in body.state_dict().items()}
     noise = torch.get_rng_state()
     network = ImageNetwork(48, 2, body, shape=(3, 4, 4))
     assert all(torch.equal(value, before[name]) for name, value in body.state_dict().items())
-    assert [module.training for module in body] == [True, True, False]
+    assert [module.training for module in body] == [True, True, True, False]
     assert network.head.in_features == 4 * 2 * 2
     torch.set_rng_state(noise)
     expected = nn.Linear(16, 2)

@@ -47,6 +47,18 @@ PICTURES = {key: value for key, value in matplotlib.rcParamsDefault.items() if n
 
 OWN_WARNINGS = (VersionsWarning, NoDataWarning, DivergenceWarning)
 
+LARGE = {
+    "train": "--hidden, --latent_dim or --batch_size",
+    "evaluate": "--chunk_size, --chains or --draws",
+    "encode": "--draws",
+    "impute": "--num_samples or --draws",
+    "compare": "--batch_size or one of --particles",
+    "diagnose": "--count",
+    "sample": "--count",
+    "plot": "--count or --side",
+}
+"""Options of each command that ask for memory."""
+
 USAGE = "\n".join(
     [
         "usage: pyro-aevb COMMAND [options]",
@@ -98,7 +110,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
             raise
         asked = re.search(r"allocate (\d+) bytes", str(error))
         size = f" for {int(asked[1]) / 1e9:,.1f} GB more" if asked else ""
-        return _fail(error, f"there is not enough memory{size}: are --hidden, --latent_dim or --count too large?", 2)
+        return _fail(error, f"there is not enough memory{size}: is {LARGE[command]} too large?", 2)
     except KeyboardInterrupt:
         print("pyro-aevb: interrupted", file=sys.stderr)
         return 130

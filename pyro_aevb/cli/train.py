@@ -44,6 +44,7 @@ from pyro_aevb.runs.origin import (
 )
 from pyro_aevb.runs.parser import Parser, read_config
 from pyro_aevb.runs.trust import modules_needed, modules_of
+from pyro_aevb.runs.words import taken_apart
 from pyro_aevb.training.early_stopping import EarlyStopping
 from pyro_aevb.training.loop import AUTO_CAPTURE_STEPS
 from pyro_aevb.training.progress import Progress
@@ -63,7 +64,8 @@ def train(arguments: Sequence[str]) -> None:
         NonFiniteLossError: If a loss is NaN or infinite; the last good checkpoint stays.
     """
     grammar = parser()
-    config, resume, trust = (_value_of(f"--{key}", arguments) for key in ("config", "resume", "trust"))
+    grammar.check_known(arguments)
+    config, resume, trust = (_value_of(name, arguments) for name in ("config", "resume", "trust"))
     if resume is not None:
         _resume(grammar, Path(resume), arguments, modules_of(trust))
         return
@@ -87,17 +89,13 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     """The last value given to an option, before all are parsed.
 
     Raises:
-        InputError: If it is empty, as of a shell variable that is not set.
+        InputError: If it is missing, or empty, as of a shell variable that is not set.
     """
-    value = None
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if word == option:
-            value = following
-        elif word.startswith(option + "="):
-            value = word.split("=", 1)[1]
-    if value == "":
-        raise InputError(f"{option} is empty: was a variable of the shell not set?")
-    return value
+    given = [each.value for each in taken_apart(arguments) if each.name == option]
+    if given and not given[-1]:
+        unset = ": was a variable of the shell not set?" if given[-1] == "" else ""
+        raise InputError(f"--{option} needs a value{unset}")
+    return given[-1] if given else None
 
 
 def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str], source: dict[str, Any]) -> None:

@@ -64,7 +64,9 @@ class Estimator(ELBO):
         **elbo_arguments: Any,
     ) -> None:
         if max_plate_nesting != math.inf:  # which Pyro guesses for
-            whole("max_plate_nesting", max_plate_nesting, least=0)  # type: ignore[arg-type]  # as Pyro declares it
+            is_whole = isinstance(max_plate_nesting, float) and max_plate_nesting.is_integer()  # typed for a float
+            nesting: Any = int(max_plate_nesting) if is_whole else max_plate_nesting
+            max_plate_nesting = whole("max_plate_nesting", nesting, least=0)
         super().__init__(  # type: ignore[no-untyped-call]  # Pyro's ELBO is untyped
             num_particles=whole("num_particles", num_particles),
             max_plate_nesting=max_plate_nesting,

@@ -77,6 +77,9 @@ def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PART
         raise
     except Exception as error:  # whatever a constructor raises of arguments that do not suit it
         raise InputError(f"the configuration does not fit: {in_one_line(error)}") from error
+    nesting = getattr(made.get("estimator"), "max_plate_nesting", None)
+    if isinstance(nesting, float) and nesting.is_integer():  # of Pyro's, typed for a float, since it may be infinite
+        made["estimator"].max_plate_nesting = int(nesting)
     return Parts(**{name: made.get(name) for name in wanted})
 
 

@@ -103,8 +103,10 @@ class Parser(ArgumentParser):
             InputError: If there is no such option or class, or the configuration does not fit.
         """
         given = {**self.parts, **{key: value for key, value in (config or {}).items() if value is not None}}
+        given |= {name: self._with_path(name, given[name]) for name in self.parts}
         self._config = given
         self._typed = []
+        self.check_known(arguments)
         words = self._understood(taken_apart(arguments))
         named = {each.name for each in self._typed}
         self.exit_on_error = False
@@ -120,14 +122,24 @@ class Parser(ArgumentParser):
             self.exit_on_error = True
         return self.parse_args(words)
 
-    def _understood(self, typed: Sequence[Typed]) -> list[str]:
-        """The words as jsonargparse takes them: parts before their options, and their classes by their import paths."""
+    def check_known(self, arguments: Sequence[str]) -> None:
+        """Refuse options that there are not.
+
+        Arguments:
+            arguments: Words of the command line.
+
+        Raises:
+            InputError: Names the first one, and the nearest that there is.
+        """
         known = ["help", *(name.removeprefix("--") for name in self.said if name.startswith("--"))]
-        for each in filter(lambda each: each.name, typed):
+        for each in filter(lambda each: each.name, taken_apart(arguments)):
             first, dot, _ = each.name.removesuffix("+").partition(".")
             if first not in (self.parts if dot else known):
                 near = did_you_mean(first, known, "--")
                 raise InputError(f"unknown option --{each.name}{near or ':'}{self._see()}")
+
+    def _understood(self, typed: Sequence[Typed]) -> list[str]:
+        """The words as jsonargparse takes them: parts before their options, and their classes by their import paths."""
         self._typed = [self._with_class(each) for each in from_the_outside_in(typed)]
         return [word for each in self._typed for word in each.words]
 
@@ -143,6 +155,15 @@ class Parser(ArgumentParser):
         path = class_named(part, typed.value)
         others = typed.words[1:] if typed.words[0].endswith(f"={typed.value}") else typed.words[2:]
         return Typed(typed.name, path, (f"--{typed.name}={path}", *others))
+
+    @staticmethod
+    def _with_path(part: str, spec: Any) -> Any:
+        """A part of a configuration, a name alone as its import path."""
+        name = spec.get("class_path") if isinstance(spec, dict) else spec
+        if not isinstance(name, str) or not name.isidentifier():
+            return spec
+        path = class_named(part, name)
+        return {**spec, "class_path": path} if isinstance(spec, dict) else path
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from pyro_aevb import estimators, guides, likelihoods, priors
+from pyro_aevb.cli import COMMANDS, LARGE
 from pyro_aevb.cli.listing import families
 from pyro_aevb.runs.offered import choices_of, class_named, offered
 from pyro_aevb.runs.run import load_run
@@ -150,6 +151,7 @@ WRONG = {
     "--latent_dim": "--latent_dim needs a value",
     "--latent_dim --seed 3": "--latent_dim needs a value",
     "--latent_dim=": "--latent_dim must be a whole number, not ''",
+    "--latent_dim two --seed 3": "--latent_dim must be a whole number, not 'two'",
     "--seed 1.5": "--seed must be a whole number, not '1.5'",
     "--samples many": "--samples must be a number, not 'many'",
     "--engine warp": "--engine must be auto, captured, eager or svi, not 'warp'",
@@ -326,3 +328,43 @@ def test_versions(cli):
     code, printed, _ = cli("--version")
     assert code == 0
     assert printed == f"pyro {pyro.__version__}, pyro_aevb {version('pyro_aevb')}, torch {torch.__version__}\n"
+
+
+def test_an_unknown_option_of_a_resumed_run(cli):
+    train(cli)
+    assert said(cli, "train", "--resume=run", "--sampels=800").startswith(
+        "unknown option --sampels: did you mean --samples?"
+    )
+    assert said(cli, "train", "--resume", "--samples=800") == "--resume needs a value"
+    assert said(cli, "train", "--config=") == "--config needs a value: was a variable of the shell not set?"
+
+
+def test_a_configuration_may_name_classes_in_any_case(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_text("prior: laplace\noptimizer: adagrad\nestimator: {class_path: sgvb}\n")
+    train(cli, "--config=mine.yaml")
+    config = config_of(tmp_path, "run")
+    assert config["prior"]["class_path"] == "pyro_aevb.priors.Laplace"
+    assert config["optimizer"]["class_path"] == "pyro_aevb.optimizers.Adagrad"
+    assert config["estimator"]["class_path"] == "pyro_aevb.estimators.SGVB"
+    (tmp_path / "mine.yaml").write_text("prior: laplas\n")
+    assert "unknown prior 'laplas': did you mean Laplace?" in said(cli, "train", "--config=mine.yaml")
+
+
+def test_a_number_of_plates_may_be_typed(cli):
+    """jsonargparse makes a float of it, for infinity may be typed too."""
+    train(cli, "--estimator.max_plate_nesting=1", out="ours")
+    particles = ("--estimator.num_particles=2", "--estimator.vectorize_particles=true")
+    train(cli, "--estimator=trace_elbo", "--estimator.max_plate_nesting=1", *particles, out="pyros")
+    assert "max_plate_nesting must be a whole number" in said(cli, "train", "--estimator.max_plate_nesting=1.5")
+
+
+@pytest.mark.parametrize("command", LARGE)
+def test_too_little_memory_names_the_command_s_own_options(command, cli, monkeypatch):
+    def fails(arguments):
+        raise MemoryError
+
+    monkeypatch.setitem(COMMANDS, command, (fails, ""))
+    assert said(cli, command) == f"there is not enough memory: is {LARGE[command]} too large?"
+    monkeypatch.undo()
+    printed = cli(command, "--help")[1]
+    assert all(f"--{option}\n" in printed for option in re.findall(r"--(\w+)", LARGE[command]))
