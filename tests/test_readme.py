@@ -43,6 +43,27 @@ def test_the_first_example_prints_what_it_says_and_the_rest_goes_on_from_there(c
     assert 0.5 < float(capsys.readouterr().out.split()[-1]) <= 1
 
 
+def test_the_page_on_training(capsys):
+    names = {}
+    first, scheduled, clipped, stopped, annealed, averaged = code_of("docs/training.md")
+    exec(first, names)
+    exec(scheduled, names)
+    assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(0, abs=1e-12)
+    exec(clipped, names)
+    capsys.readouterr()
+    exec(stopped, names)
+    held_out = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(held_out) == 5
+    assert held_out[-1] > held_out[0]
+    exec(annealed, names)
+    betas = [float(beta) for beta in re.findall(r"[\d.]+", capsys.readouterr().out)]
+    assert betas[0] < betas[1] < betas[2] == 1
+    assert betas[4] < 1
+    assert betas[-1] == 1
+    exec(averaged, names)
+    assert "tensor(-" in capsys.readouterr().out
+
+
 def test_a_run_opens_as_an_object(tmp_path, monkeypatch):
     """The command beside it, with fewer samples, keeps the run where the code looks for it."""
     monkeypatch.chdir(tmp_path)

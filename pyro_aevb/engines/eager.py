@@ -99,7 +99,10 @@ class TorchEngine(OneOptimizer):
         """Loss, gradients, update."""
         launch = self.launches.of(visits) if self.launches else None
         if launch is not None:
-            yield from launch(visits)
+            self.updating = True
+            losses = launch(visits)
+            self.updating = False
+            yield from losses
             return
         for visit in visits:
             loss = self.gradients(visit)
