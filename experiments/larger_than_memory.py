@@ -5,9 +5,9 @@ deleted afterwards. It says how long ``Trainer`` takes to begin, which reads the
 the process then and while it trains (RssAnon of ``/proc/self/status``, looked at every 2 ms; the mapped file is not in
 it). In memory: the same with the data as a tensor, whose own size is told apart.
 
-Speed: 784-500-20, M=100, from a warm page cache. Rounds of all ways are interleaved, fifty steps of each in a round;
-told is the speed relative to that with the same data in memory: the median over rounds of the ratio of times, and the
-ratio of the least times, which other work on the machine disturbs less. Results are in
+Speed: 784-500-20, M=100, on one thread, from a warm page cache. Rounds of all ways are interleaved, fifty steps of
+each in a round; told is the speed relative to that with the same data in memory: the median over rounds of the ratio
+of times, and the ratio of the least times, which other work on the machine disturbs less. Results are in
 ``experiments/larger_than_memory/``: ``table.md``, ``settings.json``.
 """
 
@@ -163,11 +163,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="small files and few steps, in seconds; keeps nothing")
     parser.add_argument("--files", type=Path, help="folder to make the files in, 7 GB; else a temporary one")
+    parser.add_argument("--only", choices=("memory", "speed"), help="one of the two tables, to be shown alone")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
         child(Path(chosen.child[0]), chosen.child[1], int(chosen.child[2]))
         return
+    torch.set_num_threads(1)
     smoke = chosen.smoke
     few = 500 if smoke else ROWS // 320
     ways = [(few, "in memory"), (few, "mapped"), (few, "streamed, 2 workers")]
@@ -175,11 +177,12 @@ def main() -> None:
         ways += [(ROWS // 10, way) for way in ("in memory", "mapped")]
         ways += [(ROWS, way) for way in ("mapped", "streamed, 2 workers")]
     with tempfile.TemporaryDirectory(dir=chosen.files) as folder:
-        lines = memory(Path(folder), ways, 4 if smoke else 500)
-        measured = written(Path(folder), 500 if smoke else ROWS // 10)
-        rows = 500 if smoke else ROWS // 10
-        lines += ["", *speed(measured, rows, ("eager",) if smoke else ("eager", "captured"), 1 if smoke else 20)]
-    if not smoke:
+        lines = [] if chosen.only == "speed" else memory(Path(folder), ways, 4 if smoke else 500)
+        if chosen.only != "memory":
+            rows = 500 if smoke else ROWS // 10
+            engines = ("eager",) if smoke else ("eager", "captured")
+            lines += ["", *speed(written(Path(folder), rows), rows, engines, 1 if smoke else 20)]
+    if not smoke and not chosen.only:
         write(FOLDER / "table.md", "\n".join(lines) + "\n")
         note(FOLDER / "settings.json", all=provenance(rows=ROWS, batch_size=BATCH))
     print(f"{len(ways)} files measured")

@@ -125,6 +125,7 @@ SECTIONS: list[tuple[str, str, list[str], dict[str, Callable[[Path], list[str]]]
     ),
     ("What a training step costs", "benchmark.py", ["benchmark/steps.png", "benchmark/cuda/steps.png"], {}),
     ("Several trainings at once", "members.py", [], {"members/table.md": as_is}),
+    ("Data larger than memory", "larger_than_memory.py", [], {"larger_than_memory/table.md": as_is}),
     (
         "What is left of a run that was killed, told to end, out of disk, or damaged; and a long life",
         "reliability.py",

@@ -1,7 +1,9 @@
 """The whole library on each device: the same test on the CPU and, where there is one, on a GPU."""
 
+import multiprocessing
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ import pyro_aevb as aevb
 from pyro_aevb import MonteCarloEM, evidence
 from pyro_aevb.bayesian import bayesian, marginal_likelihood_bound, predictive_log_likelihood
 from pyro_aevb.data.batches import Batches
+from pyro_aevb.data.streamed import Streamed
 from tests.pairs import LinearGaussian, binary, paper_pair
 from tests.trainings import make, weights
 
@@ -113,6 +116,28 @@ def test_binarisation_is_the_cpus():
     batches, expected = (Batches(data, 20, 0, torch.device(d)) for d in ("cuda", "cpu"))
     for step in range(6):
         assert torch.equal(batches[step][0].cpu(), expected[step][0])
+
+
+@gpu
+@pytest.mark.parametrize("engine", ["eager", "captured"])
+@pytest.mark.parametrize("kind", ["file", "streamed", "no workers"])
+def test_data_that_are_not_on_the_gpu(tmp_path, engine, kind):
+    """A mapped file is fetched by workers; what comes through pinned memory is what lies on the GPU."""
+    x = binary(60)
+    np.save(tmp_path / "x.npy", x.numpy())
+    data = {
+        "file": lambda: np.load(tmp_path / "x.npy", mmap_mode="r"),
+        "streamed": lambda: Streamed(x, workers=2),
+        "no workers": lambda: Streamed(x, workers=0),
+    }[kind]()
+    runs = [make(data=given, device="cuda", engine=engine, batch_size=25) for given in (data, x)]
+    for run in runs:
+        list(run.run(2000))
+    assert runs[0].batches.is_fetched
+    assert not runs[1].batches.is_fetched
+    for name, weight in weights(runs[0]).items():
+        torch.testing.assert_close(weight, weights(runs[1])[name], rtol=1e-9, atol=1e-12)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

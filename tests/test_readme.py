@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -106,6 +107,23 @@ def test_the_network_for_images():
     (text,) = code_of("docs/parts.md")
     exec(text, names)
     assert names["guide"](torch.rand(2, 784)).event_shape == (20,)
+
+
+def test_data_larger_than_memory(tmp_path, monkeypatch, capsys):
+    """The page's blocks one after another, with small files where it expects its own."""
+    monkeypatch.chdir(tmp_path)
+    grey = np.random.default_rng(0).integers(0, 256, (600, 28, 28), np.uint8)
+    np.save("bytes.npy", grey)
+    np.save("images.npy", (grey > 127).reshape(600, -1).astype(np.float32))
+    mapped, by_bytes, streamed = code_of("docs/large_data.md")
+    names = {}
+    exec(mapped, names)
+    first = capsys.readouterr().out.splitlines()
+    exec(by_bytes, names)
+    assert capsys.readouterr().out == "540 60 torch.Size([2, 784])\n"
+    assert sum(1 for _ in names["trainer"].run(540)) == 1
+    exec(streamed, names)
+    assert capsys.readouterr().out.split()[0] == first[0].split()[0] == "2000"
 
 
 def test_the_command_of_the_real_run_parses(mnist_root, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.data import DynamicBinarization, fingerprint
 from pyro_aevb.data.arguments import Data, TakenApart, called, taken_apart
-from pyro_aevb.data.mapped import OnDemand
+from pyro_aevb.data.mapped import Mapped, OnDemand
 from pyro_aevb.data.prefetched import Prefetched
 from pyro_aevb.data.sets import Digest, binarized
 from pyro_aevb.data.stored import Stored
@@ -231,7 +231,10 @@ class Batches:
             for i, (site, place) in enumerate(known):
                 values = self._stored.brought(read[place], place).to(self.device)
                 known[i] = traces.check_values(values, site, rows), place
-        self._digests |= {i: digest.told() for i, digest in digests.items()}
+        for i, digest in digests.items():
+            self._digests[i] = digest.told()
+            if isinstance(argument := self._on_demand[i], Mapped):
+                argument.digest = digest.told()
 
     def _same_support(self, model: Pair, guide: Pair | None, sites: list[traces.Observed]) -> bool:
         """Is each site's support made of constants that another minibatch has too?"""

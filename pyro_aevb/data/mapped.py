@@ -75,6 +75,8 @@ class Mapped(OnDemand):
     """
 
     is_array = True
+    digest: str | None = None
+    """SHA-256 of all its numbers, once they have been read: what is mapped must stay as it is."""
 
     def __init__(
         self,

@@ -230,8 +230,12 @@ class Digest:
 
 
 def _digest(values: Tensor | OnDemand) -> str:
+    if isinstance(values, Mapped) and values.digest:
+        return values.digest
     digest = Digest()
     rows = values.reshape(1) if isinstance(values, Tensor) and values.dim() == 0 else values
     for span in spans(rows):
         digest.update(rows[span])
+    if isinstance(values, Mapped):
+        values.digest = digest.told()
     return digest.told()

@@ -51,17 +51,18 @@ def _estimator_of(state: Mapping[str, Any]) -> dict[str, Any]:
 class Trainer(Training):
     r"""Algorithm 1 with minibatches drawn without replacement, epoch after epoch.
 
-    The pair moves to ``device`` and so do the data, as one tensor. The first batch is run once with all of Pyro's
-    checks on, whatever their setting. The caller's parameter store and random state are never touched: parameters made
-    by ``pyro.param`` live in a store of the trainer's own, see :meth:`param_store`. A run is a function of its seed and
-    its initial weights, which the caller has already drawn.
+    The pair moves to ``device`` and so do the data, as one tensor, where they are in memory. The first batch is run
+    once with all of Pyro's checks on, whatever their setting. The caller's parameter store and random state are never
+    touched: parameters made by ``pyro.param`` live in a store of the trainer's own, see :meth:`param_store`. A run is a
+    function of its seed and its initial weights, which the caller has already drawn.
 
     Arguments:
         model: The model, any Pyro function whose arguments are the data, batch first.
         guide: Its guide, with the same arguments.
         data: Training data, ``(N, ...)``; a :class:`~pyro_aevb.data.DynamicBinarization`; a tuple of a pair's several
             arguments, or a dictionary of its keyword arguments; a ``Dataset`` or ``DataLoader`` of torch, all of whose
-            rows are collated once. See :func:`pyro_aevb.data.taken_apart`.
+            rows are collated once; an array over a mapped file, a ``Mapped`` or a ``Streamed`` data set, of which a
+            minibatch at a time is in memory. See :func:`pyro_aevb.data.taken_apart`.
         estimator: Any ``pyro.infer.ELBO``, this package's or Pyro's; :class:`~pyro_aevb.estimators.SGVB` by default.
         optimizer: A callable that makes a ``torch.optim`` optimizer of parameters, an optimizer, or one of
             ``pyro.optim`` for ``engine="svi"``. By default the paper's: Adagrad with step size 0.02, and as

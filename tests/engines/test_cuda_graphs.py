@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from pyro_aevb import estimators
+from pyro_aevb.data.streamed import Streamed
 from pyro_aevb.engines import captured as capture
 from pyro_aevb.engines import cuda_graphs
 from pyro_aevb.engines.captured import Launches
 from pyro_aevb.engines.cuda_graphs import GraphReplay, WholeSteps
 from pyro_aevb.optimizers import Adagrad, CosineAdam
-from tests.trainings import make, weights
+from tests.pairs import binary
+from tests.trainings import assert_equal, make, weights
 
 OPTIMIZERS = {  # step sizes that are float32 numbers, as a graph has them
     "SGD": partial(torch.optim.SGD, lr=2**-17, momentum=0.9, dampening=0.5),
@@ -83,6 +85,15 @@ def test_whole_steps_resume_bit_for_bit(imitated):
     list(second.run(600))
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(second)[name]), name
+
+
+def test_whole_steps_on_minibatches_that_visits_bring(imitated):
+    parts = {"engine": "captured", "batch_size": 25, "optimizer": OPTIMIZERS["Adam"], "report_every": 300}
+    runs = [make(**parts, data=data) for data in (Streamed(binary(60), workers=1), binary(60))]
+    for run in runs:
+        list(imitated(run).run(1000))
+        assert run.engine.launches.kept
+    assert_equal(weights(runs[0]), weights(runs[1]))
 
 
 class Counting(torch.optim.Adam):

@@ -27,6 +27,7 @@ SMOKE = {
     "wake_sleep.py": "settings measured",
     "appendix_f.py": "full VB measured",
     "members.py": "ways measured",
+    "larger_than_memory.py": "files measured",
     "reliability.py": "ends tried",
     "summary.py": "# Experiments",
     "same_bytes.py": "digests taken",
