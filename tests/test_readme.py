@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -107,6 +108,61 @@ def test_the_network_for_images():
     (text,) = code_of("docs/parts.md")
     exec(text, names)
     assert names["guide"](torch.rand(2, 784)).event_shape == (20,)
+
+
+def plants(path):
+    """The table that the pages speak of."""
+    generator = np.random.default_rng(0)
+    size = 200
+    z = generator.normal(size=size)
+    table = pd.DataFrame(
+        {
+            "plant": [f"p{i:03d}" for i in range(size)],
+            "length": np.round(1000 + 50 * z, 1),
+            "seeds": generator.poisson(np.exp(2 + 0.3 * z)),
+            "colour": generator.choice(["red", "blue", "white"], size),
+            "species": generator.choice(["setosa", "virginica"], size),
+            "hours": np.round(generator.uniform(1, 9, size), 1),
+        }
+    )
+    table.loc[generator.random(size) < 0.2, "length"] = None
+    table.to_csv(path / "plants.csv", index=False)
+    table.iloc[:5].drop(columns="species").to_csv(path / "new.csv", index=False)
+
+
+def shell_of(page):
+    """The commands of a page's blocks of shell, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    lines = (line.partition("#")[0].split() for block in blocks for line in block.splitlines())
+    return [line[1:] for line in lines if line and line[0] == "pyro-aevb"]
+
+
+def test_the_page_on_your_own_data(tmp_path, monkeypatch):
+    """Its commands and its code, one after another, with a small table where it expects the reader's."""
+    monkeypatch.chdir(tmp_path)
+    plants(tmp_path)
+    quick = ["--hidden=20", "--device=cpu"]
+    for command in shell_of("docs/data.md"):
+        words = [word if word != "1e5" else "2000" for word in command]
+        assert main([*words, *(quick if words[0] == "train" else [])]) == 0, command
+    assert pd.read_csv("imputed.csv").notna().all().all()
+    assert sorted(pd.read_csv("per_row.csv")["anomaly_rank"]) == [1, 2, 3, 4, 5]
+    names = {"aevb": aevb}
+    for block in code_of("docs/data.md"):
+        exec(block, names)
+    assert len(names["drawn"]) == 1000
+    assert names["threes"].shape == (16, 64)
+    assert len(names["filled"].mean) == 500
+
+
+def test_the_readmes_commands_on_own_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plants(tmp_path)
+    commands = [command for command in shell_of("README.md") if "runs/plants" in command]
+    assert [command[0] for command in commands] == ["train", "encode", "evaluate", "impute"]
+    for command in commands:
+        assert main([*command, *(["--hidden=20", "--samples=500"] if command[0] == "train" else [])]) == 0
+    assert len(pd.read_csv("codes.csv")) == 5
 
 
 def test_data_larger_than_memory(tmp_path, monkeypatch, capsys):

@@ -81,7 +81,7 @@ def _read_as_it_was(source: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _of_table(arguments: Sequence[str]) -> dict[str, Any] | None:
     """What a table's likelihood is when nothing is said: that of columns."""
-    data = _value_of("--data", arguments)
+    data = _value_of("data", arguments)
     return {"likelihood": {"class_path": "pyro_aevb.likelihoods.Columns"}} if data and is_table(data) else None
 
 
