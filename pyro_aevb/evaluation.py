@@ -125,7 +125,7 @@ class _Precise(OnDemand):
     """Rows that are fetched when they are needed, in the precision of a pair's weights."""
 
     def __init__(self, rows: OnDemand, dtype: torch.dtype | None) -> None:
-        super().__init__(rows.shape, in_precision(torch.empty(0, dtype=rows.dtype), rows, dtype).dtype)
+        super().__init__(rows.shape, in_precision(torch.empty(0, dtype=rows.dtype), dtype).dtype)
         self.is_array = rows.is_array
         self.rows = rows
 
@@ -138,7 +138,6 @@ def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Any, ...], torch.dev
     """The data in the precision of the pair's weights, tensors or rows on demand, and where those weights lie."""
     function("model", model)
     function("guide", guide)
-    given = x if isinstance(x, tuple) else (x,)
     parts: Any = as_rows(x, evaluated=True)
     if len(parts[0]) == 0:
         raise InputError("there are no data to evaluate: the data set is empty")
@@ -147,8 +146,7 @@ def _given(model: Pair, guide: Pair, x: Any) -> tuple[tuple[Any, ...], torch.dev
     device = next((p.device for module in named for p in module.parameters()), own)
     dtype = precision_of(model, guide)
     return tuple(
-        _Precise(part, dtype) if isinstance(part, OnDemand) else in_precision(part, one, dtype)
-        for part, one in zip(parts, given, strict=True)
+        _Precise(part, dtype) if isinstance(part, OnDemand) else in_precision(part, dtype) for part in parts
     ), device
 
 

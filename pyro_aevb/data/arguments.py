@@ -178,7 +178,7 @@ class TakenApart(NamedTuple):
         Values that are not in memory stay where they are: each fetched row is to be brought to that precision.
         """
         dtype = precision_of(pair[0], pair[-1]) if pair else None
-        return tuple(in_precision(one, given, dtype) for one, given in zip(self.values, self.leaves, strict=True))
+        return tuple(in_precision(one, dtype) for one in self.values)
 
     def given_to(self, *pair: Pair) -> tuple[Any, ...]:
         """What stands for the data of a pair that is :func:`called` in this form, in its precision where it has one."""

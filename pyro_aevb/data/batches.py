@@ -1,5 +1,7 @@
 """Training data, in memory or not, and the minibatch of each step: a function of the seed and the step alone."""
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from pyro_aevb.pairs import Pair, precision_of
 from pyro_aevb.seeds import derive, generator
 
 __all__ = ["Batches", "Data", "Visit", "steps_of"]
+
+logger = logging.getLogger(__name__)
 
 Visit = tuple[Tensor, ...]
 """What is different for each step: its rows, ``(M,)``, its key of binarisation, ``()``, and of data that are not on the
@@ -91,7 +95,10 @@ class Batches:
         self.is_fetched = bool(workers) or (self.device.type != "cpu" and len(self._on_demand) > 0)
         where = torch.device("cpu") if self.is_fetched else self.device
         values = [each if isinstance(each, OnDemand) else each.to(where) for each in given.in_precision_of(*pair)]
-        self._stored = Stored(values, given.leaves, precision_of(pair[0], pair[-1]) if pair else None)
+        for one, brought in zip(given.values, values, strict=True):
+            if isinstance(one, Tensor) and one.dtype == torch.float64 != brought.dtype:
+                logger.info("data of float64 are brought to the weights' %s", str(brought.dtype).removeprefix("torch."))
+        self._stored = Stored(values, precision_of(pair[0], pair[-1]) if pair else None)
         self.parts = () if self.is_fetched else self._stored.tensors
         size = sum(each.shape.numel() * each.dtype.itemsize for each in values) * self.batch_size // self.size
         at_once = max(1, min(AT_ONCE // max(1, size), LARGEST_AT_ONCE))
@@ -229,7 +236,7 @@ class Batches:
             for i, digest in digests.items():
                 digest.update(read[i])
             for i, (site, place) in enumerate(known):
-                values = self._stored.brought(read[place], place).to(self.device)
+                values = self._stored.brought(read[place]).to(self.device)
                 known[i] = traces.check_values(values, site, rows), place
         for i, digest in digests.items():
             self._digests[i] = digest.told()

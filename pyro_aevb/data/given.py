@@ -89,20 +89,17 @@ def _advice(given: Any) -> str:
     return f"the data must be torch tensors, not {kind}: use torch.as_tensor"
 
 
-def in_precision(data: Any, given: Any, dtype: torch.dtype | None) -> Any:
-    """Data in the precision of a pair's weights where that loses nothing, or where an array's was nobody's choice.
+def in_precision(data: Any, dtype: torch.dtype | None) -> Any:
+    """Floating-point data in the precision of a pair's weights: a network takes no others.
 
     Arguments:
         data: The data of one argument of the pair, or some rows of them; what they are to be fetched from stays as it
             is.
-        given: What the data were given as: a NumPy array has float64 unless somebody asked for another precision.
         dtype: Precision of the pair's weights; ``None`` leaves the data as they are.
     """
     if dtype is None or isinstance(data, OnDemand) or not data.is_floating_point() or data.dtype == dtype:
         return data
-    shorter = torch.finfo(data.dtype).bits < torch.finfo(dtype).bits
-    is_array = given.is_array if isinstance(given, OnDemand) else isinstance(given, np.ndarray)
-    return data.to(dtype) if shorter or is_array else data
+    return data.to(dtype)
 
 
 def precisions(parts: tuple[Any, ...], dtype: torch.dtype | None) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +22,11 @@ class Stored:
 
     Arguments:
         values: What each argument's rows are fetched from; tensors are in that precision already.
-        leaves: What each was given as.
         dtype: That precision; ``None`` leaves rows as they are.
     """
 
-    def __init__(self, values: Sequence[Tensor | OnDemand], leaves: Sequence[Any], dtype: torch.dtype | None) -> None:
+    def __init__(self, values: Sequence[Tensor | OnDemand], dtype: torch.dtype | None) -> None:
         self.values = tuple(values)
-        self.leaves = tuple(
-            each if isinstance(each, OnDemand) else leaf for each, leaf in zip(values, leaves, strict=True)
-        )
         self.dtype = dtype
 
     @property
@@ -42,11 +37,11 @@ class Stored:
 
     def fetch(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Some rows of all arguments, ``(M, ...)`` each, in the pair's precision."""
-        return tuple(self.brought(values, i) for i, values in enumerate(self._fetched(rows)))
+        return tuple(self.brought(values) for values in self._fetched(rows))
 
-    def brought(self, values: Tensor, place: int) -> Tensor:
+    def brought(self, values: Tensor) -> Tensor:
         """An argument's rows in the pair's precision."""
-        found: Tensor = in_precision(values, self.leaves[place], self.dtype)
+        found: Tensor = in_precision(values, self.dtype)
         return found
 
     def read_through(self) -> Iterator[tuple[Tensor, list[Tensor]]]:

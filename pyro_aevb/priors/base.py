@@ -2,6 +2,8 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -10,6 +12,13 @@ from torch import nn
 from pyro_aevb.errors import whole
 
 __all__ = ["Prior"]
+
+
+@lru_cache
+def _named_arguments(function: Callable[..., Any]) -> int:
+    """How many arguments a function names; looked up at each step, so kept."""
+    named = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sum(each.kind in named for each in inspect.signature(function).parameters.values())
 
 
 class Prior(nn.Module, ABC):
@@ -40,5 +49,4 @@ class Prior(nn.Module, ABC):
     @property
     def takes_condition(self) -> bool:
         """Whether it is p(z|c): whether ``forward`` names an argument."""
-        named = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-        return any(each.kind in named for each in inspect.signature(self.forward).parameters.values())
+        return _named_arguments(type(self).forward) > 1  # self is one

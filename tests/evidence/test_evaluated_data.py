@@ -210,13 +210,15 @@ def test_arrays_and_shorter_numbers_are_taken():
     assert trainers[0].batches.parts[0].dtype == trainers[1].batches.parts[0].dtype == torch.float64
 
 
-def test_longer_numbers_than_the_weights_are_refused_in_one_line():
+def test_longer_numbers_than_the_weights_are_brought_to_their_precision_and_a_training_says_so(caplog):
     model, guide = paper_pair(dtype=torch.float32)
-    with pytest.raises(aevb.InputError, match=r"float64.*float32") as error:
-        evidence.bound(model, guide, binary(20))
-    assert "\n" not in str(error.value)
-    with pytest.raises(aevb.InputError, match=r"float64.*float32"):
-        aevb.Trainer(model, guide, binary(20), batch_size=10, device="cpu")
+    x = binary(20)
+    assert x.dtype == torch.float64
+    assert torch.equal(evidence.bound(model, guide, x).bound, evidence.bound(model, guide, x.float()).bound)
+    with caplog.at_level("INFO"):
+        trainer = aevb.Trainer(model, guide, x, batch_size=10, device="cpu")
+    assert trainer.batches.parts[0].dtype == torch.float32
+    assert caplog.text.count("data of float64 are brought to the weights' float32") == 1
 
 
 def test_binarised_data_in_a_tuple_are_binarised():
