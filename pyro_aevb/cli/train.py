@@ -171,7 +171,7 @@ def _resume_locked(grammar: Parser, folder: Folder, arguments: Sequence[str], tr
     if said := difference_of_versions(state, path / "last.pt"):
         warnings.warn(said, VersionsWarning, stacklevel=2)
     training = Training.of(plain, parts, data)
-    training.take(state)
+    training.take(state, folder)
     if (
         options.samples < training.trainer.samples_seen
     ):  # nothing to do, and the run stays one of as many as it has seen
@@ -290,8 +290,8 @@ class Training:
             **({} if self.early is None else {"early_stopping": self.early.state_dict()}),
         }
 
-    def take(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+    def take(self, state: dict[str, Any], folder: Folder) -> None:
+        """Go on from a saved state, with early stopping back to the best one of the folder.
 
         Raises:
             InputError: If it does not fit, or is damaged.
@@ -300,7 +300,10 @@ class Training:
         self.best_bound = state["best_bound"]
         self.since_save = _bounds(state)
         if self.early is not None:
-            self.early.load_state_dict(state.get("early_stopping", {}))
+            there = (folder.path / "best.pt").exists()
+            best = folder.load("best", self.trainer.device) if there else {"best_bound": None, "trainer": None}
+            same = best["best_bound"] == self.best_bound  # else of a save that a kill has cut in two
+            self.early.load_state_dict(state.get("early_stopping", {}), best["trainer"] if same else None)
 
     def go_on(self, folder: Folder) -> None:
         """Train up to the samples that are wanted; where the user interrupts, save what was done."""

@@ -1,6 +1,7 @@
 """A training that ends where held-out training data say that it no longer gets better, at its best state."""
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,9 +87,19 @@ class EarlyStopping:
                 return
 
     def restore(self) -> None:
-        """Put the trainer back to the best state that was met, if there was one."""
+        """Put the trainer back to the best state that was met; where there was none it stays.
+
+        Warns:
+            UserWarning: If the best state was met before this was resumed, and not given to it.
+        """
         if self.best_state is not None:
             self.trainer.load_state_dict(self.best_state)
+        elif self.best > -math.inf:
+            warnings.warn(
+                "the best state was met before this training was resumed, and is not here, so that the trainer stays "
+                "at its last one: give load_state_dict the best_state too",
+                stacklevel=2,
+            )
 
     def _look(self) -> float:
         """The held-out bound; what is best, and how long ago, follows it."""
@@ -108,13 +119,16 @@ class EarlyStopping:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """The best bound and the reports since: save it beside the trainer's state, and ``best_state`` if it is wanted
-        after a stop.
-        """
+        """The best bound and the reports since: save it beside the trainer's state, and :attr:`best_state` likewise."""
         return {"best": self.best, "waited": self.waited}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], best_state: dict[str, Any] | None = None) -> None:
         """Go on with the patience of a saved state.
+
+        Arguments:
+            state: What :meth:`state_dict` gave.
+            best_state: The :attr:`best_state` of then, to go back to; by default what comes is compared with the best
+                bound all the same, and only a better state is gone back to.
 
         Raises:
             InputError: If it is none.
@@ -126,4 +140,4 @@ class EarlyStopping:
             raise InputError("the saved best bound of held-out data is NaN: the state is damaged")
         self.best = state["best"]
         self.waited = state["waited"]
-        self.best_state = None
+        self.best_state = best_state

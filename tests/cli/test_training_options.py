@@ -1,6 +1,8 @@
 """Schedulers, clipping, averages, early stopping on the command line: as in Python, resumed bit for bit, or refused."""
 
 import json
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import yaml
 import pyro_aevb as aevb
 from pyro_aevb import evidence
 from pyro_aevb.data.batches import steps_of
+from pyro_aevb.engines import eager
 from pyro_aevb.runs.folder import Folder
-from tests.commands import change_state, train
+from tests.commands import SMALL, change_state, train
 
 ALL = [
     "--optimizer=Adam",
@@ -99,6 +102,24 @@ def test_best_is_the_best_by_held_out_data(cli):
     assert f"{best['held_out_bound']:.2f} on held-out data at {best['samples_seen']:,} samples" in printed
 
 
+def test_interrupted_the_best_is_saved_too(cli, monkeypatch):
+    original, taken = eager.EagerGradients.__call__, []
+
+    def then_stop(self, visit):
+        taken.append(visit)
+        if len(taken) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, visit)
+
+    monkeypatch.setattr(eager.EagerGradients, "__call__", then_stop)
+    assert cli("train", *SMALL, *ALL, "--save_every=1000", "--out=run")[0] == 130
+    records = [record for record in Folder("run").metrics() if "held_out_bound" in record]
+    best = max(records, key=lambda record: record["held_out_bound"])
+    assert len(records) == 3
+    assert Folder("run").load("best")["samples_seen"] == best["samples_seen"]
+    assert Folder("run").load()["early_stopping"]["best"] == best["held_out_bound"]
+
+
 def test_averaged_weights_are_what_is_evaluated_and_said_so(cli):
     printed = train(cli, *ALL)
     assert "on test with averaged weights" in printed
@@ -151,6 +172,8 @@ def test_the_length_of_cosine_adam_follows_the_samples(cli):
     assert trainer.engine.optimizer.param_groups[0]["total_steps"] == 31
     train(cli, "--optimizer=CosineAdam", "--batch_size=400", "--samples=3100", out="short")  # 400, 400, 400, 300
     assert config_of("short")["optimizer"]["init_args"]["total_steps"] == 9
+    train(cli, "--optimizer=CosineAdam", "--optimizer.total_steps=100000", out="long")
+    assert config_of("long")["optimizer"]["init_args"]["total_steps"] == 100_000
     train(cli, "--optimizer=CosineAdam", "--optimizer.total_steps=7", out="typed")
     assert config_of("typed")["optimizer"]["init_args"]["total_steps"] == 7
     assert cli("train", "--config=typed/config.yaml", "--samples=900", "--out=again")[0] == 0

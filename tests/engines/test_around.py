@@ -435,3 +435,25 @@ def test_a_launch_of_several_steps(name, every, monkeypatch):
 def averaged_of(trainer):
     with trainer.averaged():
         return weights(trainer)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("name", ["cosine", "steps", "one cycle"])
+def test_launches_on_a_gpu_equal_eager_steps(name):
+    options = {
+        "optimizer": partial(torch.optim.Adam, lr=2**-10),
+        "batch_size": 20,
+        "report_every": 500,
+        "device": "cuda",
+        "scheduler": SCHEDULES[name],
+        "clip_norm": 0.5,
+        "averaging": 0.9,
+    }
+    launched, eager = (make(engine=engine, **options) for engine in ("captured", "eager"))
+    for trainer in (launched, eager):
+        list(trainer.run(1600))
+    assert bool(launched.engine.launches.kept) == (name != "one cycle")
+    assert rates(launched) == rates(eager)
+    for one, other in ((weights(launched), weights(eager)), (averaged_of(launched), averaged_of(eager))):
+        for key, weight in other.items():
+            torch.testing.assert_close(one[key], weight, rtol=1e-5, atol=1e-7)

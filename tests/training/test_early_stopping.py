@@ -62,7 +62,7 @@ def test_it_changes_nothing_in_the_training():
     )
 
 
-@pytest.mark.parametrize("stop", [200, 270])
+@pytest.mark.parametrize("stop", [200, 270, 500])
 def test_cut_and_resumed_it_stops_at_the_same_report(stop):
     bounds = [-5.0, -4.0, -4.5, -3.5, -3.6, -3.7, -3.8]
     whole = scripted(bounds, patience=3)
@@ -71,12 +71,23 @@ def test_cut_and_resumed_it_stops_at_the_same_report(stop):
     list(first.run(stop))
     second = scripted(first.bounds, patience=3)
     second.trainer.load_state_dict(first.trainer.state_dict())
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(first.state_dict(), first.best_state)
     list(second.run(5000))
     assert ends[-1] == 700
     assert (second.best, second.waited) == (whole.best, whole.waited)
     assert_equal(weights(second.trainer), weights(whole.trainer))
     assert second.trainer.state_dict()["digest"] == whole.trainer.state_dict()["digest"] or stop == 270
+
+
+def test_resumed_without_its_best_state_it_says_that_it_stays():
+    first = scripted([-5.0], patience=1)
+    list(first.run(100))
+    second = scripted([-6.0], patience=1)
+    second.trainer.load_state_dict(first.trainer.state_dict())
+    second.load_state_dict(first.state_dict())
+    with pytest.warns(UserWarning, match="give load_state_dict the best_state too"):
+        list(second.run(5000))
+    assert second.trainer.samples_seen == 200
 
 
 def test_averaged_weights_are_looked_at():
