@@ -139,9 +139,15 @@ class Streamed:
     def _fetched(self, rows: list[int]) -> list[Any]:
         if hasattr(self.data, "__getitems__"):
             try:
-                return list(self.data.__getitems__(rows))
+                found = list(self.data.__getitems__(rows))
             except Exception:  # one by one, to tell which row it is
                 return [self._row(row) for row in rows]
+            if len(found) != len(rows):
+                raise InputError(
+                    f"__getitems__ of the {type(self.data).__name__} gives {len(found)} rows where {len(rows)} are "
+                    "asked for: let it give a list with each, in their order"
+                )
+            return found
         return [self._row(row) for row in rows]
 
     def _row(self, row: int) -> Any:

@@ -257,6 +257,34 @@ def test_other_data_are_refused(file):
 # ---------------------------------------------------------------- workers
 
 
+def test_any_step_may_be_asked_for(file):
+    """Of data in memory, in a file and from workers, in whatever order, across epochs and short minibatches."""
+    x = binary(60)
+    expected = make(data=x).batches
+    for data in (file(x.numpy()), Streamed(Rows(x), workers=0), Streamed(Rows(x), workers=2)):
+        batches = make(data=data).batches
+        for step in (0, 1, 2, 3, 40, 41, 5, 5, 0):
+            visit = batches.visit(step)
+            assert torch.equal(visit[0], expected.visit(step)[0])
+            assert torch.equal(batches.take(*visit)[0], expected[step][0])
+            assert torch.equal(batches[step][0], expected[step][0])
+        batches.close()
+    assert not children()
+
+
+def test_a_state_that_is_loaded_amid_a_run_leads_to_its_own_step():
+    runs = [make(data=data, engine="eager", report_every=60) for data in (Streamed(Rows(binary(60)), 2), binary(60))]
+    for trainer in runs:
+        run = trainer.run(240)
+        next(run)
+        state = trainer.state_dict()
+        next(run)
+        trainer.load_state_dict(state)
+        next(run)
+        run.close()
+    assert_equal(*map(weights, runs))
+
+
 def test_workers_end_with_a_run_however_it_ends():
     trainer = make(data=Streamed(Rows(binary(60)), workers=2), engine="eager", report_every=25)
     run = trainer.run(200)
@@ -380,6 +408,22 @@ class Unlike(Rows):
         return {"x": row, "side": row} if i == 40 else {"x": row}
 
 
+class Batched(Rows):
+    """Rows that come many at a time."""
+
+    def __getitems__(self, rows):
+        return list(self.parts[0][rows])
+
+
+class Fewer(Batched):
+    def __getitems__(self, rows):
+        return super().__getitems__(rows)[:24]
+
+
+def test_many_rows_at_once():
+    assert_same_training(Streamed(Batched(binary(60)), 0), binary(60), engine="eager")
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(binary(60))
@@ -391,6 +435,7 @@ class Stream(IterableDataset):
         (lambda: Random(binary(60)), "differs when it is fetched twice"),
         (lambda: Uneven(binary(60)), "cannot be laid together"),
         (lambda: Unlike(binary(60)), "row 40 of the Unlike has other keys"),
+        (lambda: Fewer(binary(60)), "gives 24 rows where"),
         (lambda: DataLoader(TensorDataset(binary(60))), "give its dataset"),
         (Stream, "must be a map-style Dataset"),
         (lambda: [1, 2], "is in memory"),

@@ -104,6 +104,25 @@ def test_a_datum_outside_the_support_is_named_in_whatever_block(tmp_path, monkey
             aevb.Trainer(model, guide, data, SGVB(), batch_size=100, device="cpu")
 
 
+def test_a_check_that_is_switched_off_warns_once(monkeypatch):
+    """However many blocks the data are looked at in."""
+
+    def model(x):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 1), 1).to_event(1))
+            outside = dist.Bernoulli(logits=z.expand(*z.shape[:-1], 3), validate_args=False)
+            pyro.sample("x", outside.to_event(1), obs=x)
+
+    def guide(x):
+        with plate(x):
+            pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(1)) + x[:, :1], 1.0).to_event(1))
+
+    monkeypatch.setattr(mapped, "SPAN_BYTES", 100)
+    with pytest.warns(UserWarning, match="outside its support") as told:
+        aevb.Trainer(model, guide, 2 * torch.ones(230, 3), SGVB(), batch_size=50, device="cpu")
+    assert len([each for each in told if "outside its support" in str(each.message)]) == 1
+
+
 def test_grey_values_that_are_binarised_anew_are_refused(tmp_path):
     grey = DynamicBinarization(stored(tmp_path, torch.rand(20, 6).double().numpy()))
     with pytest.raises(aevb.InputError, match="one fixed draw"):
