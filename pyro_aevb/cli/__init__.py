@@ -20,7 +20,7 @@ import torch
 from pyro_aevb.cli import compare, diagnose, evaluate, listing, outputs, pictures, train
 from pyro_aevb.cli.stopping import Stopped, stopping
 from pyro_aevb.errors import DivergenceWarning, InputError, NonFiniteLossError, did_you_mean
-from pyro_aevb.runs.origin import NoDataWarning, VersionsWarning, versions
+from pyro_aevb.runs.origin import VersionsWarning, versions
 from pyro_aevb.runs.trust import importable, modules_typed
 from pyro_aevb.torch_internals import is_failed_allocation
 
@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 # As matplotlib comes: a matplotlibrc in the current folder may be a stranger's, and a setting of it runs TeX.
 PICTURES = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
 
-OWN_WARNINGS = (VersionsWarning, NoDataWarning, DivergenceWarning)
+OWN_WARNINGS = (VersionsWarning, DivergenceWarning)
 
 LARGE = {
     "train": "--hidden, --latent_dim or --batch_size",

@@ -167,7 +167,12 @@ class DataSet:
         return self.test.shape[1]
 
     def evaluation(self, split: Literal["train", "test"]) -> Tensor | Mapped:
-        """Fixed rows to evaluate on: a dynamically binarised training set in one fixed draw."""
+        """Fixed rows to evaluate on: a dynamically binarised training set in one fixed draw.
+
+        Raises:
+            InputError: If there are none, since the run that they belong to was opened without its data.
+        """
+        self._check_there()
         if choice("split", split, ("train", "test")) == "test":
             return self.test
         return self.train.fixed(self.split_seed) if isinstance(self.train, DynamicBinarization) else self.train
@@ -177,7 +182,11 @@ class DataSet:
         """What a :class:`~pyro_aevb.Trainer` is given: the training rows, with condition and exposure if there are any.
 
         The rows alone where there is nothing beside them, else a dictionary of a pair's arguments.
+
+        Raises:
+            InputError: As :meth:`evaluation`.
         """
+        self._check_there()
         return self.beside_train.arguments(self.train)
 
     def arguments(self, split: Literal["train", "test"]) -> Any:
@@ -191,6 +200,10 @@ class DataSet:
         labels = self.labels_test if split == "test" else self.labels_train
         names = None if labels is None else tuple(self._label(number) for number in labels.tolist())
         return with_beside(x, names, beside)
+
+    def _check_there(self) -> None:
+        if not len(self.train):
+            raise InputError(f"{self.name} is not there: put the data back, or give new ones, --data")
 
     def _label(self, number: int) -> str:
         return self.label_names[number] if 0 <= number < len(self.label_names) else "" if number < 0 else str(number)

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from pyro_aevb.distributions.missing import inside
 from pyro_aevb.distributions.pixels import GridCategorical
-from pyro_aevb.torch_internals import checked
+from pyro_aevb.torch_internals import checked, validates
 
 __all__ = ["ByColumn", "Group"]
 
@@ -162,7 +162,7 @@ class ByColumn(dist.TorchDistribution):
             group._replace(distribution=group.distribution.expand([*batch_shape[:-1], len(group.columns)]))
             for group in self.groups
         ]
-        return ByColumn(groups, validate_args=self._validate_args)
+        return ByColumn(groups, validate_args=validates(self))
 
     def _together(self, parts: list[Tensor]) -> Tensor:
         """The columns of all groups in the table's order."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pyro_aevb.errors import InputError
-from pyro_aevb.torch_internals import checked
+from pyro_aevb.torch_internals import checked, validates
 
 __all__ = ["PartlyObserved", "inside"]
 
@@ -89,7 +89,7 @@ class PartlyObserved(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PartlyObserved":
         """The same for a larger batch."""
-        return PartlyObserved(self.product.expand(batch_shape), validate_args=self._validate_args)
+        return PartlyObserved(self.product.expand(batch_shape), validate_args=validates(self))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum over the dimensions that are not NaN, ``(...)``."""

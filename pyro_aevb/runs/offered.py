@@ -9,6 +9,7 @@ import pyro.infer
 import torch
 from docstring_parser import parse
 from pyro.infer import ELBO
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb import estimators, guides, likelihoods, nn, optimizers, priors
 from pyro_aevb.errors import InputError, did_you_mean
@@ -28,13 +29,15 @@ def offered(part: str) -> dict[str, type]:
     """What a part may be called, name by name: this package's own classes first, then torch's or Pyro's that work.
 
     Arguments:
-        part: ``prior``, ``likelihood``, ``guide``, ``estimator``, ``optimizer``, or ``network``, of which a likelihood
-            and a guide may have one.
+        part: ``prior``, ``likelihood``, ``guide``, ``estimator``, ``optimizer``, ``scheduler``, or ``network``, of
+            which a likelihood and a guide may have one.
     """
     if part == "network":
         return _classes(nn, nn.__all__)
     if part == "optimizer":
         return {**_suited(torch.optim, torch.optim.Optimizer), **_suited(optimizers, torch.optim.Optimizer)}
+    if part == "scheduler":
+        return _suited(torch.optim.lr_scheduler, LRScheduler)
     own = _classes(FAMILIES[part], FAMILIES[part].__all__)
     return {**own, **_suited(pyro.infer, ELBO)} if part == "estimator" else own
 

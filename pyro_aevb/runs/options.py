@@ -46,7 +46,7 @@ OPTIMIZER = made_by(
     weight_decay=1.0,
     warm_up=0,
 )
-SCHEDULER = {"type": Callable[[torch.optim.Optimizer], LRScheduler] | None}
+SCHEDULER = {"type": Callable[[torch.optim.Optimizer], LRScheduler] | None, "part": True}
 
 
 @dataclass(frozen=True)

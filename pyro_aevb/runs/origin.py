@@ -19,7 +19,6 @@ from pyro_aevb.states import holds_tensors
 
 __all__ = [
     "FREE",
-    "NoDataWarning",
     "VersionsWarning",
     "check_config_of",
     "check_data_of",
@@ -31,10 +30,6 @@ __all__ = [
 
 FREE = {"samples", "device", "data", "data_root", "evaluate_every", "save_every"}
 """Options that may be other ones than a state was trained with; the data's values are compared, not their place."""
-
-
-class NoDataWarning(UserWarning):
-    """A run's own data are not there, so that it says something of new ones alone; the command line prints one line."""
 
 
 class VersionsWarning(UserWarning):

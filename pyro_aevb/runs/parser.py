@@ -76,7 +76,11 @@ class Parser(ArgumentParser):
         for each in fields(options):
             name = each.name if each.name == "run" else f"--{each.name}"
             parser.option(name, help=helps[each.name], **_described(each))
-        parser.parts = {each.name: each.metadata["unsaid"] for each in fields(options) if "unsaid" in each.metadata}
+        parser.parts = {
+            each.name: each.metadata.get("unsaid")
+            for each in fields(options)
+            if "unsaid" in each.metadata or "part" in each.metadata
+        }
         return parser
 
     def option(self, name: str, **settings: Any) -> None:
@@ -102,8 +106,9 @@ class Parser(ArgumentParser):
         Raises:
             InputError: If there is no such option or class, or the configuration does not fit.
         """
-        given = {**self.parts, **{key: value for key, value in (config or {}).items() if value is not None}}
-        given |= {name: self._with_path(name, given[name]) for name in self.parts}
+        given = {key: value for key, value in {**self.parts, **(config or {})}.items() if value is not None}
+        given = {**{key: value for key, value in self.parts.items() if value is not None}, **given}
+        given |= {name: self._with_path(name, given[name]) for name in self.parts.keys() & given.keys()}
         self._config = given
         self._typed = []
         self.check_known(arguments)
@@ -248,7 +253,8 @@ class Parser(ArgumentParser):
         option = name.removeprefix("--")
         if option in self.parts:
             names = ", ".join(offered(option))
-            return f"{names}; default: {self.parts[option]['class_path'].rpartition('.')[2]}"
+            unsaid = self.parts[option]
+            return names + ("" if unsaid is None else f"; default: {unsaid['class_path'].rpartition('.')[2]}")
         if name in self.flags:
             return "no value"
         default = self.get_defaults().get(option)

@@ -20,7 +20,6 @@ from pyro_aevb.runs.build import PAIR, Parts, is_gone, load_data, make_pair, mak
 from pyro_aevb.runs.folder import CheckpointName, Folder
 from pyro_aevb.runs.options import PARTS, SCALE_OF_EARLIER, Config, check_numbers, config_of, dumped, parser
 from pyro_aevb.runs.origin import (
-    NoDataWarning,
     VersionsWarning,
     check_config_of,
     check_data_of,
@@ -234,6 +233,8 @@ def load_run(
 ) -> Run:
     """Open a saved run: its data, and its model and guide with the saved weights, in ``eval()``.
 
+    Where the file that it was trained on is gone, its data have no rows, and it says something of new data alone.
+
     Nothing that the run's files name is imported or called but classes of this package, ``torch.nn``, ``torch.optim``
     and Pyro, each of the kind that its place asks for. Nothing is downloaded, nothing written, no global state changed.
 
@@ -252,7 +253,6 @@ def load_run(
             configuration names what may not be followed.
 
     Warns:
-        NoDataWarning: If the file that the run was trained on is gone: it then says something of new data alone.
         VersionsWarning: If the run was saved with other versions of this package, torch or Pyro: numbers may differ in
             rounding. Runs of earlier versions do not say theirs.
     """
@@ -289,7 +289,6 @@ def _data_of(config: Config, state: dict[str, Any], path: Path) -> DataSet:
     found = data_without_rows(state, config.data, config.binarize, config.split_seed, path)
     if found is None:
         return load_data(config, download=False)  # which says what is missing
-    warnings.warn(f"{config.data} is not there: {path} says something of new data alone", NoDataWarning, stacklevel=3)
     return found
 
 

@@ -49,11 +49,16 @@ KINDS: dict[str, type] = {
 
 ALLOWED = ("pyro_aevb", "torch.nn", "torch.optim", "pyro")
 UNSUITED = {
+    "ChainedScheduler": "is made of other schedulers, which the command line cannot make",
     "LBFGS": "evaluates the loss many times a step, which minibatches do not allow",
+    "LRScheduler": "is the base of all schedulers, and changes nothing",
+    "LambdaLR": "takes a function, which a configuration cannot hold",
+    "MultiplicativeLR": "takes a function, which a configuration cannot hold",
     "Muon": "steps matrices alone, and networks have biases",
     "Optimizer": "is the base of all optimizers, and steps nothing",
     "Paced": "is the base of optimizers, and steps nothing",
     "ReweightedWakeSleep": "does not run on pairs with a plate of data: WakeSleep does",
+    "SequentialLR": "is made of other schedulers, which the command line cannot make",
     "SparseAdam": "takes sparse gradients alone, and those of networks are dense",
     "TraceEnumSample_ELBO": "draws discrete latents after another estimator has trained",
     "TraceTailAdaptive_ELBO": "tells no loss, which is infinite to it",

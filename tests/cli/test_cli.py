@@ -258,7 +258,7 @@ def test_help_tells_each_field_of_the_options(command, options, cli):
         name = each.name if each.name == "run" else f"--{each.name}"
         told = re.search(re.escape(name) + "[^.]*?" + re.escape(said[each.name]) + r"\([^)]*?\)", printed)
         assert told, each.name
-        if each.default not in (MISSING, None) and name != "--json":
+        if each.default not in (MISSING, None, False):
             assert re.search(rf"default:{re.escape(str(each.default))}[,)]", told[0]), told[
                 0
             ]  # a part's classes follow

@@ -148,7 +148,12 @@ def test_a_run_on_the_users_own_array(cli, tmp_path, monkeypatch):
     assert (run.data.shape, run.data.dim, run.config.data) == ((3, 2), 6, str(tmp_path / "mine.npy"))
     assert run.trainer().samples_seen == run.samples_seen >= 400
     (tmp_path / "mine.npy").rename("mine.npy")
-    assert "mine.npy" in refused("../run")
+    gone = load_run("../run", device="cpu")
+    with pytest.raises(aevb.InputError, match=r"mine.npy is not there: put the data back, or give new ones"):
+        gone.evaluate()
+    with pytest.raises(aevb.InputError, match="not there"):
+        gone.trainer()
+    assert len(gone.encode(values[:3])) == 3
     assert load_run("../run", device="cpu", data_root=".").trainer().samples_seen == run.samples_seen
     np.save("mine.npy", values + 1)
     assert "put the original data back" in refused("../run", data_root=".")
