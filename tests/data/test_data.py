@@ -128,7 +128,7 @@ def test_missing_files_say_what_to_put_where(tmp_path, monkeypatch):
         data.load("mnist", data_root=tmp_path)
     with pytest.raises(InputError, match="no file"):
         data.load(str(tmp_path / "nothing.npy"))
-    with pytest.raises(InputError, match=r"unknown data 'mnst': give one of mnist"):
+    with pytest.raises(InputError, match=r"unknown data 'mnst': did you mean mnist\? give one of mnist"):
         data.load("mnst")
     with pytest.raises(InputError, match="unknown binarize"):
         data.load("digits", binarize="sometimes")
