@@ -122,7 +122,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 def _words_of(error: OSError) -> str:
     """What the system refused, and at which path, without its number."""
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}".replace("No space left", "there is no space left")
+    return f"{where}{error.strerror or error}"
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Where results go: a run's own files are replaced by the same command, nothing of the user's is."""
 
 import csv
+import errno
 import json
 import os
 
 import pytest
 
+from pyro_aevb.cli import COMMANDS
 from pyro_aevb.cli.compare import LEGEND
 from tests.commands import train
 
@@ -150,3 +152,11 @@ def test_compare_says_what_its_columns_are(cli, tmp_path):
         assert f"{column}:" in LEGEND
     with (tmp_path / "run/comparison/gradients.csv").open() as file:
         assert len(list(csv.reader(file))) == 3
+
+
+def test_what_the_system_refuses_is_told_without_its_number(cli, monkeypatch):
+    def full(arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/last.pt")
+
+    monkeypatch.setitem(COMMANDS, "train", (full, ""))
+    assert refused(cli, "train") == "run/last.pt: No space left on device"
