@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_aevb import traces
 from pyro_aevb.data.arguments import Called, takes_any_data
 from pyro_aevb.distributions import ByColumn, PartlyObserved
-from pyro_aevb.errors import InputError, flag, instance, whole
+from pyro_aevb.errors import InputError, flag, function, instance, whole
 from pyro_aevb.evaluation import AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.evidence.importance import weighted_draws
 from pyro_aevb.models import GenerativeModel
@@ -62,6 +62,7 @@ def encode(guide: Pair, x: Data, draws: int = 0, *, seed: int = 0) -> Codes:
         InputError: If there are no data, or the guide cannot be run on them.
     """
     whole("draws", draws, least=0)
+    function("guide", guide)
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and scale, ``(B, K)``, and draws, ``(B, S, K)``."""
@@ -218,8 +219,10 @@ def sample(
     flag("mean", mean)
     weights = next((p for p in own.parameters() if p.is_floating_point()), torch.zeros(()))
     place = weights.new_zeros(count, 1)
-    condition = None if condition is None else condition.to(place.device)
-    exposure = None if exposure is None else exposure.to(place.device)
+    given = {"condition": condition, "exposure": exposure}
+    condition, exposure = (
+        None if part is None else instance(name, part, Tensor).to(place.device) for name, part in given.items()
+    )
     own.check_data(place, condition, exposure)
     with seeded(derive(seed, "evaluation"), place.device), evaluating([own]):
         prior = own.prior_at(condition, place)

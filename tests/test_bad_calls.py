@@ -65,6 +65,13 @@ NO_DATA = [
     torch.zeros(0, 6),
 ]
 DATA = [*NO_DATA, torch.zeros(4, 5), torch.full((4, 6), NAN), aevb.data.DynamicBinarization(torch.zeros(4, 6))]
+
+
+def _is_all_missing(value):
+    """NaN, which these pairs take."""
+    return isinstance(value, torch.Tensor) and value.shape == (4, 6) and not value.is_meta and value.isnan().all()
+
+
 ROWS = [None, 3, "a", int, torch.tensor(1.0), torch.zeros(3), torch.zeros(2, 3, device="meta")]
 
 OF_NAME = {
@@ -81,7 +88,7 @@ OF_NAME = {
     "cycles": WHOLE,
     "ramp": [0, -1, 1.5, *NO_NUMBER],
     **dict.fromkeys(("relaxed", "sigmoid_mean", "unit_interval", "vectorize_particles"), FLAG),
-    **dict.fromkeys(("point_mass", "mean", "counts", "downstream"), FLAG),
+    **dict.fromkeys(("point_mass", "mean", "counts", "downstream", "missing", "exposure"), FLAG),
     **dict.fromkeys(("kind", "baseline", "phase", "start", "adaptation", "binarize", "split"), WORD),
     **dict.fromkeys(("model", "guide", "log_density"), FUNCTION),
     **dict.fromkeys(("progress", "log_evidence"), OPTIONAL_FUNCTION),
@@ -115,6 +122,18 @@ OF_ARGUMENT = {
     ("ImageNetwork", "channels"): [0, -1, 1.5, "a", True, NAN, int, [3]],
     ("ConvolutionalDecoder", "channels"): [*UNITS, []],
     ("VIMCO", "num_particles"): [1, *WHOLE],
+    ("ConditionalNormal", "condition"): WHOLE,
+    ("Columns", "kinds"): [None, 3, "int", ["real"], [3] * 6, "category:1", "category:x", [torch.nn.Linear] * 6],
+    ("RecognitionModel", "inputs"): [3, "a", torch.nn.Linear],
+    **dict.fromkeys((("encode", "draws"), ("impute", "draws")), FROM_ZERO),
+    **{(name, "x"): [value for value in DATA if not _is_all_missing(value)] for name in ("reconstruct", "impute")},
+    ("sample", "condition"): [3, "a", torch.zeros(2), torch.zeros(2, 3)],
+    ("sample", "exposure"): [3, "a", torch.zeros(2)],
+    **{("load", name): [3, int, ["a", 3], "a"] for name in ("columns", "condition")},
+    **{("load", name): [3, int, True, ["a"], "a"] for name in ("labels", "index", "exposure")},
+    ("load", "kinds"): [3, "a", ["a"], {"a": 3}, {"a": "real"}],
+    ("load", "scale"): [0, -1, NAN, INF, "a", None, True, int, [3]],
+    ("latent_space", "names"): [3],
     ("marginal_likelihood_bound", "num_samples"): [1, *WHOLE],
     ("appendix_d", "guide"): OPTIONAL_FUNCTION,
     ("sample_posterior", "guide"): OPTIONAL_FUNCTION,
@@ -232,6 +251,10 @@ ALGORITHM_1 = {
 FEW = {"num_samples": 2}
 SHORT = {"steps": 2, "chains": 1, "leapfrog_steps": 1}
 SEARCH = {"steps": 1, "rounds": 1, "num_samples": 2, "evaluation_samples": 2}
+OWN = {
+    "model": aevb.GenerativeModel(priors.StandardNormal(3), likelihoods.Bernoulli(3, 6, hidden=3), missing=True),
+    "guide": aevb.RecognitionModel(guides.DiagonalNormal(12, 3, hidden=3), missing=True),
+}
 EVIDENCE = partial(evidence.annealed_importance_sampling, **SHORT)
 
 FUNCTIONS = {
@@ -269,6 +292,10 @@ FUNCTIONS = {
         comparison.compare_training,
         {"make_trainer": trainer_with, "chosen": [estimators.SGVB()], "test": X, "samples": 5, "seconds": 0},
     ),
+    "encode": (aevb.predictions.encode, {"guide": GUIDE, "x": X}),
+    "reconstruct": (aevb.predictions.reconstruct, {**OWN, "x": X.float()}),
+    "impute": (aevb.predictions.impute, {**OWN, "x": X.float(), **FEW}),
+    "sample": (aevb.predictions.sample, {"model": OWN["model"], "count": 2}),
     "label": (comparison.label, {"estimator": estimators.SGVB()}),
     "bayesian": (aevb.bayesian.bayesian, {"model": MODEL, "guide": GUIDE}),
     "draw_model": (aevb.bayesian.draw_model, {name: BAYESIAN[name] for name in ("model", "guide")}),

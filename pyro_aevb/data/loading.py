@@ -17,7 +17,7 @@ from pyro_aevb.data.roots import find_root
 from pyro_aevb.data.schema import Column, Rows, Schema
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization
 from pyro_aevb.data.tables import ENDINGS, Roles, find_schema, is_table, read_table
-from pyro_aevb.errors import InputError, choice, did_you_mean, flag, positive, whole
+from pyro_aevb.errors import InputError, choice, did_you_mean, flag, instance, positive, told, whole
 from pyro_aevb.seeds import generator
 
 __all__ = ["load", "read_rows"]
@@ -82,9 +82,16 @@ def load(
     torch.Size([1500, 64])
     """
     choice("binarize", binarize, ("none", "static", "dynamic"))
+    for what, called in (("labels", labels), ("index", index), ("exposure", exposure)):
+        if called is not None:
+            instance(what, called, str, "give the name of a column")
+    if kinds is not None:
+        instance("kinds", kinds, Mapping, "give a kind for each name of a column")
     whole("split_seed", split_seed, least=0)
     known = Schema(scale=_scale(scale), counts=flag("counts", counts), missing=flag("missing", missing))
-    roles = Roles(_names(columns), labels, index, _names(condition) or (), exposure, dict(kinds or {}))
+    roles = Roles(
+        _names("columns", columns), labels, index, _names("condition", condition) or (), exposure, dict(kinds or {})
+    )
     where, schema, splits, names = _read(name, known, roles, find_root(data_root), split_seed)
     for split, rows in zip(("train", "test"), splits, strict=True):
         if 0 in rows.x.shape:
@@ -145,10 +152,12 @@ def _called(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else "the table" if is_table(source) else "the data"
 
 
-def _names(given: Names) -> list[str] | None:
+def _names(what: str, given: Names) -> list[str] | None:
     if given is None:
         return None
-    names = given.split(",") if isinstance(given, str) else list(given)
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{what} must be names, or one text with commas, not {told(given)}")
     return [name.strip() for name in names if name.strip()]
 
 
@@ -252,8 +261,9 @@ def _label_names(raw: Raw) -> tuple[str, ...]:
 
 def _schema_of_named(raw: Raw, known: Schema, roles: Roles, name: str) -> Schema:
     labels = None if raw.labels_train is None else "labels"
-    if roles.columns or roles.exposure or roles.index or roles.labels not in (None, labels):
-        raise InputError(f"{name} has no columns to name: leave out columns, index, exposure and labels")
+    named = roles.columns or roles.exposure or roles.index or roles.kinds
+    if named or roles.labels not in (None, labels):
+        raise InputError(f"{name} has no columns to name: leave out columns, kinds, index, exposure and labels")
     if roles.condition and (tuple(roles.condition) != ("labels",) or labels is None):
         raise InputError(f"{name} can be conditioned on its labels alone{', and has none' if labels is None else ''}")
     condition = (Column("labels", "category", _label_names(raw)),) if roles.condition else ()

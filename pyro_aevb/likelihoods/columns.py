@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_aevb.distributions.columns import ByColumn, Group
-from pyro_aevb.errors import InputError, told
+from pyro_aevb.errors import InputError, instance, told
 from pyro_aevb.likelihoods.base import Likelihood
 from pyro_aevb.likelihoods.binary import Bernoulli
 from pyro_aevb.likelihoods.discrete import Categorical, NegativeBinomial
@@ -166,6 +166,8 @@ def _classes(kind: Kind) -> int:
 
 def _one_for_each(kinds: Kind | Sequence[Kind], data_dim: int) -> list[Kind]:
     listed: Any = [kind.strip() for kind in kinds.split(",")] if isinstance(kinds, str) and "," in kinds else kinds
+    if not isinstance(listed, str | Sequence) and not callable(listed):
+        raise InputError(f"kinds must be names, or what makes likelihoods, not {told(listed)}")
     given: list[Any] = [listed] * data_dim if isinstance(listed, str) or callable(listed) else list(listed)
     if len(given) != data_dim:
         raise InputError(f"kinds must be one for each of the {data_dim} columns, or one for all, not {len(given)}")
@@ -173,7 +175,7 @@ def _one_for_each(kinds: Kind | Sequence[Kind], data_dim: int) -> list[Kind]:
         known = callable(kind) or kind in KINDS
         counted = isinstance(kind, str) and kind.startswith("category:") and kind[len("category:") :].isdecimal()
         if not known and not (counted and 2 <= _classes(kind) <= 10_000):
-            raise InputError(f"unknown kind {told(kind)}: give real, count, binary, or category:C with C at least 2")
+            raise InputError(f"kinds has {told(kind)}: give real, count, binary, or category:C with C at least 2")
     return given
 
 
@@ -195,7 +197,7 @@ def _part(
 ) -> Likelihood:
     """The likelihood of the columns of one kind."""
     if callable(kind):
-        return kind(latent_dim, data_dim)
+        return instance("what kinds makes", kind(latent_dim, data_dim), Likelihood)
     make = partial(Categorical, steps=_classes(kind) - 1) if _classes(kind) else KINDS[kind]
     return make(latent_dim, data_dim, hidden=hidden, activation=activation, network=network)
 

@@ -205,6 +205,7 @@ def latent_space(
     _check_rows("z", z, least=2)
     if labels is not None and instance("labels", labels, Tensor).shape != z.shape[:1]:
         raise InputError(f"labels must be one for each of the {len(z)} data, not of shape {tuple(labels.shape)}")
+    instance("names", names, Sequence, "give a text for each label")
     figure, axes = _figure(4.8, 4.2)
     if labels is None:
         axes.scatter(z[:, 0], z[:, 1], s=3, lw=0)
