@@ -315,7 +315,10 @@ def _image_shape(pixels: int, shape: Sequence[int] | None) -> tuple[int, int, in
     depth, height, width = (1, isqrt(pixels), isqrt(pixels)) if shape is None else _whole_shape(shape)
     if depth * height * width != pixels:
         told_shape = _told_shape(depth, height, width)
-        raise InputError(f"{pixels} pixels are no image of {told_shape}: give shape, height and width, or channels too")
+        raise InputError(
+            f"{pixels} pixels are no image of {told_shape}: give shape, height and width, or channels too; and "
+            "condition, where the last of these numbers are no pixels"
+        )
     return depth, height, width
 
 
