@@ -220,7 +220,7 @@ def _follow_samples(options: Namespace, typed: Collection[str], source: dict[str
     known = {"--optimizer.total_steps", "--optimizer.init_args.total_steps"} & set(typed)
     in_file = source.get("optimizer") if "--optimizer" not in typed else None
     in_file = in_file.get("init_args", {}) if isinstance(in_file, dict) else {}
-    ours = optimizer.class_path == f"{CosineAdam.__module__}.{CosineAdam.__name__}"
+    ours = getattr(optimizer, "class_path", None) == f"{CosineAdam.__module__}.{CosineAdam.__name__}"
     if not ours or known or "total_steps" in in_file or optimizer.init_args.total_steps != UNSAID_STEPS:
         return False
     optimizer.init_args.total_steps = steps_of(int(options.samples), size, options.batch_size)

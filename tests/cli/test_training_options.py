@@ -248,3 +248,20 @@ def test_a_crafted_patience_is_refused(cli, state):
     change_state("run", lambda saved: saved.update(early_stopping=state))
     code, _, errors = cli("train", "--resume=run", "--samples=800")
     assert (code, errors.count("\n")) == (2, 1)
+
+
+def test_functions_of_ones_own_make_optimizer_and_scheduler(cli):
+    Path("my_steps.py").write_text(
+        "import torch\nfrom collections.abc import Iterable\nfrom typing import Any\n"
+        "from torch.optim.lr_scheduler import LRScheduler, StepLR\n\n\n"
+        "def make(params: Iterable[Any], lr: float = 0.01) -> torch.optim.Optimizer:\n"
+        "    return torch.optim.Adam(params, lr=lr)\n\n\n"
+        "def halve(optimizer: torch.optim.Optimizer) -> LRScheduler:\n    return StepLR(optimizer, 2, 0.5)\n"
+    )
+    train(cli, "--optimizer=my_steps.make", "--scheduler=my_steps.halve", "--engine=eager")
+    code, _, errors = cli("train", "--resume=run", "--samples=800")
+    assert code == 2
+    assert "--trust my_steps" in errors
+    assert cli("train", "--resume=run", "--samples=800", "--trust=my_steps")[0] == 0
+    trainer = aevb.load_run("run", trust="my_steps").trainer()
+    assert trainer.engine.optimizer.param_groups[0]["lr"] == 0.01 * 0.5**4
