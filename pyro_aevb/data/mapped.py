@@ -61,7 +61,10 @@ class Mapped(OnDemand):
 
     Training reads a minibatch's rows straight from the file, in every engine, and gives the bits that it gives with the
     same numbers in memory. Nothing is copied as a whole, not even for another precision: each minibatch is brought to
-    that of the pair's weights. What else takes data reads a block at a time.
+    that of the pair's weights. What else takes data reads a block at a time. On a GPU minibatches come by workers, see
+    :class:`~pyro_aevb.data.streamed.Streamed`: data that its memory holds are faster there, as a tensor.
+
+    The file must stay as it is while it is mapped: the system ends a process that reads where one was cut short.
 
     Arguments:
         array: NumPy array over a mapped file: ``np.load("x.npy", mmap_mode="r")``, ``np.memmap(...)``, or a part of
