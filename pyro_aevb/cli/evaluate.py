@@ -228,6 +228,7 @@ def _header(run: Run, config: EvaluateOptions, x: Tensor) -> dict[str, Any]:
         **header_of(run, config, _split(config), len(x)),
         "device": str(run.device),
         "relaxed": getattr(run.model.likelihood, "relaxed", None),
+        "averaged": run.averaged,
         "num_samples": config.num_samples,
         "settings": {name: getattr(config, name) for name in SETTINGS},
     }
