@@ -10,22 +10,27 @@ from pyro_aevb.data.given import as_tensors, in_precision
 from pyro_aevb.data.held_out import set_aside
 from pyro_aevb.data.loaders import LOADERS
 from pyro_aevb.data.loading import load, read_rows
+from pyro_aevb.data.mapped import Mapped, map_file
 from pyro_aevb.data.roots import find_root
 from pyro_aevb.data.schema import Column, Rows, Schema
 from pyro_aevb.data.sets import DataSet, DynamicBinarization, fingerprint
+from pyro_aevb.data.streamed import Streamed
 
 __all__ = [
     "LOADERS",
     "Column",
     "DataSet",
     "DynamicBinarization",
+    "Mapped",
     "Rows",
     "Schema",
+    "Streamed",
     "as_tensors",
     "find_root",
     "fingerprint",
     "in_precision",
     "load",
+    "map_file",
     "read_rows",
     "set_aside",
     "taken_apart",
