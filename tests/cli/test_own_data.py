@@ -229,3 +229,41 @@ def test_a_run_of_an_earlier_version_keeps_its_rule_of_bytes(cli, tmp_path):
 
     assert config_of({name: value for name, value in config.items() if name != "scale"}).scale == "bytes"
     assert aevb.load_run("run").data.train.max() == 1
+
+
+OWN_NETWORK = '''
+from torch import nn
+
+
+class Net(nn.Sequential):
+    """Batch normalisation and dropout, from numbers to numbers."""
+
+    def __init__(self, in_dim: int, out_dim: int, width: int = 8):
+        super().__init__(nn.Linear(in_dim, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, out_dim))
+
+
+class Convolutional(nn.Sequential):
+    """Images of 8 x 8, flat, to numbers."""
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__(
+            nn.Unflatten(-1, (1, 8, 8)), nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, out_dim)
+        )
+'''  # noqa: E501
+
+
+def test_an_own_network_with_batch_normalisation_dropout_and_convolutions(cli, plants, tmp_path):
+    """From training to codes, one command each; codes do not depend on what stands beside a row."""
+    (tmp_path / "my_net.py").write_text(OWN_NETWORK)
+    own = ["--guide.network=my_net.Net", "--guide.network.width=6", "--likelihood.network=my_net.Net"]
+    ran(cli, "train", *ROLES, *own, "--latent_dim=2", "--samples=600", "--batch_size=20", "--device=cpu", "--out=run")
+    assert "--trust my_net" in refused(cli, "encode", "run", "--out=codes.csv")
+    ran(cli, "encode", "run", "--data=new.csv", "--out=codes.csv", "--trust=my_net")
+    ran(cli, "encode", "run", "--data=new.csv", "--count=3", "--out=three.csv", "--trust=my_net")
+    codes, three = (pd.read_csv(name, index_col="plant") for name in ("codes.csv", "three.csv"))
+    np.testing.assert_allclose(three, codes.iloc[:3], rtol=1e-5)
+    ran(cli, "evaluate", "run", "--num_samples=20", "--trust=my_net", "--out=datum.csv")
+    ran(cli, "impute", "run", "--num_samples=20", "--trust=my_net", "--out=imputed.csv")
+    images = ["--data=digits", "--guide.network=my_net.Convolutional", *QUICK[:1], *QUICK[2:]]
+    ran(cli, "train", *images, "--out=images")
+    ran(cli, "evaluate", "images", "--num_samples=5", "--trust=my_net")
