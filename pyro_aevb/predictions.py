@@ -79,25 +79,32 @@ def encode(guide: Pair, x: Data, draws: int = 0, *, seed: int = 0) -> Codes:
 
 @takes_any_data
 @torch.no_grad()
-def reconstruct(model: Pair, guide: Pair, x: Data, *, seed: int = 0) -> Tensor:
+def reconstruct(model: Pair, guide: Pair, x: Data, *, condition: Tensor | None = None, seed: int = 0) -> Tensor:
     """Mean of p(x|z,c) at the posterior mean of each datum, ``(B, D)``; of a category the most probable one.
 
     Arguments:
         model: The model, a :class:`~pyro_aevb.GenerativeModel`.
         guide: Its guide.
         x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
+        condition: Condition under which all data are decoded, one row of it, ``(1,)`` or ``(1, C)``: what each would be
+            as one of another class. By default each datum's own.
         seed: Seed of draws, where a mean is not known; the caller's random state is left alone.
 
     Raises:
         InputError: If the model is another; if there are no data, or the pair cannot be run on them.
     """
     own = _own(model, "reconstruct")
+    if condition is not None:
+        own.check_data(
+            instance("condition", condition, Tensor)[:1], condition[:1], torch.ones(1) if own.exposure else None
+        )
 
     def of_block(args: tuple[Tensor, ...]) -> tuple[Tensor]:
         """The means, ``(B, D)``."""
         given = _given(model, own, args)
         z = traces.guide_means(guide, args)[0]
-        return (own.likelihood_at(z, given.get("condition"), given.get("exposure")).mean,)
+        other = None if condition is None else condition[:1].to(z.device).expand(len(z), *condition.shape[1:])
+        return (own.likelihood_at(z, given.get("condition") if other is None else other, given.get("exposure")).mean,)
 
     return map_blocks(of_block, model, guide, x, seed)[0]
 

@@ -127,6 +127,7 @@ OF_ARGUMENT = {
     ("RecognitionModel", "inputs"): [3, "a", torch.nn.Linear],
     **dict.fromkeys((("encode", "draws"), ("impute", "draws")), FROM_ZERO),
     **{(name, "x"): [value for value in DATA if not _is_all_missing(value)] for name in ("reconstruct", "impute")},
+    ("reconstruct", "condition"): [3, "a", torch.zeros(2)],
     ("sample", "condition"): [3, "a", torch.zeros(2), torch.zeros(2, 3)],
     ("sample", "exposure"): [3, "a", torch.zeros(2)],
     **{("load", name): [3, int, ["a", 3], "a"] for name in ("columns", "condition")},

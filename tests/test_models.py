@@ -308,6 +308,10 @@ def test_samples_of_a_class_and_reconstructions():
     assert torch.equal(means, model.likelihood_at(z, c).mean)
     same = predictions.reconstruct(model, guide, {"x": x, "condition": c})
     assert torch.equal(means, same)
+    others = predictions.reconstruct(model, guide, (x, c), condition=torch.tensor([2]))
+    assert torch.equal(others, model.likelihood_at(z, torch.full((N,), 2)).mean)
+    with pytest.raises(aevb.InputError, match="condition of datum 0 is 3"):
+        predictions.reconstruct(model, guide, (x, c), condition=torch.tensor([3]))
 
 
 BAD = {

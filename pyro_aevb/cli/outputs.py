@@ -17,7 +17,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
 from pyro_aevb.runs.parser import read_options
 from pyro_aevb.runs.run import Run
-from pyro_aevb.runs.tables import codes_frame, imputed_frame, values_frame
+from pyro_aevb.runs.tables import codes_frame, condition_of, imputed_frame, values_frame
 
 __all__ = ["EncodeOptions", "ImputeOptions", "ReconstructOptions", "encode", "impute", "reconstruct", "write_values"]
 
@@ -42,9 +42,12 @@ class ReconstructOptions(DataOptions):
     """Tell what the model makes of each datum: the mean of p(x|z) at the mean of q(z|x).
 
     Arguments:
+        condition: What to decode all data as, a category or the value of each column of the condition, separated by
+            commas; by default each as its own.
         out: A new .csv or .parquet file with the columns of the data; .npy for an array; .png for pictures.
     """
 
+    condition: str | None = None
     out: str = "reconstructions.csv"
 
 
@@ -80,7 +83,8 @@ def reconstruct(arguments: Sequence[str]) -> None:
     out = check_table(config.out, ARRAYS)
     run = opened(config)
     rows = rows_asked(run, config)
-    x = predictions.reconstruct(run.model, run.guide, rows.arguments, seed=config.seed)
+    other = None if config.condition is None else condition_of(run.data.schema, config.condition, 1)
+    x = predictions.reconstruct(run.model, run.guide, rows.arguments, condition=other, seed=config.seed)
     write_values(run, x, out, rows)
     print(out)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.data.collated import collated
-from pyro_aevb.data.schema import Column, Rows, Schema, check_values, words_of
+from pyro_aevb.data.schema import TOTAL, Column, Rows, Schema, check_values, total_of, words_of
 from pyro_aevb.data.tables import Roles
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import check_archive, regular_file
@@ -134,7 +134,8 @@ def find_arrays(arrays: Arrays, roles: Roles, where: str) -> list[Arrays]:
 
 def _of_split(arrays: Arrays, split: str, roles: Roles, where: str) -> Arrays:
     """What there is for a split, or without one, by role."""
-    asked = {"labels": roles.labels, "exposure": roles.exposure, "index": roles.index}
+    exposure = None if roles.exposure == TOTAL and TOTAL not in arrays else roles.exposure
+    asked = {"labels": roles.labels, "exposure": exposure, "index": roles.index}
     wanted: dict[str, tuple[str, ...]] = {"x": DATA, "labels": LABELS}
     wanted |= {role: (name,) for role, name in asked.items() if name is not None}
     if roles.condition and tuple(roles.condition) != ("labels",):
@@ -218,6 +219,8 @@ def rows_of_arrays(part: Arrays, schema: Schema, where: str) -> Rows:
     labels = words_of(part["labels"]) if "labels" in part else None
     index = words_of(part["index"]) if "index" in part else None
     exposure = torch.from_numpy(part["exposure"].astype(np.float32)) if "exposure" in part else None
+    if schema.exposure == TOTAL and exposure is None:
+        exposure = total_of(x, where)
     return Rows(x, labels, index, _condition(part, schema, where), exposure)
 
 

@@ -70,7 +70,8 @@ def load(
         index: Column, or array, that names the rows.
         condition: Columns, or an array, that a model is conditioned on: numbers, or categories; ``labels`` for the
             labels.
-        exposure: Column, or array, of each row's exposure, positive.
+        exposure: Column, or array, of each row's exposure, positive; ``total`` for each row's total of counts, where
+            nothing else is called so.
         kinds: Kind of a table's columns by name, ``real``, ``count``, ``binary`` or ``category``, where it is not the
             one that their values suggest: text is a category, 0 and 1 binary, whole numbers from 0 on counts.
 

@@ -17,6 +17,7 @@ from pyro_aevb.errors import InputError, in_one_line
 
 __all__ = [
     "KINDS",
+    "TOTAL",
     "Beside",
     "Column",
     "Rows",
@@ -29,9 +30,13 @@ __all__ = [
     "plain_schema",
     "schema_from",
     "text_of",
+    "total_of",
     "with_beside",
     "words_of",
 ]
+
+TOTAL = "total"
+"""The exposure that is each row's total of counts, a library's size, where no column is called so."""
 
 KINDS = ("real", "count", "binary", "category")
 
@@ -195,7 +200,7 @@ class Schema:
         labels: Name of the column of labels; ``None`` for none.
         index: Name of the column that names the rows; ``None`` for none.
         condition: The columns that the model is conditioned on; ``None`` for none.
-        exposure: Name of the column of exposures; ``None`` for none.
+        exposure: Name of the column of exposures; :data:`TOTAL` for each row's total of counts; ``None`` for none.
     """
 
     columns: tuple[Column, ...] = ()
@@ -228,7 +233,7 @@ class Schema:
         check_values(x, where, self.missing, [column.name for column in self.columns])
         labels = None if self.labels is None or self.labels not in table else words_of(table[self.labels])
         index = None if self.index is None or self.index not in table else words_of(table[self.index])
-        return Rows(x, labels, index, self.condition_rows(table, where), self._exposure(table, where))
+        return Rows(x, labels, index, self.condition_rows(table, where), self._exposure(table, x, where))
 
     def condition_rows(self, table: Table, where: str) -> Tensor | None:
         """The condition of a table's rows; ``None`` where there is none.
@@ -247,9 +252,12 @@ class Schema:
             return parts[0].long()
         return torch.cat([_covariates(*each) for each in zip(self.condition, parts, strict=True)], dim=1).float()
 
-    def _exposure(self, table: Table, where: str) -> Tensor | None:
+    def _exposure(self, table: Table, x: Tensor, where: str) -> Tensor | None:
         if self.exposure is None:
             return None
+        if self.exposure == TOTAL:
+            counts = [i for i, column in enumerate(self.columns) if column.kind == "count"]
+            return total_of(x[:, counts], where)
         values = torch.from_numpy(Column(self.exposure).numbers(table, where)).float()
         if not bool((values > 0).all()):
             row = int((~(values > 0)).nonzero()[0])
@@ -334,6 +342,25 @@ def check_values(x: Tensor, where: str, missing: bool, names: Sequence[str] = ()
         raise InputError(f"{where}: {place} is empty: give --missing, missing=True, if it is not known, or fill it")
     hint = ", or give --missing, missing=True, if NaN means missing" if flat[row, column].isnan() else ""
     raise InputError(f"{where}: {place} has a NaN or infinite value: clean the data first{hint}")
+
+
+def total_of(counts: Tensor, where: str) -> Tensor:
+    """Total of each row's counts, ``(N,)``.
+
+    Arguments:
+        counts: The counts, ``(N, ...)``.
+        where: Where they are from, for the message.
+
+    Raises:
+        InputError: If there are none, one is missing, or all of a row are zero: names the first row.
+    """
+    total = counts.flatten(1).sum(1)
+    if not counts.numel() or not bool((total > 0).all()):
+        row = int((~(total > 0)).nonzero()[0]) if counts.numel() else 0
+        raise InputError(
+            f"{where}: row {row} has no total of counts above 0: exposure='total' needs all counts of a row"
+        )
+    return total
 
 
 # ---------------------------------------------------------------- values and words

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_aevb.data.schema import KINDS, Column, Schema, Table, is_missing, is_number, objects, text_of
+from pyro_aevb.data.schema import KINDS, TOTAL, Column, Schema, Table, is_missing, is_number, objects, text_of
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import regular_file
 
@@ -60,7 +60,8 @@ def find_schema(table: Table, roles: Roles, missing: bool, where: str) -> Schema
     if index is None and next(iter(table), None) == INDEX_OF_PANDAS:
         index = INDEX_OF_PANDAS
         logger.info("%s: the first column has no name and is taken for the index", where)
-    named = [each for each in (roles.labels, index, roles.exposure) if each is not None]
+    exposure = None if roles.exposure == TOTAL and TOTAL not in table else roles.exposure
+    named = [each for each in (roles.labels, index, exposure) if each is not None]
     for name in (*named, *roles.condition, *(roles.columns or ()), *roles.kinds):
         if name not in table:
             raise InputError(f"{where} has no column {name!r}: it has {', '.join(list(table)[:20])}")

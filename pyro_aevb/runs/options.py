@@ -89,7 +89,7 @@ class Config:
         labels: Column of labels, numbers or text; they colour pictures, and stand beside each row.
         index: Column that names the rows.
         condition: Columns, separated by commas, that the model is conditioned on, or labels for the labels.
-        exposure: Column of each row's exposure, which multiplies the mean of counts.
+        exposure: Column of each row's exposure, which multiplies the mean of counts; total for each row's own total.
         kinds: Kinds of columns where they are not what their values suggest, a=real,b=count,c=category,d=binary.
         data_root: Folder of data sets; else $PYRO_AEVB_DATA, else the user's cache folder.
         split_seed: Seed of random splits and fixed binarisations.

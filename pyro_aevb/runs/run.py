@@ -27,7 +27,15 @@ from pyro_aevb.runs.origin import (
     difference_of_versions,
 )
 from pyro_aevb.runs.parser import read_config
-from pyro_aevb.runs.tables import codes_frame, evaluated_frame, imputed_frame, rows_of, sampled, values_frame
+from pyro_aevb.runs.tables import (
+    codes_frame,
+    condition_of,
+    evaluated_frame,
+    imputed_frame,
+    rows_of,
+    sampled,
+    values_frame,
+)
 from pyro_aevb.runs.trust import check_config, importable, modules_of
 from pyro_aevb.states import check_digest, check_tensors, digest_of
 from pyro_aevb.training.trainer import Trainer
@@ -154,15 +162,19 @@ class Run:
         found = evidence.importance_weights(self.model, self.guide, rows.arguments, num_samples, seed=seed)
         return evaluated_frame(self, rows, bound, {"importance": found})
 
-    def reconstruct(self, source: Any = "test", seed: int = 0) -> "pandas.DataFrame":
+    def reconstruct(self, source: Any = "test", condition: Any = None, seed: int = 0) -> "pandas.DataFrame":
         """Mean of p(x|z) at the posterior mean of each row, of a category the most probable one.
 
         Arguments:
             source: ``test``, ``train``, or new data, as :meth:`read` takes them.
+            condition: What to decode all rows as, a category or the value of each column of the condition; by default
+                each as its own.
             seed: Seed of draws, where a guide tells no mean.
         """
         rows = self.read(source)
-        return values_frame(self, predictions.reconstruct(self.model, self.guide, rows.arguments, seed=seed), rows)
+        other = None if condition is None else condition_of(self.data.schema, condition, 1)
+        x = predictions.reconstruct(self.model, self.guide, rows.arguments, condition=other, seed=seed)
+        return values_frame(self, x, rows)
 
     def impute(
         self, source: Any = "test", num_samples: int = 1000, draws: int = 0, seed: int = 0

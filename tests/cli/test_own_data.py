@@ -126,6 +126,9 @@ def test_a_conditional_run_of_counts_with_exposure_goes_through_every_command(cl
     ran(cli, "sample", "run", "--condition=virginica", "--exposure=3", "--count=5", "--draw=x", "--out=x.csv")
     drawn = predictions.sample(run.model, 5, condition=torch.full((5,), 2), exposure=torch.full((5,), 3.0))
     np.testing.assert_allclose(pd.read_csv("x.csv")["length"], drawn[:, 0], rtol=1e-5)
+    ran(cli, "reconstruct", "run", "--condition=setosa", "--out=as_setosa.csv")
+    made = predictions.reconstruct(run.model, run.guide, run.data.arguments("test"), condition=torch.tensor([0]))
+    np.testing.assert_allclose(pd.read_csv("as_setosa.csv")["length"], made[:, 0], rtol=1e-5)
     assert "'purple', a category that the training data do not have" in refused(
         cli, "sample", "run", "--condition=purple", "--out=y.csv"
     )

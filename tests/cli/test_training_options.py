@@ -225,7 +225,10 @@ def test_options_that_cannot_be_meant(cli, words, message):
     [
         ("os.system", "Python's own"),
         ("torch.optim.Adam", "no LRScheduler"),
-        ({"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os.getpid"}}, "lr_lambda"),
+        (
+            {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os.getpid"}},
+            "takes a function",
+        ),
         (3, "must be a class path"),
     ],
 )

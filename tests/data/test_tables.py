@@ -335,6 +335,20 @@ def test_new_arrays_are_scaled_by_the_same_rule_and_must_have_the_shape():
     assert set(data.read_rows(grey, BYTES[:3, 0]).x.unique().tolist()) == {0, 1}
 
 
+def test_an_exposure_of_each_rows_total_of_counts():
+    table = frame(gaps=False).assign(fruits=lambda t: t["seeds"] + 3)
+    found = data.load(table, labels="species", index="plant", exposure="total")
+    own = table.set_index("plant").loc[list(found.beside_train.index)]
+    assert found.beside_train.exposure.tolist() == (own["seeds"] + own["fruits"]).tolist()
+    counts = np.random.default_rng(0).poisson(3.0, (20, 4)) + 1
+    arrays = data.load(counts, exposure="total")
+    assert torch.equal(arrays.beside_train.exposure, arrays.train.sum(1))
+    assert torch.equal(data.read_rows(arrays, counts[:2]).exposure, torch.tensor(counts[:2].sum(1)).float())
+    counts[3] = 0
+    with pytest.raises(InputError, match="row 3 has no total of counts above 0"):
+        data.load(counts, exposure="total")
+
+
 def test_arrays_that_do_not_suit_each_other_are_refused(tmp_path):
     with pytest.raises(InputError, match="labels has 19 rows, the data 20"):
         data.load({"X": X, "y": Y[:-1]})
