@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pyro_aevb.data import Rows
 from pyro_aevb.errors import InputError, did_you_mean
 from pyro_aevb.files import check_place
 from pyro_aevb.runs.parser import FLAG, read_options
-from pyro_aevb.runs.run import Run
+from pyro_aevb.runs.run import BOUND_DRAWS, Run
 from pyro_aevb.runs.tables import evaluated_frame
 
 __all__ = ["EvaluateOptions", "evaluate"]
@@ -151,7 +152,13 @@ def measure(
     if methods and all("refused" in numbers[key] for key in numbers.keys() - {"bound", "log_likelihood", "kl"}):
         raise InputError(next(each["refused"] for each in numbers.values() if "refused" in each))
     numbers["active_units"] = evidence.active_units(guide, x) if size > 1 else None
-    return numbers, lambda: evaluated_frame(run, rows, found, estimates)
+    return numbers, partial(_frame, run, rows, estimates, config.seed)
+
+
+def _frame(run: Run, rows: Rows, estimates: dict[str, Any], seed: int) -> Any:
+    """The table of all data; the bound of each is an average of many draws, where one tells their mean."""
+    bound = evidence.bound(run.model, run.guide, rows.arguments, BOUND_DRAWS, seed=seed)
+    return evaluated_frame(run, rows, bound, estimates)
 
 
 def _keep(config: EvaluateOptions, method: str) -> Path | None:
@@ -220,7 +227,7 @@ SETTINGS = ("evidence", "num_samples", "chunk_size", "draws", "steps", "chains",
 
 def _split(config: EvaluateOptions) -> str:
     """Which data they are: the run's own of a split, or new ones."""
-    return config.split if config.data is None else config.data
+    return (config.split or "test") if config.data is None else config.data
 
 
 def _header(run: Run, config: EvaluateOptions, x: Tensor) -> dict[str, Any]:

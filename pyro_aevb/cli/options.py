@@ -64,12 +64,12 @@ class DataOptions(RunOptions):
 
     Arguments:
         data: New data, a file like the one that the run was trained on; by default the run's own.
-        split: Which of the run's own data sets.
+        split: Which of the run's own data sets, without --data; test by default.
         count: Number of data, the first ones; by default all.
     """
 
     data: str | None = None
-    split: Literal["test", "train"] = "test"
+    split: Literal["test", "train"] | None = None
     count: int | None = None
 
 
@@ -80,7 +80,9 @@ def rows_asked(run: Run, config: DataOptions) -> Rows:
         InputError: If new data do not suit the run, or ``--count`` is not positive.
     """
     check_count("count", 1 if config.count is None else config.count)
-    source = config.split if config.data is None else config.data
+    if config.data is not None and config.split is not None:
+        raise InputError(f"--split {config.split} is of the run's own data, and --data names others: leave one out")
+    source = (config.split or "test") if config.data is None else config.data
     return rows_of(run.data, source, config.data_root or run.config.data_root).first(config.count)
 
 
@@ -112,7 +114,12 @@ def write_table(table: "pandas.DataFrame", path: Path) -> None:
             table.to_parquet(written)
             file.write(written.getvalue())
         else:
-            file.write(table.to_csv(lineterminator="\n").encode())
+            file.write(table.to_csv(lineterminator="\n", float_format=_shortest).encode())
+
+
+def _shortest(value: float) -> str:
+    """A number in as few digits as tell it, whole ones without a point."""
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
 
 
 def opened(config: RunOptions) -> Run:

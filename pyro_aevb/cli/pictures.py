@@ -32,7 +32,7 @@ class SampleOptions(RunOptions):
         draw: What to show of each p(x|z): its mean, as the paper does, or a draw x.
         condition: What to condition on, a category or the value of each column of the condition, separated by commas;
             by default each category in turn.
-        exposure: Exposure of each sample, where the model was trained with one.
+        exposure: Exposure of each sample, where the model was trained with one; by default 1.
         out: A new .png file; .csv, .parquet or .npy for the values; by default sample_mean.png or sample_x.png among
             the run's figures, which replaces that of an earlier call.
     """
@@ -40,7 +40,7 @@ class SampleOptions(RunOptions):
     count: int = 100
     draw: Literal["mean", "x"] = "mean"
     condition: str | None = None
-    exposure: float = 1.0
+    exposure: float | None = None
     out: str | None = None
 
 
@@ -71,9 +71,10 @@ def sample(arguments: Sequence[str]) -> None:
         out = check_table(config.out, ARRAYS)
     run = opened(config)
     _check_memory("count", config.count, run)
-    values = sampled(run, config.count, config.condition, config.exposure, config.draw == "mean", config.seed)
+    mean = config.draw == "mean"
+    values, rows = sampled(run, config.count, config.condition, config.exposure, mean, config.seed)
     path = out or run.folder.figure(f"sample_{config.draw}")
-    write_values(run, values, path)
+    write_values(run, values, path, rows)
     print(path)
 
 
@@ -85,6 +86,7 @@ def plot(arguments: Sequence[str]) -> None:
     run = opened(config)
     _check_memory("count", config.count, run)
     _check_memory("side", config.side, run, config.side**2)
+    run.data.rows("test")  # without which nothing is drawn
     for name, draw in _figures(run, config).items():
         print(plots.save(draw(), run.folder.figure(name)))
 

@@ -114,6 +114,8 @@ def _begin(grammar: Parser, options: Namespace, arguments: Sequence[str], source
     if Path(options.data).is_file():
         options.data = str(Path(options.data).resolve())  # so that the run is found out about from any folder
     data = load_data(config_of(yaml.safe_load(dumped(grammar, options))))
+    if not {"--batch_size", "--config"} & typed and options.batch_size > len(data.train):
+        options.batch_size = len(data.train)  # of a small table, which is one minibatch
     changed = [_tell_kinds(options, data, grammar), _follow_samples(options, typed, source, len(data.train))]
     if any(changed):
         parts = make_parts(grammar, options)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.cells import Cells, Table, words_of
 from pyro_aevb.data.collated import collated
-from pyro_aevb.data.schema import TOTAL, Column, Rows, Schema, check_values, total_of, words_of
+from pyro_aevb.data.schema import TOTAL, Column, Rows, Schema, check_values, total_of
 from pyro_aevb.data.tables import Roles
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import check_archive, regular_file
@@ -96,9 +97,8 @@ def _read_file(path: Path) -> Arrays:
             raise ValueError(f"{other[0]} is no array")
         return arrays
     except Exception as error:  # NumPy raises whatever the damage leads to: ValueError, EOFError, BadZipFile, ...
-        raise InputError(
-            f"{path} is truncated, or holds something else than plain arrays ({in_one_line(error)})"
-        ) from error
+        reason = "Python objects, which are not opened" if "pickle" in str(error) else in_one_line(error)
+        raise InputError(f"{path} is truncated, or holds something else than plain arrays ({reason})") from error
 
 
 # ---------------------------------------------------------------- which is what
@@ -179,7 +179,16 @@ def found_schema(parts: list[Arrays], roles: Roles, schema: Schema, where: str) 
     given = "labels" if tuple(roles.condition) == ("labels",) else "condition"
     condition = _columns_of([part[given] for part in parts], roles.condition[0]) if roles.condition else ()
     shape = tuple(int(size) for size in first["x"].shape[1:])
-    return replace(schema, shape=shape, labels=labels, index=roles.index, condition=condition, exposure=roles.exposure)
+    own = scale_of(first["x"], schema, where) if first["x"].dtype == np.uint8 else None
+    return replace(
+        schema,
+        bytes_by=own,
+        shape=shape,
+        labels=labels,
+        index=roles.index,
+        condition=condition,
+        exposure=roles.exposure,
+    )
 
 
 def _columns_of(arrays: list[np.ndarray[Any, Any]], name: str) -> tuple[Column, ...]:
@@ -235,7 +244,7 @@ def _condition(part: Arrays, schema: Schema, where: str) -> Tensor | None:
     column = schema.condition[0]
     if column.kind != "category":
         return torch.from_numpy(given.astype(np.float32)).reshape(len(given), -1)
-    return torch.from_numpy(column.numbers({column.name: np.array(words_of(given), dtype=object)}, where)).long()
+    return torch.from_numpy(column.numbers(Table({column.name: Cells(words_of(given))}), where)).long()
 
 
 def _values(array: np.ndarray[Any, Any], schema: Schema, where: str) -> Tensor:
@@ -265,12 +274,18 @@ def scale_of(array: np.ndarray[Any, Any], schema: Schema, where: str) -> float:
     """
     if not isinstance(schema.scale, str):
         return float(schema.scale)
-    if array.dtype != np.uint8 or schema.counts:
-        return 1.0
+    if array.dtype == np.uint8 and schema.bytes_by is not None:
+        return schema.bytes_by  # as the training data were, whatever these are
+    if array.dtype != np.uint8 or schema.counts or (schema.scale == "auto" and array.max(initial=0) <= 1):
+        return 1.0  # a mask of zeros and ones is no grey image
     if schema.scale == "bytes":
         return BYTES
     if array.ndim >= 3:
-        logger.info("%s: images of bytes, %s, are divided by 255; scale=1 leaves them as they are", where, array.shape)
+        logger.info(
+            "%s: images of bytes, %s, are divided by 255; scale=1, --scale 1, leaves them as they are",
+            where,
+            array.shape,
+        )
         return BYTES
     if array.max() > 1:
         logger.info("%s: bytes in a table are taken as they are; divide grey values with scale=255, --scale 255", where)

@@ -16,7 +16,7 @@ from pyro_aevb.data.mapped import map_file
 from pyro_aevb.data.roots import find_root
 from pyro_aevb.data.schema import Column, Rows, Schema
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization
-from pyro_aevb.data.tables import ENDINGS, Roles, find_schema, is_table, read_table
+from pyro_aevb.data.tables import ENDINGS, Roles, by_value, find_schema, is_table, read_table
 from pyro_aevb.errors import InputError, choice, did_you_mean, flag, instance, positive, told, whole
 from pyro_aevb.seeds import generator
 
@@ -116,7 +116,8 @@ def read_rows(data: DataSet, source: Any, data_root: str | Path | None = None) -
     root = find_root(data_root)
     if schema.columns:
         if not is_table(source):
-            raise InputError("the model is of a table: give new data as one, with its columns")
+            kinds = f"a {', '.join(ENDINGS)} file, or a table of pandas or polars"
+            raise InputError(f"the model is of a table, and {_called(source)} is none: give {kinds}")
         rows = schema.rows(read_table(source), _called(source))
     else:
         rows = _new_arrays(source, schema, root)
@@ -131,7 +132,8 @@ def _new_arrays(source: Any, schema: Schema, root: Path) -> Rows:
         return _rows_of_named(raw, schema, source)[1]
     if is_table(source):
         table = read_table(source)
-        values = np.stack([Column(name).numbers(table, _called(source)) for name in table], axis=1)
+        kept = [name for name in table if name != table.index]
+        values = np.stack([Column(name).numbers(table, _called(source)) for name in kept], axis=1)
         return rows_of_arrays({"x": values}, schema, _called(source))
     arrays, where = read_arrays(source, root)
     condition = (
@@ -197,9 +199,10 @@ def _read(
 
 
 def _found(source: str, root: Path) -> Path:
-    """A file as it is named, else in the data root."""
+    """A file as it is named, else in the data root; as it is named where it is in neither."""
     path = Path(source).expanduser()
-    return path if path.exists() else root / path.name
+    in_root = root / path.name
+    return in_root if in_root.exists() and not path.exists() else path
 
 
 def _is_large(file: Path) -> bool:
@@ -227,6 +230,8 @@ def _read_table(
     if isinstance(source, str):
         source = str(_found(source, root))
     where = _called(source)
+    if known.scale not in ("auto", "bytes"):
+        raise InputError(f"scale={known.scale:g} is for arrays, and {where} is a table, whose numbers stay as they are")
     table = read_table(source)
     if tuple(roles.condition) == ("labels",):
         if roles.labels is None:
@@ -235,19 +240,13 @@ def _read_table(
         roles = replace(roles, condition=(roles.labels,), kinds=kinds)
     schema = find_schema(table, roles, known.missing, where)
     rows = schema.rows(table, where)
-    names = () if rows.labels is None else tuple(sorted(set(rows.labels) - {""}, key=_as_number))
+    names = () if rows.labels is None else tuple(sorted(set(rows.labels) - {""}, key=by_value))
     return where, schema, _split(rows, split_seed), names
 
 
-def _as_number(word: str) -> tuple[float, str]:
-    """Sorts numbers by value, before text in alphabetical order."""
-    try:
-        return float(word), ""
-    except ValueError:
-        return float("inf"), word
-
-
 def _split(rows: Rows, seed: int) -> list[Rows]:
+    if rows.index is None:  # so that a row can be found again where it came from
+        rows = replace(rows, index=tuple(map(str, range(len(rows.x)))))
     order = torch.randperm(len(rows.x), generator=generator(seed, "split"))
     train = len(order) * 9 // 10
     return [rows.at(order[:train]), rows.at(order[train:])]

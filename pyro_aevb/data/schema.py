@@ -5,14 +5,15 @@ of them is written by it, with names of columns, categories and index.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.data.cells import Cells, Table
 from pyro_aevb.errors import InputError, in_one_line
 
 __all__ = [
@@ -22,26 +23,17 @@ __all__ = [
     "Column",
     "Rows",
     "Schema",
-    "Table",
     "check_values",
-    "is_missing",
-    "is_number",
-    "objects",
     "plain_schema",
     "schema_from",
-    "text_of",
     "total_of",
     "with_beside",
-    "words_of",
 ]
 
 TOTAL = "total"
 """The exposure that is each row's total of counts, a library's size, where no column is called so."""
 
 KINDS = ("real", "count", "binary", "category")
-
-Table = dict[str, np.ndarray[Any, Any]]
-"""Columns by name: float64 with NaN, or objects that are text or ``None``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +44,13 @@ class Beside:
         index: Name of each row.
         condition: What the model is conditioned on: whole numbers, ``(N,)``, or covariates, ``(N, C)``.
         exposure: Exposure of each row, ``(N,)``.
+        table: The table that they were read from, cell by cell; ``None`` where they are of arrays.
     """
 
     index: tuple[str, ...] | None = None
     condition: Tensor | None = None
     exposure: Tensor | None = None
+    table: Table | None = None
 
     def arguments(self, x: Any) -> Any:
         """What a pair takes the values and these as: the values alone, or a dictionary with condition and exposure."""
@@ -68,7 +62,8 @@ class Beside:
         """Those of these rows."""
         index = None if self.index is None else tuple(self.index[i] for i in rows.tolist())
         condition = None if self.condition is None else self.condition[rows]
-        return Beside(index, condition, None if self.exposure is None else self.exposure[rows])
+        exposure = None if self.exposure is None else self.exposure[rows]
+        return Beside(index, condition, exposure, None if self.table is None else self.table.at(rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +76,7 @@ class Rows:
         index: Name of each row.
         condition: What the model is conditioned on: whole numbers, ``(N,)``, or covariates, ``(N, C)``.
         exposure: Exposure of each row, ``(N,)``.
+        table: The table that they were read from, cell by cell; ``None`` where they are of arrays.
     """
 
     x: Any
@@ -88,11 +84,12 @@ class Rows:
     index: tuple[str, ...] | None = None
     condition: Tensor | None = None
     exposure: Tensor | None = None
+    table: Table | None = None
 
     @property
     def beside(self) -> Beside:
         """What belongs to each row besides values and label."""
-        return Beside(self.index, self.condition, self.exposure)
+        return Beside(self.index, self.condition, self.exposure, self.table)
 
     def at(self, rows: Tensor) -> "Rows":
         """These of the rows."""
@@ -107,15 +104,15 @@ class Rows:
 
     def first(self, count: int | None) -> "Rows":
         """The first so many rows; ``None`` for all."""
-        cut: dict[str, Any] = {
-            each.name: part[:count] for each in fields(self) if (part := getattr(self, each.name)) is not None
-        }
-        return Rows(**cut)
+        if count is None or count >= len(self.x):
+            return self
+        labels = None if self.labels is None else self.labels[:count]
+        return with_beside(self.x[:count], labels, self.beside.at(torch.arange(count)))
 
     def to(self, device: torch.device) -> "Rows":
         """The same on a device."""
         moved = {name: None if part is None else part.to(device) for name, part in self._tensors()}
-        return Rows(moved["x"], self.labels, self.index, moved["condition"], moved["exposure"])
+        return Rows(moved["x"], self.labels, self.index, moved["condition"], moved["exposure"], self.table)
 
     def _tensors(self) -> list[tuple[str, Any]]:
         return [("x", self.x), ("condition", self.condition), ("exposure", self.exposure)]
@@ -127,7 +124,7 @@ class Rows:
 
 def with_beside(x: Any, labels: tuple[str, ...] | None, beside: Beside) -> Rows:
     """Values and labels with what else belongs to them."""
-    return Rows(x, labels, beside.index, beside.condition, beside.exposure)
+    return Rows(x, labels, beside.index, beside.condition, beside.exposure, beside.table)
 
 
 @dataclass(frozen=True)
@@ -153,8 +150,13 @@ class Column:
         """As :class:`~pyro_aevb.likelihoods.Columns` is told it."""
         return f"category:{len(self.categories)}" if self.kind == "category" else self.kind
 
-    def numbers(self, table: Table, where: str) -> np.ndarray[Any, Any]:
+    def numbers(self, table: Table, where: str, names: Sequence[str] = ()) -> np.ndarray[Any, Any]:
         """The column's values as numbers, ``(N,)``, NaN where one is missing.
+
+        Arguments:
+            table: The table.
+            where: Its name, for messages.
+            names: Names of its rows, for messages; by default their numbers from 0 on.
 
         Raises:
             InputError: If the table lacks the column, or it holds what it did not when the schema was found.
@@ -162,29 +164,56 @@ class Column:
         if self.name not in table:
             near = f", it has {', '.join(list(table)[:8])}" if table else ""
             raise InputError(f"{where} lacks the column {self.name!r}{near}")
-        values = table[self.name]
-        if not self.categories:
-            return values if values.dtype.kind == "f" else _as_numbers(values, self.name, where)
+        cells = table[self.name]
+        if self.categories:
+            return self._codes(cells, where, names)
+        if cells.numbers is None:
+            word = cells.no_number
+            row = cells.words().index(word)
+            raise InputError(f"{_place(where, row, names)}, column {self.name!r}, is {word!r}, no number")
+        self._check(cells.numbers, where, names)
+        return cells.numbers
+
+    def _codes(self, cells: Cells, where: str, names: Sequence[str]) -> np.ndarray[Any, Any]:
+        """The numbers of categories."""
         known = {category: float(i) for i, category in enumerate(self.categories)}
-        text = [None if each is None else text_of(each) for each in objects(values)]
-        for row, each in enumerate(text):
+        for row, each in enumerate(words := cells.words()):
             if each is not None and each not in known:
                 raise InputError(
-                    f"{where}: row {row} of column {self.name!r} is {each!r}, a category that the training data do not "
-                    f"have: they have {', '.join(self.categories[:8])}{' ...' * (len(self.categories) > 8)}"
+                    f"{_place(where, row, names)}, column {self.name!r}, is {each!r}, a category that the training "
+                    f"data do not have: they have {', '.join(self.categories[:8])}{' ...' * (len(self.categories) > 8)}"
                 )
-        return np.array([math.nan if each is None else known[each] for each in text])
+        return np.array([math.nan if each is None else known[each] for each in words])
 
-    def words(self, values: Tensor) -> list[str]:
-        """Values as a table shows them; empty where one is missing."""
-        return [self._word(value) for value in values.double().tolist()]
+    def _check(self, numbers: np.ndarray[Any, Any], where: str, names: Sequence[str]) -> None:
+        """Refuse what is no number of the column's kind."""
+        there = np.nan_to_num(numbers, nan=0.0)
+        right = {
+            "count": (there >= 0) & (there == there.round()),
+            "binary": (there == 0) | (there == 1),
+        }.get(self.kind, np.ones(len(there), bool))
+        if not right.all():
+            row = int(np.flatnonzero(~right)[0])
+            what = {"count": "a count: whole numbers from 0 on", "binary": "0 or 1"}[self.kind]
+            raise InputError(
+                f"{_place(where, row, names)}, column {self.name!r}, is {numbers[row]:g}, and must be {what}"
+            )
 
-    def _word(self, value: float) -> str:
+    def shown(self, values: Tensor) -> list[Any]:
+        """Values as a table shows them, numbers or categories; of yes or no the more probable one."""
+        if self.categories:
+            return [self._category(value) for value in values.double().tolist()]
+        return [float(str(value)) for value in values.float().cpu().numpy()]  # 70.89, not 70.8899994
+
+    def _category(self, value: float) -> str | None:
         if math.isnan(value):
-            return ""
-        if self.categories:  # of yes or no the more probable one, where the value is a probability
-            return self.categories[min(max(round(value), 0), len(self.categories) - 1)]
-        return f"{value:.6g}"
+            return None
+        return self.categories[min(max(round(value), 0), len(self.categories) - 1)]
+
+
+def _place(where: str, row: int, names: Sequence[str]) -> str:
+    """Where a row stands, for messages."""
+    return f"{where}: row {row}" + (f" ({names[row]})" if names else "")
 
 
 @dataclass(frozen=True)
@@ -195,6 +224,7 @@ class Schema:
         columns: The columns of x; none where it is an array.
         shape: Shape of one row of x.
         scale: What whole bytes, or all values, are divided by, see :func:`~pyro_aevb.data.load`.
+        bytes_by: What bytes of the training data were divided by, so that new ones are; ``None`` where they were none.
         counts: Whether the likelihood is one of counts, so that bytes are counts.
         missing: Whether NaN means that a value is missing.
         labels: Name of the column of labels; ``None`` for none.
@@ -206,6 +236,7 @@ class Schema:
     columns: tuple[Column, ...] = ()
     shape: tuple[int, ...] = ()
     scale: float | str = "auto"
+    bytes_by: float | None = None
     counts: bool = False
     missing: bool = False
     labels: str | None = None
@@ -228,12 +259,19 @@ class Schema:
         Raises:
             InputError: If a column is missing, or holds what it must not: names column and row.
         """
-        values = np.stack([column.numbers(table, where) for column in self.columns], axis=1)  # (N, D)
+        index = self._index(table)
+        names = index or ()
+        values = np.stack([column.numbers(table, where, names) for column in self.columns], axis=1)  # (N, D)
         x = torch.from_numpy(values.astype(np.float32))
-        check_values(x, where, self.missing, [column.name for column in self.columns])
-        labels = None if self.labels is None or self.labels not in table else words_of(table[self.labels])
-        index = None if self.index is None or self.index not in table else words_of(table[self.index])
-        return Rows(x, labels, index, self.condition_rows(table, where), self._exposure(table, x, where))
+        check_values(x, where, self.missing, [column.name for column in self.columns], names)
+        labels = None if self.labels is None or self.labels not in table else _filled(table[self.labels].words())
+        return Rows(x, labels, index, self.condition_rows(table, where), self._exposure(table, x, where), table)
+
+    def _index(self, table: Table) -> tuple[str, ...] | None:
+        """Names of a table's rows: of the column that names them, else of a frame's own index."""
+        known = (name for name in (self.index, table.index) if name is not None and name in table)
+        name = next(known, None)
+        return None if name is None else _filled(table[name].words())
 
     def condition_rows(self, table: Table, where: str) -> Tensor | None:
         """The condition of a table's rows; ``None`` where there is none.
@@ -247,7 +285,7 @@ class Schema:
         for column, values in zip(self.condition, parts, strict=True):
             if values.isnan().any():
                 row = int(values.isnan().nonzero()[0])
-                raise InputError(f"{where}: row {row} of column {column.name!r} is empty: a condition must be known")
+                raise InputError(f"{where}: row {row}, column {column.name!r}, is empty: a condition must be known")
         if len(parts) == 1 and self.condition[0].kind == "category":
             return parts[0].long()
         return torch.cat([_covariates(*each) for each in zip(self.condition, parts, strict=True)], dim=1).float()
@@ -261,7 +299,7 @@ class Schema:
         values = torch.from_numpy(Column(self.exposure).numbers(table, where)).float()
         if not bool((values > 0).all()):
             row = int((~(values > 0)).nonzero()[0])
-            raise InputError(f"{where}: row {row} of the exposure {self.exposure!r} is {values[row]:g}, not positive")
+            raise InputError(f"{where}: row {row}, the exposure {self.exposure!r}, is {values[row]:g}, not positive")
         return values
 
 
@@ -281,6 +319,7 @@ def schema_from(values: Any) -> Schema:
     names = (made.labels, made.index, made.exposure)
     named = all(name is None or isinstance(name, str) for name in names)
     scaled = made.scale in ("auto", "bytes") or (isinstance(made.scale, float | int) and made.scale > 0)
+    scaled = scaled and (made.bytes_by is None or (isinstance(made.bytes_by, float | int) and made.bytes_by > 0))
     if not named or not scaled or not all(isinstance(each, bool) for each in (made.missing, made.counts)):
         raise InputError("it is no schema: labels, index and exposure are names, missing and counts true or false")
     return made
@@ -320,14 +359,15 @@ def _listed(value: Any) -> Any:
     return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def check_values(x: Tensor, where: str, missing: bool, names: Sequence[str] = ()) -> None:
+def check_values(x: Tensor, where: str, missing: bool, columns: Sequence[str] = (), names: Sequence[str] = ()) -> None:
     """Refuse infinite values, and where NaN does not mean that one is missing, NaN.
 
     Arguments:
         x: The values, ``(N, ...)``.
         where: Where they are from, for the message.
         missing: Whether NaN means that a value is missing.
-        names: Names of the columns, where there are some.
+        columns: Names of the columns, where there are some.
+        names: Names of the rows, where there are some.
 
     Raises:
         InputError: Names the first row.
@@ -337,11 +377,16 @@ def check_values(x: Tensor, where: str, missing: bool, names: Sequence[str] = ()
     if not wrong.any():
         return
     row, column = wrong.nonzero()[0].tolist()
-    place = f"row {row}, column {names[column]!r}," if names else f"row {row}"
-    if flat[row, column].isnan() and names:
-        raise InputError(f"{where}: {place} is empty: give --missing, missing=True, if it is not known, or fill it")
-    hint = ", or give --missing, missing=True, if NaN means missing" if flat[row, column].isnan() else ""
-    raise InputError(f"{where}: {place} has a NaN or infinite value: clean the data first{hint}")
+    place = _place(where, row, names) + (f", column {columns[column]!r}," if columns else "")
+    if flat[row, column].isnan() and columns:
+        raise InputError(f"{place} is empty: fill it, or train with --missing, missing=True, if it is not known")
+    hint = ", or train with --missing, missing=True, if NaN means missing" if flat[row, column].isnan() else ""
+    raise InputError(f"{place} has a NaN or infinite value: clean the data first{hint}")
+
+
+def _filled(words: Sequence[str | None]) -> tuple[str, ...]:
+    """Words, empty where there is none."""
+    return tuple(word or "" for word in words)
 
 
 def total_of(counts: Tensor, where: str) -> Tensor:
@@ -361,40 +406,3 @@ def total_of(counts: Tensor, where: str) -> Tensor:
             f"{where}: row {row} has no total of counts above 0: exposure='total' needs all counts of a row"
         )
     return total
-
-
-# ---------------------------------------------------------------- values and words
-
-
-def is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def objects(values: Iterable[Any]) -> np.ndarray[Any, Any]:
-    given = [None if is_missing(each) else each for each in values]
-    made = np.empty(len(given), dtype=object)
-    made[:] = given
-    return made
-
-
-def is_missing(value: Any) -> bool:
-    return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
-
-
-def text_of(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def words_of(values: np.ndarray[Any, Any]) -> tuple[str, ...]:
-    return tuple("" if each is None else text_of(each) for each in objects(values.tolist()))
-
-
-def _as_numbers(values: np.ndarray[Any, Any], name: str, where: str) -> np.ndarray[Any, Any]:
-    for row, each in enumerate(values):
-        if each is not None and not is_number(each):
-            raise InputError(f"{where}: row {row} of column {name!r} is {each!r}, no number as in the training data")
-    return np.array([math.nan if each is None else float(each) for each in values])

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from pyro_aevb.data.schema import KINDS, TOTAL, Column, Schema, Table, is_missing, is_number, objects, text_of
+from pyro_aevb.data.cells import GAPS, Cells, Table
+from pyro_aevb.data.schema import KINDS, TOTAL, Column, Schema
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import regular_file
 
-__all__ = ["ENDINGS", "Roles", "find_schema", "is_table", "read_table"]
+__all__ = ["ENDINGS", "Roles", "by_value", "find_schema", "is_table", "read_table"]
 
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 MOST_CATEGORIES = 1000
 INDEX_OF_PANDAS = "Unnamed: 0"  # the name of the first column in a file that to_csv wrote with its index
+LIKE_NUMBERS = re.compile(r"[\d.,%$€£:/\s+-]*\d[\d.,%$€£:/\s+-]*")
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,17 @@ def find_schema(table: Table, roles: Roles, missing: bool, where: str) -> Schema
     Raises:
         InputError: If a column is not there, is of no kind, or says nothing; if two roles want the same one.
     """
-    index = roles.index
-    if index is None and next(iter(table), None) == INDEX_OF_PANDAS:
-        index = INDEX_OF_PANDAS
-        logger.info("%s: the first column has no name and is taken for the index", where)
+    index = roles.index or table.index or _unnamed(table, where)
     exposure = None if roles.exposure == TOTAL and TOTAL not in table else roles.exposure
     named = [each for each in (roles.labels, index, exposure) if each is not None]
     for name in (*named, *roles.condition, *(roles.columns or ()), *roles.kinds):
         if name not in table:
             raise InputError(f"{where} has no column {name!r}: it has {', '.join(list(table)[:20])}")
-    taken = {*named, *roles.condition}
+    taken = {*named, *roles.condition, table.index, _unnamed(table, where)}
     if twice := [name for name in roles.columns or () if name in taken]:
         raise InputError(f"column {twice[0]!r} cannot be of the data and have another role: leave it out of one")
     wanted = [name for name in table if name not in taken] if roles.columns is None else list(roles.columns)
-    if not wanted:
-        raise InputError(f"{where} has no column left to model")
+    _check_that_they_say_something(table, wanted, where)
     columns = tuple(_find_column(name, table[name], roles.kinds.get(name), where) for name in wanted)
     condition = tuple(
         _standardised(_find_column(name, table[name], roles.kinds.get(name), where), table[name])
@@ -87,46 +85,88 @@ def find_schema(table: Table, roles: Roles, missing: bool, where: str) -> Schema
     )
 
 
-def _find_column(name: str, values: np.ndarray[Any, Any], kind: str | None, where: str) -> Column:
+def _unnamed(table: Table, where: str) -> str | None:
+    """The first column, if it has no name: the index that ``to_csv`` writes."""
+    return INDEX_OF_PANDAS if next(iter(table), None) == INDEX_OF_PANDAS else None
+
+
+def _check_that_they_say_something(table: Table, wanted: Sequence[str], where: str) -> None:
+    """Refuse columns of one value, or none: all of them at once, with the words that leave them out."""
+    if not wanted:
+        raise InputError(f"{where} has no column left to model")
+    distinct = {name: {each for each in table[name].words() if each is not None} for name in wanted}
+    nothing = [name for name in wanted if len(distinct[name]) < 2]
+    if not nothing:
+        return
+    first = next(iter(distinct[nothing[0]]), None)
+    found = "no value in any row" if first is None else f"one value, {first}, in all rows"
+    more = f", nor {', '.join(map(repr, nothing[1:]))}" if len(nothing) > 1 else ""
+    others = ",".join(name for name in wanted if name not in nothing)
+    advice = f"leave it out, --columns {others}" if others else "there is no other"
+    raise InputError(f"{where}: column {nothing[0]!r} has {found}: it says nothing{more}: {advice}")
+
+
+def _find_column(name: str, cells: Cells, kind: str | None, where: str) -> Column:
     if kind is not None and kind not in KINDS:
         raise InputError(f"unknown kind {kind!r} of column {name!r}: give one of {', '.join(KINDS)}")
-    text = values.dtype.kind == "O"
-    there = [each for each in values.tolist() if not is_missing(each)]
-    distinct: list[Any] = sorted({text_of(each) for each in there} if text or kind == "category" else set(there))
-    if len(distinct) < 2:
-        found = f"one value, {distinct[0]}, in all rows" if distinct else "no value in any row"
-        raise InputError(f"{where}: column {name!r} has {found}: it says nothing, leave it out with --columns")
-    if text or kind == "category":
-        return _category(name, distinct, len(there), kind, where)
-    found = _kind_of(distinct)
+    words = sorted({each for each in cells.words() if each is not None}, key=by_value)
+    if cells.numbers is None or kind == "category":
+        return _category(name, words, int((~cells.is_empty).sum()), kind, where)
+    found = _kind_of(np.unique(cells.numbers[~cells.is_empty]))
     suits = {"real": True, "count": found in ("count", "binary"), "binary": found == "binary"}
     if kind is not None and not suits[kind]:
-        raise InputError(f"{where}: column {name!r} is not {kind}: its values are {told(distinct[0])}, ... ")
+        raise InputError(f"{where}: column {name!r} is not {kind}: it has {told(words[0])} and {told(words[-1])}")
     return Column(name, kind or found)
 
 
-def _kind_of(distinct: Sequence[float]) -> str:
-    if set(distinct) == {0.0, 1.0}:
+def _kind_of(distinct: np.ndarray[Any, Any]) -> str:
+    if distinct.tolist() == [0.0, 1.0]:
         return "binary"
-    return "count" if distinct[0] >= 0 and all(value == int(value) for value in distinct) else "real"
+    return "count" if distinct[0] >= 0 and bool((distinct == distinct.round()).all()) else "real"
 
 
-def _category(name: str, distinct: Sequence[str], count: int, kind: str | None, where: str) -> Column:
-    if kind not in (None, "category", "binary"):
-        raise InputError(f"{where}: column {name!r} holds text such as {distinct[0]!r}, which is no {kind}")
-    if len(distinct) > MOST_CATEGORIES or (len(distinct) > 20 and len(distinct) > count / 2):
+def _category(name: str, words: Sequence[str], count: int, kind: str | None, where: str) -> Column:
+    if kind in ("real", "count"):
+        raise InputError(f"{where}: column {name!r} holds text such as {words[0]!r}, which is no {kind}")
+    if kind == "binary" and len(words) != 2:
+        raise InputError(f"{where}: column {name!r} has {len(words)} different texts, and binary is of two")
+    if kind is None:
+        _check_no_numbers(name, words, where)
+    if len(words) > MOST_CATEGORIES or (len(words) > 20 and len(words) > count / 2):
         raise InputError(
-            f"{where}: column {name!r} has {len(distinct)} different texts in {count} rows: if it names the rows, give "
+            f"{where}: column {name!r} has {len(words)} different texts in {count} rows: if it names the rows, give "
             f"--index {name}; else leave it out with --columns"
         )
-    return Column(name, "binary" if len(distinct) == 2 and kind != "category" else "category", tuple(distinct))
+    return Column(name, "binary" if len(words) == 2 and kind != "category" else "category", tuple(words))
 
 
-def _standardised(column: Column, values: np.ndarray[Any, Any]) -> Column:
+def _check_no_numbers(name: str, words: Sequence[str], where: str) -> None:
+    """Refuse numbers that are written otherwise, or have a word or two among them: they would become categories."""
+    others = [word for word in words if Cells([word]).numbers is None]
+    codes = all(word.lstrip("+-").isdecimal() for word in others)  # 007, which is no number seven
+    if len(others) < len(words) / 2 and not codes:
+        raise InputError(
+            f"{where}: column {name!r} has {others[0]!r} among numbers: empty the cell if it is not known, or give "
+            f"--kinds {name}=category"
+        )
+    if not codes and all(LIKE_NUMBERS.fullmatch(word) for word in words):
+        raise InputError(
+            f"{where}: column {name!r} has {words[0]!r}, which looks like a number or a date and is none: write "
+            f"1234.5, or give --kinds {name}=category, or leave it out with --columns"
+        )
+
+
+def by_value(word: str) -> tuple[float, str]:
+    """Sorts numbers by their value, before text in alphabetical order."""
+    found = Cells([word]).numbers
+    return (float("inf"), word) if found is None else (float(found[0]), word)
+
+
+def _standardised(column: Column, cells: Cells) -> Column:
     """A covariate with its mean and standard deviation."""
-    if column.kind == "category" or column.categories:
+    if column.categories or cells.numbers is None:
         return column
-    return Column(column.name, column.kind, (), float(np.nanmean(values)), float(np.nanstd(values)))
+    return Column(column.name, column.kind, (), float(np.nanmean(cells.numbers)), float(np.nanstd(cells.numbers)))
 
 
 # ---------------------------------------------------------------- reading
@@ -138,45 +178,69 @@ def is_table(source: Any) -> bool:
         return Path(source).suffix.lower() in ENDINGS
     import narwhals
 
-    return isinstance(narwhals.from_native(source, eager_only=True, pass_through=True), narwhals.DataFrame)
+    return bool(narwhals.dependencies.is_into_dataframe(source))
 
 
 def read_table(source: Any) -> Table:
     """The columns of a table by name, from a ``.csv``, ``.tsv`` or ``.parquet`` file, pandas, polars or Arrow.
 
+    A file's cell is empty where it holds nothing, NA, N/A or NaN; all else is a value. Spaces around it do not count.
+
     Raises:
         InputError: If it cannot be read, is empty, or a column holds neither numbers nor text.
     """
-    import narwhals  # with pandas a second to import, so only where it is used
-
-    where = str(source) if isinstance(source, str | Path) else "the table"
-    native = _read(Path(source)) if isinstance(source, str | Path) else source
-    if not all(isinstance(name, str) for name in native.columns):  # numbers, in pandas
-        native = native.rename(columns=str)
-    frame = narwhals.from_native(native, eager_only=True)
-    if not len(frame) or not frame.columns:
-        raise InputError(f"{where} has {len(frame)} rows and {len(frame.columns)} columns: there is nothing in it")
-    names = frame.columns
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise InputError(f"{where} has two columns {twice[0]!r}: name them differently")
-    return {name: _column_values(frame[name], name, where) for name in names}
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
+    return _of_frame(source, "the table")
 
 
-def _read(path: Path) -> Any:
-    import pandas
+def _read_text(path: Path) -> Table:
+    import pandas  # a second to import, so only where it is used
 
+    try:
+        separator, header = _dialect(_there(path))
+        frame = pandas.read_csv(
+            path,
+            sep=separator,
+            header=header,
+            encoding="utf-8-sig",
+            dtype=str,
+            na_values=[*GAPS],
+            keep_default_na=False,
+            skipinitialspace=True,
+        )
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
+    except pandas.errors.EmptyDataError as error:
+        raise InputError(f"{path} is empty: there is nothing in it") from error
+    except pandas.errors.ParserError as error:
+        raise InputError(f"{path} cannot be read as a table: {_uneven(error)}") from error
+    _check_size(len(frame), len(frame.columns), str(path))
+    columns = {str(name): frame[name] for name in frame.columns}
+    return Table({name.strip(): Cells(_stripped(column)) for name, column in columns.items()})
+
+
+def _stripped(column: Any) -> list[str | None]:
+    """Words without spaces around them, and ``None`` for a gap."""
+    found = (each.strip() if isinstance(each, str) else None for each in column)
+    return [None if each in GAPS else each for each in found]
+
+
+def _uneven(error: Exception) -> str:
+    match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+    if match is None:
+        return in_one_line(error)
+    wanted, line, seen = match.groups()
+    return (
+        f"line {line} has {seen} cells, the lines before it {wanted}: put quotes around a cell that holds the separator"
+    )
+
+
+def _there(path: Path) -> Path:
     if not path.exists():
         raise InputError(f"no file {path}: check the path")
-    regular_file(path)
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pandas.read_parquet(path)
-        separator, header = _dialect(path)
-        return pandas.read_csv(path, sep=separator, header=header, encoding="utf-8-sig", skipinitialspace=True)
-    except ImportError as error:
-        raise InputError(f"{path}: reading parquet needs pyarrow: pip install 'pyro_aevb[parquet]'") from error
-    except Exception as error:  # pandas raises whatever the damage leads to
-        raise InputError(f"{path} cannot be read as a table: {in_one_line(error)}") from error
+    return regular_file(path)
 
 
 def _dialect(path: Path) -> tuple[str, int | None]:
@@ -186,24 +250,75 @@ def _dialect(path: Path) -> tuple[str, int | None]:
     counts = {mark: first.count(mark) for mark in ",;\t|"}
     separator = max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
     cells = next(csv.reader([first], delimiter=separator), [])
-    return separator, None if cells and all(is_number(cell) for cell in cells) else 0
+    return separator, None if cells and Cells(cells).numbers is not None else 0
 
 
-def _column_values(series: Any, name: str, where: str) -> np.ndarray[Any, Any]:
+def _read_parquet(path: Path) -> Table:
+    import pandas
+
+    try:
+        return _of_frame(pandas.read_parquet(_there(path)), str(path))
+    except ImportError as error:
+        raise InputError(f"{path}: reading parquet needs pyarrow: pip install 'pyro_aevb[parquet]'") from error
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises whatever the damage leads to
+        raise InputError(f"{path} cannot be read as a table: {in_one_line(error)}") from error
+
+
+def _of_frame(native: Any, where: str) -> Table:
+    """The columns of a frame, a pandas frame's index first where it is more than the numbers of rows."""
+    import narwhals
+
+    names = [str(name) for name in native.columns]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise InputError(f"{where} has two columns {twice[0]!r}: name them differently")
+    if any(isinstance(name, tuple) for name in native.columns):
+        raise InputError(f"{where} has names of columns in several levels: give it one name a column")
+    index = _index_of(native)
+    if not all(isinstance(name, str) for name in native.columns):  # numbers, in pandas
+        native = native.rename(columns=str)
+    frame = narwhals.from_native(native, eager_only=True)
+    _check_size(len(frame), len(frame.columns), where)
+    columns = {name: _cells(frame[name], name, where) for name in names}
+    if index is None:
+        return Table(columns)
+    own = INDEX_OF_PANDAS if index.name is None else str(index.name)
+    return Table({own: Cells(map(str, index.tolist())), **columns}, own)
+
+
+def _index_of(native: Any) -> Any:
+    """A pandas frame's index, if it is more than the numbers of its rows."""
+    index = getattr(native, "index", None)
+    if index is None or callable(index) or not hasattr(index, "tolist"):
+        return None
+    plain = index.name is None and index.tolist() == list(range(len(index)))
+    return None if plain else index
+
+
+def _check_size(rows: int, columns: int, where: str) -> None:
+    if not rows or not columns:
+        raise InputError(f"{where} has {rows} rows and {columns} columns: there is nothing in it")
+
+
+def _cells(series: Any, name: str, where: str) -> Cells:
     import narwhals
 
     kind = series.dtype
-    if kind.is_numeric() or kind == narwhals.Boolean:
-        return np.array(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64)  # a copy, which may be written
+    if kind.is_integer() and not series.is_null().any():
+        return Cells(np.array(series.to_numpy()))
+    if kind.is_float() or (kind.is_numeric() and not kind.is_integer()):
+        return Cells(np.array(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64))
     if kind.is_temporal():
         raise InputError(f"{where}: column {name!r} holds dates or times: make it --index, or leave it out (--columns)")
-    values = [None if is_missing(each) else each for each in series.to_list()]
+    values = [None if _is_missing(each) else each for each in series.to_list()]
     there = [each for each in values if each is not None]
-    if all(isinstance(each, str) for each in there):
-        return objects(values)
-    if all(isinstance(each, bool | int | float | np.number | np.bool_) for each in there):
-        return np.array([math.nan if each is None else float(each) for each in values])
-    if all(isinstance(each, str | bool | int | float | np.number | np.bool_) for each in there):
-        return objects([None if each is None else text_of(each) for each in values])
-    other = next(each for each in there if not isinstance(each, str | int | float))
-    raise InputError(f"{where}: column {name!r} holds a {type(other).__name__}, neither numbers nor text")
+    plain = (str, bool, int, float, np.number, np.bool_)
+    if not all(isinstance(each, plain) for each in there):
+        other = next(each for each in there if not isinstance(each, plain))
+        raise InputError(f"{where}: column {name!r} holds a {type(other).__name__}, neither numbers nor text")
+    return Cells(each if each is None or isinstance(each, str) else str(each) for each in values)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)

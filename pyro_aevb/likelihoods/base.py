@@ -29,7 +29,7 @@ class Likelihood(nn.Module, ABC):
     counts: ClassVar[bool] = False
     """Whether data are counts, so that a file's bytes are taken as they are and not for grey values."""
 
-    takes_exposure: ClassVar[bool] = False
+    takes_exposure: bool = False
     """Whether ``forward`` takes a second argument ``exposure``, which multiplies the mean of counts."""
 
     def __init__(self, latent_dim: int, data_dim: int) -> None:

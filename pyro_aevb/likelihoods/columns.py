@@ -59,7 +59,6 @@ class Columns(Likelihood):
         | https://arxiv.org/abs/1807.03653
     """
 
-    takes_exposure = True
     loc: Tensor
     scale: Tensor
 
@@ -79,6 +78,7 @@ class Columns(Likelihood):
         for i, (kind, columns) in enumerate(_grouped(self.kinds).items()):
             self.register_buffer(f"columns{i}", torch.tensor(columns))
             self.parts.append(_part(kind, latent_dim, len(columns), hidden, activation, network))
+        self.takes_exposure = any(getattr(part, "takes_exposure", False) for part in self.parts)
         self.register_buffer("loc", torch.zeros(data_dim))
         self.register_buffer("scale", torch.tensor([max(_classes(kind) - 1.0, 1.0) for kind in self.kinds]))
 

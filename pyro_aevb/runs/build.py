@@ -164,6 +164,7 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
     Raises:
         InputError: If a part is none of its kind, or too large for the memory.
     """
+    _check_no_codes(config, data)
     size = len(data.train) or None  # of a run whose data are gone
     condition = data.schema.condition_dim
     beside: dict[str, Any] = {
@@ -188,6 +189,17 @@ def make_pair(config: Config, parts: Parts, data: DataSet) -> tuple[GenerativeMo
     _start(likelihood, data)
     model = GenerativeModel(prior, likelihood, size, **beside)
     return model, RecognitionModel(guide, size, **beside, inputs=inputs)
+
+
+def _check_no_codes(config: Config, data: DataSet) -> None:
+    """Refuse categories of text under a likelihood that would take their numbers for what they say."""
+    categories = [column.name for column in data.schema.columns if column.kind == "category"]
+    name = config.likelihood.class_path.rpartition(".")[2]
+    if categories and "kinds" not in inspect.signature(_maker(config.likelihood)).parameters:
+        raise InputError(
+            f"column {categories[0]!r} is of categories, whose numbers {name} would take for values: leave out "
+            "--likelihood, for Columns, or the column, with --columns"
+        )
 
 
 def _start(likelihood: Likelihood, data: DataSet) -> None:

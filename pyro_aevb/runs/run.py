@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load_run"]
 
+BOUND_DRAWS = 100
+"""Draws that the bound of each row is an average of."""
+
 UNREAD = set(PARTS) - set(PAIR)
 """Parts that a pair does without: what the configuration says of them is followed where it is trained further."""
 
@@ -158,7 +161,7 @@ class Run:
             seed: Seed of the draws.
         """
         rows = self.read(source)
-        bound = evidence.bound(self.model, self.guide, rows.arguments, seed=seed)
+        bound = evidence.bound(self.model, self.guide, rows.arguments, BOUND_DRAWS, seed=seed)
         found = evidence.importance_weights(self.model, self.guide, rows.arguments, num_samples, seed=seed)
         return evaluated_frame(self, rows, bound, {"importance": found})
 
@@ -195,7 +198,7 @@ class Run:
         self,
         count: int = 100,
         condition: Any = None,
-        exposure: float = 1.0,
+        exposure: float | None = None,
         mean: bool = False,
         seed: int = 0,
     ) -> "pandas.DataFrame":
@@ -205,12 +208,11 @@ class Run:
             count: Number of rows.
             condition: What to condition on: a category, or the value of each column of the condition; ``None`` for each
                 category in turn.
-            exposure: Exposure of each row, where the model has one.
+            exposure: Exposure of each row, where the model has one; ``None`` for 1.
             mean: Whether to give the mean of p(x|z,c) in place of a draw x.
             seed: Seed of the draws.
         """
-        x = sampled(self, count, condition, exposure, mean, seed)
-        return values_frame(self, x)
+        return values_frame(self, *sampled(self, count, condition, exposure, mean, seed))
 
     def trainer(self) -> Trainer:
         """A trainer that goes on from the saved state as ``pyro-aevb train --resume`` would, bit for bit.

@@ -4,7 +4,8 @@ Each function takes the source of the data: ``"test"`` or ``"train"`` for the ru
 or new data from wherever :func:`pyro_aevb.data.load` takes them.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from pyro_aevb import evidence, predictions
 from pyro_aevb.data import DataSet, Rows, Schema, read_rows
-from pyro_aevb.errors import InputError, positive, told
+from pyro_aevb.data.cells import Cells, Table
+from pyro_aevb.errors import InputError, positive, told, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -63,38 +65,49 @@ def table_of(rows: Rows, schema: Schema, columns: dict[str, Any]) -> "pandas.Dat
     """
     import pandas  # a second to import, so only where it is used
 
-    index = pandas.Index(rows.names(), name="row" if rows.index is None else schema.index)
-    label = {} if rows.labels is None else {_free(schema.labels or "label", columns): list(rows.labels)}
-    return pandas.DataFrame({**label, **columns}, index=index)
+    name = "row" if rows.index is None or schema.index is None else schema.index
+    index = pandas.Index(rows.names(), name=_free(name, columns))
+    of_condition = schema.condition[0].name if schema.condition else "label"
+    labels = [] if rows.labels is None else [(schema.labels or of_condition, list(rows.labels))]
+    beside = {_free(called, columns): words for called, words in (*labels, *_given(rows, schema))}
+    return pandas.DataFrame({**beside, **columns}, index=index)
 
 
-def _free(name: str, columns: dict[str, Any]) -> str:
-    return name if name not in columns else f"{name}_label"
+def _given(rows: Rows, schema: Schema) -> list[tuple[str, list[Any]]]:
+    """What rows were conditioned on, and their exposure, as it stands in their table."""
+    if rows.table is None:
+        return []
+    names = [column.name for column in schema.condition if column.name != schema.labels]
+    names += [schema.exposure] if schema.exposure is not None and schema.exposure in rows.table else []
+    return [(name, rows.table[name].values()) for name in names]
 
 
-def values_frame(run: "Run", x: Tensor, rows: Rows | None = None) -> "pandas.DataFrame":
+def _free(name: str, taken: Iterable[str]) -> str:
+    """A name that no column has."""
+    others = (f"{name}_{count}" for count in itertools.count(1))
+    return next(free for free in itertools.chain([name], others) if free not in taken)
+
+
+def values_frame(run: "Run", x: Tensor, rows: Rows | None = None, keep: bool = False) -> "pandas.DataFrame":
     """Values of the data, ``(N, D)``, as a table with the names of their columns, categories in words.
 
     Arguments:
         run: The run.
         x: The values.
         rows: The rows that they belong to; by default they are numbered.
+        keep: Whether cells of the rows' table that are not empty stay as they are.
     """
     schema = run.data.schema
     own = Rows(x) if rows is None else rows
     if not schema.columns:
         numbers = x.flatten(1).cpu().numpy()
         return table_of(own, schema, {f"x{i}": numbers[:, i] for i in range(numbers.shape[1])})
-    columns = {
-        column.name: column.words(x[:, i]) if column.categories else _as_written(x[:, i])
-        for i, column in enumerate(schema.columns)
-    }
+    columns = {column.name: column.shown(x[:, i]) for i, column in enumerate(schema.columns)}
+    if keep and own.table is not None:
+        for name, values in columns.items():
+            there = own.table[name].values()
+            columns[name] = [new if old is None else old for old, new in zip(there, values, strict=True)]
     return table_of(own, schema, columns)
-
-
-def _as_written(values: Tensor) -> list[float]:
-    """Numbers of float32 with as few digits as tell them: 70.89, not 70.8899994."""
-    return [float(str(value)) for value in values.float().cpu().numpy()]
 
 
 def codes_frame(run: "Run", rows: Rows, draws: int = 0, seed: int = 0) -> "pandas.DataFrame":
@@ -119,7 +132,8 @@ def codes_frame(run: "Run", rows: Rows, draws: int = 0, seed: int = 0) -> "panda
 def evaluated_frame(run: "Run", rows: Rows, bound: evidence.BoundParts, estimates: Estimates) -> "pandas.DataFrame":
     """A line for each datum: the bound, log p(x) by each method with its standard error, k-hat, anomaly rank.
 
-    The anomaly rank is 1 for the least probable datum by the first method, by the bound where there is none.
+    The anomaly rank is 1 for the least probable datum by the first method, by the bound where there is none. Where
+    values are missing it compares densities of what was observed, and so of different numbers of values: ``observed``.
 
     Arguments:
         run: The run.
@@ -137,6 +151,8 @@ def evaluated_frame(run: "Run", rows: Rows, bound: evidence.BoundParts, estimate
     if len(score) != len(rows.x):
         raise InputError("this pair has one number for all data, not one for each: there is no table of them")
     columns["anomaly_rank"] = score.argsort().argsort() + 1
+    if run.model.missing:
+        columns["observed"] = (~rows.x.isnan()).sum(1)
     return table_of(rows, run.data.schema, {name: values.cpu().numpy() for name, values in columns.items()})
 
 
@@ -158,20 +174,35 @@ def imputed_frame(run: "Run", rows: Rows, found: predictions.Imputed) -> "pandas
     return pandas.concat(tables)
 
 
-def sampled(run: "Run", count: int, condition: Any, exposure: float, mean: bool, seed: int) -> Tensor:
-    """Data drawn from a run's model, ``(count, D)``.
+def sampled(
+    run: "Run", count: int, condition: Any, exposure: float | None, mean: bool, seed: int
+) -> tuple[Tensor, Rows]:
+    """Data drawn from a run's model, ``(count, D)``, and the rows that they are, with the condition of each.
 
     Arguments:
         run: The run.
         count: Number of rows.
         condition: What to condition on, see :func:`condition_of`.
-        exposure: Exposure of each row, where the model has one.
+        exposure: Exposure of each row, where the model has one; ``None`` for 1.
         mean: Whether to give the mean of p(x|z,c) in place of a draw x.
         seed: Seed of the draws.
+
+    Raises:
+        InputError: If an exposure is given and the model has none.
     """
-    given = condition_of(run.data.schema, condition, count)
-    each = torch.full((count,), positive("exposure", exposure)) if run.model.exposure else None
-    return predictions.sample(run.model, count, condition=given, exposure=each, mean=mean, seed=seed).cpu()
+    given = condition_of(run.data.schema, condition, whole("count", count))
+    if exposure is not None and not run.model.exposure:
+        raise InputError("the model was trained without an exposure: leave --exposure out")
+    each = torch.full((count,), positive("exposure", exposure or 1.0)) if run.model.exposure else None
+    x = predictions.sample(run.model, count, condition=given, exposure=each, mean=mean, seed=seed).cpu()
+    return x, Rows(x, _words_of_condition(run.data.schema, given))
+
+
+def _words_of_condition(schema: Schema, given: Tensor | None) -> tuple[str, ...] | None:
+    """The category of each sample, where the condition is one."""
+    if given is None or given.is_floating_point():
+        return None
+    return tuple(schema.condition[0].categories[number] for number in given.tolist())
 
 
 def condition_of(schema: Schema, given: Any, count: int) -> Tensor | None:
@@ -200,7 +231,7 @@ def condition_of(schema: Schema, given: Any, count: int) -> Tensor | None:
     if len(values) != len(columns):
         names = ", ".join(column.name for column in columns)
         raise InputError(f"--condition has {len(values)} values, and the model is conditioned on {names}")
-    table = {column.name: np.array([str(value)], dtype=object) for column, value in zip(columns, values, strict=True)}
+    table = Table({column.name: Cells([str(value)]) for column, value in zip(columns, values, strict=True)})
     row = schema.condition_rows(table, "--condition")
     return None if row is None else row.expand(count, *row.shape[1:])
 

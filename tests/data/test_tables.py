@@ -124,9 +124,12 @@ def test_new_data_are_read_by_the_old_ones_schema_whatever_the_order_of_their_co
 
 BAD_NEW = {
     "no such column": (lambda t: t.drop(columns="seeds"), "lacks the column 'seeds'"),
-    "unseen category": (lambda t: t.assign(colour="green"), "row 0 of column 'colour' is 'green', a category that"),
-    "text for numbers": (lambda t: t.assign(length="long"), "row 0 of column 'length' is 'long', no number"),
-    "infinite": (lambda t: t.assign(length=np.inf), "row 0, column 'length', has a NaN or infinite"),
+    "unseen category": (
+        lambda t: t.assign(colour="green"),
+        r"row 0 \(p00\), column 'colour', is 'green', a category that",
+    ),
+    "text for numbers": (lambda t: t.assign(length="long"), r"row 0 \(p00\), column 'length', is 'long', no number"),
+    "infinite": (lambda t: t.assign(length=np.inf), r"row 0 \(p00\), column 'length', has a NaN or infinite"),
 }
 
 
@@ -139,7 +142,10 @@ def test_new_data_that_do_not_suit_are_refused_by_column_and_row(name):
 
 
 BAD = {
-    "a gap": ({"missing": False, "labels": "species", "index": "plant"}, "is empty: give --missing, missing=True"),
+    "a gap": (
+        {"missing": False, "labels": "species", "index": "plant"},
+        "is empty: fill it, or train with --missing",
+    ),
     "an index among the data": ({"missing": True}, "40 different texts in 40 rows: .* --index plant"),
     "no such column": ({**ROLES, "columns": "lenght"}, "no column 'lenght': it has plant, length"),
     "two roles": ({**ROLES, "columns": "length,species"}, "'species' cannot be of the data and have another role"),
@@ -147,8 +153,8 @@ BAD = {
     "a kind that it is not": ({**ROLES, "kinds": {"length": "count"}}, "column 'length' is not count"),
     "text as numbers": ({**ROLES, "kinds": {"colour": "real"}}, "'colour' holds text such as 'blue', which is no real"),
     "labels unnamed": ({"condition": "labels", "missing": True, "index": "plant"}, "needs the labels' column"),
-    "a condition with gaps": ({**ROLES, "condition": "colour"}, "row 8 of column 'colour' is empty: a condition must"),
-    "an exposure with zeros": ({**ROLES, "exposure": "wet"}, "of the exposure 'wet' is 0, not positive"),
+    "a condition with gaps": ({**ROLES, "condition": "colour"}, "row 8, column 'colour', is empty: a condition must"),
+    "an exposure with zeros": ({**ROLES, "exposure": "wet"}, "the exposure 'wet', is 0, not positive"),
 }
 
 
@@ -161,7 +167,7 @@ def test_tables_and_roles_that_do_not_suit_are_refused_in_one_line(name):
 
 
 def test_columns_and_rows_that_say_nothing_are_refused_by_name():
-    with pytest.raises(InputError, match=r"column 'wet' has one value, 1.0?, in all rows"):
+    with pytest.raises(InputError, match=r"column 'wet' has one value, 1, in all rows: .* --columns length,seeds"):
         data.load(frame().assign(wet=1), **ROLES)
     with pytest.raises(InputError, match=r"column 'length' has no value in any row"):
         data.load(frame().assign(length=np.nan), **ROLES)
@@ -178,10 +184,10 @@ def test_columns_and_rows_that_say_nothing_are_refused_by_name():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a,b\n1,2,3\n4,5\n6,7,8,9\n", "cannot be read as a table"),
-        (b"", "cannot be read as a table|nothing in it"),
-        (b"\xff\xfe\x00\x01", "cannot be read as a table"),
-        (b"a,b\n1,2\n", "one value, 1.0, in all rows"),
+        (b"a,b,c\n1,2,3\n4,5\n6,7,8,9\n", "line 4 has 4 cells, the lines before it 3"),
+        (b"", "is empty: there is nothing in it"),
+        (b"\xff\xfe\x00\x01", "no text in UTF-8: save it"),
+        (b"a,b\n1,2\n", "one value, 1, in all rows: it says nothing, nor 'b'"),
     ],
 )
 def test_damaged_tables_are_refused_in_one_line(tmp_path, content, words):
@@ -190,6 +196,102 @@ def test_damaged_tables_are_refused_in_one_line(tmp_path, content, words):
     with pytest.raises(InputError, match=words) as refused:
         data.load(path)
     assert "\n" not in str(refused.value)
+
+
+def test_names_and_codes_stay_as_they_stand(tmp_path):
+    """Ids of many digits, zeros in front, words that look like gaps: each as it is written."""
+    ids = [str(12345678901 + i) for i in range(N)]
+    plots = [f"{i:05d}" for i in range(N)]
+    table = frame(gaps=False).assign(plant=ids, species=[f"{i % 2:03d}" for i in range(N)])
+    table["parking"] = ["None", "null", "street", "none"] * (N // 4)
+    table["zip"] = [f"0{i % 3}123" for i in range(N)]
+    table.to_csv(tmp_path / "a.csv", index=False)
+    for source in (tmp_path / "a.csv", table, table.astype({"plant": "int64"})):
+        found = data.load(source, labels="species", index="plant")
+        rows = found.rows("train")
+        assert set(rows.index) | set(found.rows("test").index) == set(ids)
+        place = {each: i for i, each in enumerate(ids)}
+        assert [f"{place[name] % 2:03d}" for name in rows.index] == list(rows.labels)
+        kinds = {column.name: column.categories for column in found.schema.columns if column.kind == "category"}
+        assert kinds["parking"] == ("None", "none", "null", "street")
+        assert kinds["zip"] == ("00123", "01123", "02123")
+    table.assign(plant=plots).to_csv(tmp_path / "b.csv", index=False)
+    assert set(data.load(tmp_path / "b.csv", labels="species", index="plant").beside_train.index) <= set(plots)
+
+
+@pytest.mark.parametrize("gap", ["", "NA", "N/A", "NaN", "nan", "  "])
+def test_what_is_a_gap(gap, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1.5,x\n" + f"{gap},y\n2.5,{gap}\n" + "3.5,x\n4.5,y\n" * 5)
+    found = data.load(tmp_path / "a.csv", missing=True)
+    whole = torch.cat([found.train, found.test])
+    assert whole.isnan().sum(0).tolist() == [1, 1]
+    assert found.schema.columns[1].categories == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["?", *map(str, np.arange(30) / 7)], r"has '\?' among numbers: empty the cell"),
+        ([f"{i}%" for i in range(30)], "'0%', which looks like a number or a date"),
+        ([f"{i},5" for i in range(30)], "looks like a number or a date"),
+        ([f"2020-03-{i:02d}" for i in range(1, 31)], "looks like a number or a date"),
+        ([f"{i},000" for i in range(1, 5)] * 8, "looks like a number or a date"),
+    ],
+)
+def test_numbers_that_are_written_otherwise_do_not_become_categories(values, words, tmp_path):
+    pd.DataFrame({"a": values, "b": np.arange(len(values))}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(InputError, match=words):
+        data.load(tmp_path / "a.csv")
+    few = data.load(tmp_path / "a.csv", kinds={"a": "category"}) if len(set(values)) < 20 else None
+    assert few is None or few.schema.columns[0].categories == tuple(sorted(set(values)))
+
+
+def test_rows_keep_the_numbers_of_the_file_and_a_frames_own_index(tmp_path):
+    plain = frame(gaps=False).drop(columns="plant")
+    found = data.load(plain, labels="species")
+    lengths = plain["length"].astype(np.float32).to_numpy()
+    for split in ("train", "test"):
+        rows = found.rows(split)
+        assert [lengths[int(name)] for name in rows.index] == rows.x[:, 0].tolist()
+    indexed = frame(gaps=False).set_index("plant")
+    by_index = data.load(indexed, labels="species")
+    assert by_index.schema.index == "plant"
+    assert set(by_index.beside_train.index) < set(indexed.index)
+    filtered = plain[plain["wet"] == 1]
+    assert data.read_rows(found, filtered).index == tuple(map(str, filtered.index))
+    assert data.read_rows(by_index, indexed.iloc[3:5]).index == ("p03", "p04")
+    indexed.to_parquet(tmp_path / "a.parquet")
+    assert data.load(tmp_path / "a.parquet", labels="species").schema.index == "plant"
+    frame(gaps=False).to_csv(tmp_path / "a.csv")  # with an index column that has no name
+    both = data.load(tmp_path / "a.csv", index="plant", labels="species")
+    assert "Unnamed: 0" not in {column.name for column in both.schema.columns}
+
+
+def test_values_that_are_none_of_their_kind_are_refused_by_row_name_and_column():
+    found = data.load(frame(gaps=False), labels="species", index="plant")
+    for column, value, words in (("seeds", 2.5, "a count"), ("seeds", -3, "a count"), ("wet", 2, "0 or 1")):
+        new = frame(gaps=False).astype({column: float})
+        new.loc[4, column] = value
+        with pytest.raises(InputError, match=rf"row 4 \(p04\), column '{column}', is {value:g}, and must be {words}"):
+            data.read_rows(found, new)
+
+
+def test_frames_that_no_column_can_be_told_of_are_refused():
+    table = frame(gaps=False)
+    with pytest.raises(InputError, match="two columns 'length'"):
+        data.load(pd.concat([table, table[["length"]]], axis=1))
+    several = table.copy()
+    several.columns = pd.MultiIndex.from_product([["a"], table.columns])
+    with pytest.raises(InputError, match="several levels"):
+        data.load(several)
+
+
+def test_masks_of_zeros_and_ones_in_bytes_are_no_grey_images_and_new_ones_are_as_the_old_were():
+    masks = (BYTES[:, 0] > 127).astype(np.uint8)
+    assert set(data.load(masks).train.unique().tolist()) == {0, 1}
+    grey = data.load(BYTES[:, 0])
+    dark = np.ones((2, 4, 4), np.uint8)
+    assert torch.equal(data.read_rows(grey, dark).x, torch.full((2, 16), 1 / 255))
 
 
 def test_numbers_without_a_line_of_names(tmp_path):
