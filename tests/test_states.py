@@ -370,7 +370,7 @@ def test_an_unset_variable_of_the_shell(option, words, cli, tmp_path):
     """It started a training of a million samples."""
     code, _, errors = cli("train", *(word.format(option) for word in words))
     assert (code, errors.count("\n")) == (2, 1)
-    assert f"--{option} is empty" in errors
+    assert f"--{option} needs a value: was a variable of the shell not set?" in errors
     assert not list(tmp_path.iterdir())
 
 

@@ -20,6 +20,8 @@ from pyro_aevb.runs.run import Run
 from pyro_aevb.runs.tables import condition_of, sampled
 from pyro_aevb.seeds import derive, seeded
 
+MOST_ROWS = 5000  # that the picture of a table is of
+
 __all__ = ["PlotOptions", "SampleOptions", "plot", "sample"]
 
 
@@ -34,7 +36,7 @@ class SampleOptions(RunOptions):
             by default each category in turn.
         exposure: Exposure of each sample, where the model was trained with one; by default 1.
         out: A new .png file; .csv, .parquet or .npy for the values; by default sample_mean.png or sample_x.png among
-            the run's figures, which replaces that of an earlier call.
+            the run's figures, of a table sample_mean.csv or sample_x.csv, which replaces that of an earlier call.
     """
 
     count: int = 100
@@ -47,6 +49,8 @@ class SampleOptions(RunOptions):
 @dataclass(frozen=True)
 class PlotOptions(RunOptions):
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
+
+    Of a table it draws its columns, beside those that the model draws, in place of pictures.
 
     They go to the folder figures of the run, where they replace those of an earlier call.
 
@@ -73,7 +77,8 @@ def sample(arguments: Sequence[str]) -> None:
     _check_memory("count", config.count, run)
     mean = config.draw == "mean"
     values, rows = sampled(run, config.count, config.condition, config.exposure, mean, config.seed)
-    path = out or run.folder.figure(f"sample_{config.draw}")
+    place = run.folder.figure(f"sample_{config.draw}")
+    path = out or (place.with_suffix(".csv") if run.data.schema.columns else place)
     write_values(run, values, path, rows)
     print(path)
 
@@ -100,17 +105,47 @@ def _check_memory(option: str, value: int, run: Run, pictures: int | None = None
 
 
 def _figures(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
+    if run.data.schema.columns:
+        return _figures_of_table(run, config)
     shape = run.data.shape
     title = run.title
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curve": lambda: plots.learning_curve(run.metrics, title),
-        "samples": lambda: plots.image_grid(_samples(run, config), shape, title=title),
+        "samples": lambda: plots.image_grid(_samples(run, config), shape, title=f"{title}{_in_turn(run, config)}"),
         "reconstructions": lambda: plots.reconstructions(*_reconstructions(run, 32), shape, title=title),
         "latent_space": lambda: _latent_space(run),
     }
     if run.config.latent_dim == 2:
         figures["manifold"] = lambda: plots.manifold(_manifold(run, config), shape, title)
     return figures
+
+
+def _figures_of_table(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
+    """Of a table: its columns beside those that the model draws, in place of pictures."""
+    return {
+        "learning_curve": lambda: plots.learning_curve(run.metrics, run.title),
+        "columns": lambda: _columns(run, config.seed),
+        "latent_space": lambda: _latent_space(run),
+    }
+
+
+def _columns(run: Run, seed: int) -> Figure:
+    """Each training row beside one drawn with the same condition and exposure."""
+    rows = run.data.rows("train").first(MOST_ROWS)
+    made = predictions.sample(run.model, len(rows.x), condition=rows.condition, exposure=rows.exposure, seed=seed)
+    drawn = made.cpu()
+    known = run.data.schema.columns
+    names = [column.name for column in known]
+    return plots.columns(rows.x, drawn, names, [column.categories for column in known], run.title)
+
+
+def _in_turn(run: Run, config: PlotOptions) -> str:
+    """Which class stands where."""
+    condition = run.data.schema.condition
+    if config.condition or len(condition) != 1 or condition[0].kind != "category":
+        return "" if config.condition is None else f"; {config.condition}"
+    names = condition[0].categories
+    return f"\n{condition[0].name} in turn: {', '.join(names[:10])}{' ...' * (len(names) > 10)}"
 
 
 def _samples(run: Run, config: PlotOptions) -> Tensor:

@@ -11,8 +11,10 @@ from pyro_aevb.plots.pictures import (
     reconstructions,
     save,
 )
+from pyro_aevb.plots.tables import columns
 
 __all__ = [
+    "columns",
     "draw_comparison",
     "image_grid",
     "latent_grid",

@@ -44,6 +44,6 @@ class Watch:
                 f"training may diverge though it stays finite: {reported:.3g} nats per datum are reported, after "
                 f"{before:.3g} before: take a smaller step size, or clip gradients",
                 DivergenceWarning,
-                stacklevel=4,  # where the reports are asked for
+                stacklevel=5,  # where the reports are asked for
             )
         self.best = max(before, reported)

@@ -104,7 +104,7 @@ def test_active_dimensions_are_those_of_active_units():
     torch.testing.assert_close(found.activity, means.var(0))
 
 
-@pytest.mark.parametrize("name", priors.__all__)
+@pytest.mark.parametrize("name", [name for name in priors.__all__ if name != "ConditionalNormal"])  # cli: p(z|c)
 def test_every_prior(name):
     with aevb.seeded(0):
         prior = build("priors", name, RECIPES["priors", name][0])

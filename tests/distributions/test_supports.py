@@ -98,6 +98,7 @@ DISCRETE = "discrete"
 VECTORS = "over vectors, matrices or series"
 ELSEWHERE = {
     **dict.fromkeys(["Distribution", "ExponentialFamily", "TorchDistribution", "InverseCDF"], BASE),
+    **dict.fromkeys(["ByColumn", "PartlyObserved"], "made of others, column by column; see test_models.py"),
     "Rejector": "needs a sampler of its own; declares no support",
     **dict.fromkeys(["Delta", "Empirical"], "point masses, no density"),
     **dict.fromkeys(["ImproperUniform", "Unit"], "no density that integrates to one"),

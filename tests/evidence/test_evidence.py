@@ -203,8 +203,8 @@ def test_stopped_and_gone_on_equals_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept, progress=stop)
     drawn = []
-    draw = importance._log_weights
-    monkeypatch.setattr(importance, "_log_weights", lambda *a: drawn.append(a[1][0]) or draw(*a))
+    draw = importance.weighted_draws
+    monkeypatch.setattr(importance, "weighted_draws", lambda *a: drawn.append(a[1][0]) or draw(*a))
     again = evidence.importance_weights(pair.model, pair.guide, pair.x, 100, keep=kept)
     assert torch.equal(torch.cat(drawn), pair.x[20:])
     assert all(torch.equal(a, b) for a, b in zip(whole[:3], again[:3], strict=True))
