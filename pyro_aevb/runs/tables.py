@@ -167,10 +167,10 @@ def imputed_frame(run: "Run", rows: Rows, found: predictions.Imputed) -> "pandas
     import pandas
 
     if not len(found.draws):
-        return values_frame(run, found.mean, rows)
-    tables = [values_frame(run, drawn, rows) for drawn in found.draws]
+        return values_frame(run, found.mean, rows, keep=True)
+    tables = [values_frame(run, drawn, rows, keep=True) for drawn in found.draws]
     for i, table in enumerate(tables):
-        table.insert(0, _free("draw", dict.fromkeys(table.columns)), i)
+        table.insert(0, _free("draw", [*table.columns, table.index.name]), i)
     return pandas.concat(tables)
 
 
