@@ -50,7 +50,7 @@ BAD = [
     (["evaluate", "taken", "--num_samples=-1"], "--num_samples"),
     (["plot", "nothing"], "no run at nothing"),
     (["sample", "nothing", "--count=0"], "--count"),
-    (["sample", "nothing", "--out=a.jpg"], ".png or .npy"),
+    (["sample", "nothing", "--out=a.jpg"], ".npy or .png"),
     (["sample", "nothing", "--out=nan.npy"], "exists already"),
     (["train", "--seed=-1"], "at least 0"),
     (["train", "--split_seed=-1"], "at least 0"),
@@ -66,7 +66,7 @@ BAD = [
     (["train", "--config=wrong.yaml"], "--latent_dim"),
     (["train", "--data=archive.npy"], "archive.npy"),
     (["train", "--data=large.npy"], "NaN or infinite"),
-    (["train", "--data=labels.npz"], "whole numbers"),
+    (["train", "--data=labels.npz"], "labels has 4 rows, the data 9"),
     (["list", "pirors"], "unknown family 'pirors'"),
 ]
 
