@@ -119,7 +119,7 @@ def stop(pid, run, rng, name):
     after_reports(pid, run, rng.randint(1, 8))
     os.kill(pid, getattr(signal, name))
     assert ended(pid) == SIGNALS[name], Path("stderr").read_text()
-    told("samples are saved, go on with --resume")
+    told("samples are saved, go on with: pyro-aevb train --resume")
     assert run.load()["samples_seen"] >= run.metrics()[-1]["samples_seen"]
 
 

@@ -465,6 +465,29 @@ def test_the_most_probable_category_is_that_of_the_weighted_mixture():
     assert made.centre(made.expectations().mean(0)).tolist() == [1]
 
 
+def test_each_column_stands_in_its_own_place():
+    """Density, mean and draws, where columns of one kind do not stand beside one another."""
+    kinds = ["real", "category:3", "count", "real", "category:3"]
+    with aevb.seeded(0):
+        likelihood = aevb.likelihoods.Columns(K, D, kinds=kinds, hidden=[4]).double()
+        likelihood.loc.copy_(torch.tensor([1000.0, 0, 0, -500, 0]))
+        z = torch.randn(400, K).double()
+        made = likelihood(z)
+        x = made.sample()
+    real, category, count = likelihood.parts
+    each = made.base_dist.log_prob(x)
+    shifted = x[:, [0, 3]] - likelihood.loc[[0, 3]]
+    torch.testing.assert_close(each[:, [0, 3]], real(z).base_dist.log_prob(shifted))
+    torch.testing.assert_close(each[:, [1, 4]], category(z).base_dist.log_prob(x[:, [1, 4]] / 2))
+    torch.testing.assert_close(each[:, 2], count(z).base_dist.log_prob(x[:, 2:3])[:, 0])
+    torch.testing.assert_close(made.mean[:, [0, 3]], real(z).mean + likelihood.loc[[0, 3]])
+    torch.testing.assert_close(made.mean[:, 2], count(z).mean[:, 0])
+    assert (x[:, 0] > 900).all()
+    assert (x[:, 3] < -400).all()
+    assert set(x[:, 1].tolist()) <= {0, 1, 2}
+    assert made.support.check(x).all()
+
+
 def test_columns_that_say_nothing_are_refused_by_number():
     x, kinds = table()
     likelihood = aevb.likelihoods.Columns(K, D, kinds=kinds)
