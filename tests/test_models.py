@@ -382,6 +382,7 @@ def test_an_exposure_multiplies_the_mean_of_counts(name):
         mean = e * np.exp(f)  # with r = 1
         expected = stats.nbinom(1, 1 / (1 + mean)).logpmf(x.numpy()).sum(-1)
     np.testing.assert_allclose(made.log_prob(x).detach(), expected, rtol=1e-9)
+    torch.testing.assert_close(guide.seen(x, None, exposure), torch.cat([x, exposure.log().unsqueeze(-1)], -1))
     data = {"x": x, "exposure": exposure}
     trainer = aevb.Trainer(model, guide, data, batch_size=20, engine="eager", device="cpu")
     list(trainer.run(N))
@@ -463,6 +464,23 @@ def test_the_most_probable_category_is_that_of_the_weighted_mixture():
     made = ByColumn([unit])
     assert made.mean.flatten().tolist() == [0, 2]
     assert made.centre(made.expectations().mean(0)).tolist() == [1]
+
+
+def test_a_guide_sees_a_table_as_numbers_near_one():
+    """Reals in units of their spread, logarithms of counts in units of their mean, categories one-hot, and the mask."""
+    x, kinds = table()
+    x[0, 0] = x[1, 2] = x[2, 4] = NAN
+    likelihood = aevb.likelihoods.Columns(K, D, kinds=kinds, hidden=[4]).double()
+    likelihood.start_from(x)
+    inputs = likelihood.inputs()
+    guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(2 + 1 + 1 + 3 + D, K), missing=True, inputs=inputs)
+    seen = guide.seen(x)
+    reals = (x[:, :2] - x[:, :2].nanmean(0)) / torch.stack([column[~column.isnan()].std() for column in x[:, :2].T])
+    count = torch.log1p(x[:, 2:3] / x[:, 2].nanmean())
+    one_hot = torch.stack([x[:, 4] == each for each in range(3)], -1).double()
+    expected = torch.cat([reals.nan_to_num(0), count.nan_to_num(0), x[:, 3:4], one_hot, (~x.isnan()).double()], -1)
+    torch.testing.assert_close(seen, expected)
+    assert inputs.out_dim == 7
 
 
 def test_each_column_stands_in_its_own_place():
