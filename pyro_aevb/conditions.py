@@ -42,6 +42,9 @@ class Conditioned(nn.Module):
             InputError: If one is missing, not wanted, of another length, or not what it must be; names the first datum.
         """
         name = type(self).__name__
+        for what, given in (("condition", condition), ("exposure", exposure)):
+            if given is not None and given.dim() == 0:
+                raise InputError(f"the {what} is a single number: give one for each datum")
         for what, given, wanted in (("condition", condition, self.condition), ("exposure", exposure, self.exposure)):
             if given is None and wanted:
                 raise InputError(f"the {name} was made with {what}={wanted}, and the data have none: give (x, {what})")

@@ -159,6 +159,11 @@ class GenerativeModel(Conditioned):
             raise InputError(f"{type(likelihood).__name__} takes no exposure: choose a likelihood of counts")
         if prior.takes_condition and not condition:
             raise InputError(f"{type(prior).__name__} is p(z|c): give the model condition=..., c's number of columns")
+        if condition and likelihood.latent_dim != together and not prior.takes_condition:
+            raise InputError(
+                f"neither prior nor likelihood takes the condition: give the likelihood latent_dim={together}, "
+                f"{prior.latent_dim} + {condition}, or a prior p(z|c), or leave condition out"
+            )
         self.prior = prior
         self.likelihood = likelihood
 

@@ -94,6 +94,8 @@ def reconstruct(model: Pair, guide: Pair, x: Data, *, condition: Tensor | None =
         InputError: If the model is another; if there are no data, or the pair cannot be run on them.
     """
     own = _own(model, "reconstruct")
+    if condition is not None and (instance("condition", condition, Tensor).dim() == 0 or len(condition) != 1):
+        raise InputError(f"condition must be one row, (1,) or (1, C), not of shape {tuple(condition.shape)}")
     if condition is not None:
         own.check_data(
             instance("condition", condition, Tensor)[:1], condition[:1], torch.ones(1) if own.exposure else None

@@ -256,11 +256,16 @@ def test_covariates_and_labels_one_hot_are_one_and_the_same():
     assert torch.equal(*bounds)
 
 
-def test_a_network_may_ignore_the_condition():
-    model, guide, x, c = conditional(takes=False)
-    plain = aevb.GenerativeModel(model.prior, model.likelihood, N)
-    q = aevb.RecognitionModel(guide.guide, N)
-    assert torch.equal(evidence.bound(model, guide, (x, c)).bound, evidence.bound(plain, q, x).bound)
+def test_a_network_may_ignore_the_condition_but_not_all_may():
+    with aevb.seeded(3):
+        prior = aevb.priors.ConditionalNormal(K, condition=C)
+    model, guide, x, c = conditional(prior, takes=False)
+    z = torch.randn(N, K).double()
+    torch.testing.assert_close(model.likelihood_at(z, c).log_prob(x), model.likelihood(z).log_prob(x))
+    assert torch.equal(guide.seen(x, c), x)
+    assert evidence.bound(model, guide, (x, c)).bound.isfinite().all()
+    with pytest.raises(aevb.InputError, match=r"neither prior nor likelihood takes the condition: .* 2 \+ 3"):
+        conditional(takes=False)
 
 
 def test_a_conditional_prior_depends_on_its_class_alone():
@@ -312,6 +317,8 @@ def test_samples_of_a_class_and_reconstructions():
     assert torch.equal(others, model.likelihood_at(z, torch.full((N,), 2)).mean)
     with pytest.raises(aevb.InputError, match="condition of datum 0 is 3"):
         predictions.reconstruct(model, guide, (x, c), condition=torch.tensor([3]))
+    with pytest.raises(aevb.InputError, match="condition must be one row"):
+        predictions.reconstruct(model, guide, (x, c), condition=c)
 
 
 BAD = {
@@ -452,6 +459,27 @@ def test_a_table_trains_evaluates_and_is_imputed(missing):
         assert (found.mean[:, 4] == found.mean[:, 4].round()).all()
         assert (found.draws[..., 2:] == found.draws[..., 2:].round()).all()
         assert found.mean[:, 0].min() > 800
+
+
+def test_drawn_categories_are_whole_numbers_however_many_there_are():
+    with aevb.seeded(0):
+        likelihood = aevb.likelihoods.Columns(K, 2, kinds=["category:50", "category:14"], hidden=[4])
+        x = likelihood(torch.zeros(3000, K)).sample()
+    assert torch.equal(x, x.round())
+    assert set(x[:, 1].tolist()) == set(range(14))
+    assert (likelihood.inputs()(x).sum(-1) == 2).all()
+    assert torch.equal(likelihood(torch.zeros(5, K)).mean, likelihood(torch.zeros(5, K)).mean.round())
+
+
+def test_scales_are_those_of_draws_where_only_a_scale_depends_on_a_latent_before():
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("b", dist.Normal(torch.zeros(len(x), 1), (a / 2).exp()).to_event(1))
+
+    scale = predictions.encode(guide, torch.zeros(4000, 1)).scale
+    assert abs(scale[:, 1].square().mean() - math.exp(0.5)) < 0.1  # not the square of one draw's, whose mean it is too
+    assert scale[:, 1].std() < 0.5
 
 
 def test_the_most_probable_category_is_that_of_the_weighted_mixture():

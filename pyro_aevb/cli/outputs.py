@@ -17,7 +17,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
 from pyro_aevb.runs.parser import read_options
 from pyro_aevb.runs.run import Run
-from pyro_aevb.runs.tables import codes_frame, condition_of, imputed_frame, values_frame
+from pyro_aevb.runs.tables import codes_frame, decoded_frame, imputed_frame, values_frame
 
 __all__ = ["EncodeOptions", "ImputeOptions", "ReconstructOptions", "encode", "impute", "reconstruct", "write_values"]
 
@@ -83,9 +83,11 @@ def reconstruct(arguments: Sequence[str]) -> None:
     out = check_table(config.out, ARRAYS)
     run = opened(config)
     rows = rows_asked(run, config)
-    other = None if config.condition is None else condition_of(run.data.schema, config.condition, 1)
-    x = predictions.reconstruct(run.model, run.guide, rows.arguments, condition=other, seed=config.seed)
-    write_values(run, x, out, rows)
+    x, table = decoded_frame(run, rows, config.condition, config.seed)
+    if out.suffix in ARRAYS:
+        write_values(run, x, out, rows)
+    else:
+        write_table(table, out)
     print(out)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from pyro_aevb.conditions import Conditioned
 from pyro_aevb.data.collated import collated
 from pyro_aevb.data.given import Rows, as_rows, in_precision, one_tensor
 from pyro_aevb.data.mapped import Mapped, OnDemand, in_memory
@@ -194,13 +195,15 @@ class TakenApart(NamedTuple):
         named = form.named(function)
         _check_lengths(named, self.tensors)
         own: Any = own_module(function)
-        if hasattr(own, "check_data") and not isinstance(
-            function, Called
-        ):  # a module that knows what its arguments must be
+        if isinstance(own, Conditioned) and not isinstance(function, Called):  # it knows what its arguments must be
             tensors: Any = tuple(
                 one.probabilities if isinstance(one, DynamicBinarization) else one for one in self.tensors
             )
-            own.check_data(**{name: _filled(each, tensors) for name, each in named.items()})
+            given = {name: _filled(each, tensors) for name, each in named.items()}
+            streamed = any(isinstance(each, OnDemand) and not isinstance(each, Mapped) for each in given.values())
+            if given.keys() <= {"x", "condition", "exposure"} and not streamed:  # which are read through but once
+                beside = {name: in_memory(each) for name, each in given.items() if name != "x"}
+                own.check_data(given["x"], **beside)
 
 
 def taken_apart(data: Data, *, evaluated: bool) -> TakenApart:

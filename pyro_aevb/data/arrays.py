@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pyro_aevb.data.cells import Cells, Table, words_of
 from pyro_aevb.data.collated import collated
-from pyro_aevb.data.schema import TOTAL, Column, Rows, Schema, check_values, total_of
+from pyro_aevb.data.schema import OWN_TOTAL, TOTAL, Column, Rows, Schema, check_values, total_of
+from pyro_aevb.data.sets import plain
 from pyro_aevb.data.tables import Roles
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import check_archive, regular_file
@@ -44,7 +45,7 @@ def read_arrays(source: Any, root: Path) -> tuple[Arrays, str]:
         path = Path(source).expanduser()
         path = path if path.exists() else root / path.name
         return _read_file(path), str(path)
-    return {name: _array(each, name) for name, each in _named(source).items()}, "the data"
+    return {name: _array(each, name) for name, each in _named(source).items() if each is not None}, "the data"
 
 
 def _named(source: Any) -> Mapping[str, Any]:
@@ -77,7 +78,8 @@ def _of_dataset(source: Any) -> Mapping[str, Any]:
 
 def _array(given: Any, name: str) -> np.ndarray[Any, Any]:
     if isinstance(given, Tensor):
-        return given.detach().cpu().numpy()
+        values = plain(given).detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         return np.asarray(given)
     except (TypeError, ValueError) as error:
@@ -144,11 +146,27 @@ def _of_split(arrays: Arrays, split: str, roles: Roles, where: str) -> Arrays:
     found = {role: array for role, array in looked.items() if array is not None}
     if split and "x" not in found and split in arrays:
         found["x"] = arrays[split]
+    for role in found.keys() & {"labels", "condition", "index", "exposure"}:
+        found[role] = _one_a_row(found[role], role, where)
     if "x" in found:
         for role, names in wanted.items():
             if (role not in found and role != "labels") or (role == "labels" and roles.labels and role not in found):
                 raise InputError(f"{where} has no array {names[0]!r} for {role}: it has {', '.join(arrays)}")
     return found
+
+
+def _one_a_row(array: np.ndarray[Any, Any], role: str, where: str) -> np.ndarray[Any, Any]:
+    """What belongs to each row: one column as no column, yes or no and whole numbers of floats as whole numbers."""
+    flat = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    several = role == "condition" and flat.ndim > 1 and flat.dtype.kind in "buif"
+    if flat.ndim != 1 and not several:
+        raise InputError(f"{where}: {role} has shape {array.shape}: give one value for each row")
+    if role in ("exposure",) and flat.dtype.kind not in "buif":
+        raise InputError(f"{where}: {role} has dtype {flat.dtype}: give numbers")
+    if flat.dtype.kind == "b":
+        return flat.astype(np.int64)
+    whole = role == "labels" and flat.dtype.kind == "f" and bool((np.isfinite(flat) & (flat == np.round(flat))).all())
+    return flat.astype(np.int64) if whole else flat
 
 
 def _first(arrays: Arrays, split: str, names: tuple[str, ...]) -> np.ndarray[Any, Any] | None:
@@ -187,7 +205,7 @@ def found_schema(parts: list[Arrays], roles: Roles, schema: Schema, where: str) 
         labels=labels,
         index=roles.index,
         condition=condition,
-        exposure=roles.exposure,
+        exposure=OWN_TOTAL if roles.exposure == TOTAL and "exposure" not in first else roles.exposure,
     )
 
 
@@ -228,7 +246,7 @@ def rows_of_arrays(part: Arrays, schema: Schema, where: str) -> Rows:
     labels = words_of(part["labels"]) if "labels" in part else None
     index = words_of(part["index"]) if "index" in part else None
     exposure = torch.from_numpy(part["exposure"].astype(np.float32)) if "exposure" in part else None
-    if schema.exposure == TOTAL and exposure is None:
+    if schema.exposure == OWN_TOTAL:
         exposure = total_of(x, where)
     return Rows(x, labels, index, _condition(part, schema, where), exposure)
 

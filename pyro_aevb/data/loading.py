@@ -14,7 +14,7 @@ from pyro_aevb.data.arrays import categories_of, find_arrays, found_schema, read
 from pyro_aevb.data.loaders import LOADERS, Raw
 from pyro_aevb.data.mapped import map_file
 from pyro_aevb.data.roots import find_root
-from pyro_aevb.data.schema import Column, Rows, Schema
+from pyro_aevb.data.schema import OWN_TOTAL, Column, Rows, Schema
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization
 from pyro_aevb.data.tables import ENDINGS, Roles, by_value, find_schema, is_table, read_table
 from pyro_aevb.errors import InputError, choice, did_you_mean, flag, instance, positive, told, whole
@@ -143,7 +143,8 @@ def _new_arrays(source: Any, schema: Schema, root: Path) -> Rows:
         if _is_of_labels(schema)
         else (schema.condition[0].name.partition("[")[0],)
     )
-    roles = Roles(None, None, schema.index, condition, schema.exposure)
+    exposure = None if schema.exposure == OWN_TOTAL else schema.exposure
+    roles = Roles(None, None, schema.index, condition, exposure)
     return rows_of_arrays(find_arrays(arrays, roles, where)[-1], schema, where)
 
 

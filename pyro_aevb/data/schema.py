@@ -18,6 +18,7 @@ from pyro_aevb.errors import InputError, in_one_line
 
 __all__ = [
     "KINDS",
+    "OWN_TOTAL",
     "TOTAL",
     "Beside",
     "Column",
@@ -31,7 +32,12 @@ __all__ = [
 ]
 
 TOTAL = "total"
-"""The exposure that is each row's total of counts, a library's size, where no column is called so."""
+"""What the exposure is called that is each row's total of counts, a library's size, where no column is called so."""
+
+OWN_TOTAL = "= total of counts"
+"""What a schema has for it, which no column is called."""
+
+MOST_NUMBERS = 2**31  # of a row
 
 KINDS = ("real", "count", "binary", "category")
 
@@ -229,8 +235,8 @@ class Schema:
         missing: Whether NaN means that a value is missing.
         labels: Name of the column of labels; ``None`` for none.
         index: Name of the column that names the rows; ``None`` for none.
-        condition: The columns that the model is conditioned on; ``None`` for none.
-        exposure: Name of the column of exposures; :data:`TOTAL` for each row's total of counts; ``None`` for none.
+        condition: The columns that the model is conditioned on; empty for none.
+        exposure: Name of the column of exposures; :data:`OWN_TOTAL` for each row's total of counts; ``None`` for none.
     """
 
     columns: tuple[Column, ...] = ()
@@ -293,7 +299,7 @@ class Schema:
     def _exposure(self, table: Table, x: Tensor, where: str) -> Tensor | None:
         if self.exposure is None:
             return None
-        if self.exposure == TOTAL:
+        if self.exposure == OWN_TOTAL:
             counts = [i for i, column in enumerate(self.columns) if column.kind == "count"]
             return total_of(x[:, counts], where)
         values = torch.from_numpy(Column(self.exposure).numbers(table, where)).float()
@@ -314,22 +320,32 @@ def schema_from(values: Any) -> Schema:
         given |= {name: tuple(_column(each) for each in given[name]) for name in ("columns", "condition")}
         given["shape"] = tuple(_whole(size) for size in given["shape"])
         made = Schema(**given)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise InputError(f"it is no schema ({in_one_line(error)})") from error
     names = (made.labels, made.index, made.exposure)
     named = all(name is None or isinstance(name, str) for name in names)
     scaled = made.scale in ("auto", "bytes") or (isinstance(made.scale, float | int) and made.scale > 0)
+    _check_sizes(made)
     scaled = scaled and (made.bytes_by is None or (isinstance(made.bytes_by, float | int) and made.bytes_by > 0))
     if not named or not scaled or not all(isinstance(each, bool) for each in (made.missing, made.counts)):
         raise InputError("it is no schema: labels, index and exposure are names, missing and counts true or false")
     return made
 
 
+def _check_sizes(schema: Schema) -> None:
+    names = [column.name for column in schema.columns]
+    fits = not names or schema.shape == (len(names),)
+    if not fits or len(set(names)) != len(names) or math.prod(schema.shape) > MOST_NUMBERS:
+        raise InputError("it is no schema: its columns and its shape do not fit each other")
+
+
 def _column(values: Any) -> Column:
     made = Column(**{**values, "categories": tuple(values["categories"])})
     text = isinstance(made.name, str) and all(isinstance(each, str) for each in made.categories)
     numbers = isinstance(made.loc, float | int) and isinstance(made.scale, float | int) and made.scale != 0
-    if not text or not numbers or made.kind not in KINDS:
+    numbers = numbers and math.isfinite(float(made.loc)) and math.isfinite(float(made.scale))
+    named = made.kind != "category" or len(made.categories) > 1
+    if not text or not numbers or not named or made.kind not in KINDS:
         raise ValueError(f"of a column {str(made.name)[:30]!r}")
     return made
 

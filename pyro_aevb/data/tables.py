@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyro_aevb.data.cells import GAPS, Cells, Table
-from pyro_aevb.data.schema import KINDS, TOTAL, Column, Schema
+from pyro_aevb.data.schema import KINDS, OWN_TOTAL, TOTAL, Column, Schema
 from pyro_aevb.errors import InputError, in_one_line, told
 from pyro_aevb.files import regular_file
 
@@ -58,17 +58,22 @@ def find_schema(table: Table, roles: Roles, missing: bool, where: str) -> Schema
     Raises:
         InputError: If a column is not there, is of no kind, or says nothing; if two roles want the same one.
     """
-    index = roles.index or table.index or _unnamed(table, where)
+    index = roles.index or table.index or _unnamed(table)
     exposure = None if roles.exposure == TOTAL and TOTAL not in table else roles.exposure
     named = [each for each in (roles.labels, index, exposure) if each is not None]
     for name in (*named, *roles.condition, *(roles.columns or ()), *roles.kinds):
         if name not in table:
             raise InputError(f"{where} has no column {name!r}: it has {', '.join(list(table)[:20])}")
-    taken = {*named, *roles.condition, table.index, _unnamed(table, where)}
+    taken = {*named, *roles.condition, table.index, _unnamed(table)}
     if twice := [name for name in roles.columns or () if name in taken]:
         raise InputError(f"column {twice[0]!r} cannot be of the data and have another role: leave it out of one")
     wanted = [name for name in table if name not in taken] if roles.columns is None else list(roles.columns)
+    if repeated := [name for i, name in enumerate(wanted) if name in wanted[:i]]:
+        raise InputError(f"column {repeated[0]!r} is named twice: name it once")
     _check_that_they_say_something(table, wanted, where)
+    _check_that_they_say_something(table, list(roles.condition) or wanted, where)
+    for name in wanted:
+        _check_precision(name, table[name], where)
     columns = tuple(_find_column(name, table[name], roles.kinds.get(name), where) for name in wanted)
     condition = tuple(
         _standardised(_find_column(name, table[name], roles.kinds.get(name), where), table[name])
@@ -81,11 +86,11 @@ def find_schema(table: Table, roles: Roles, missing: bool, where: str) -> Schema
         labels=roles.labels,
         index=index,
         condition=condition,
-        exposure=roles.exposure,
+        exposure=OWN_TOTAL if roles.exposure and exposure is None else exposure,
     )
 
 
-def _unnamed(table: Table, where: str) -> str | None:
+def _unnamed(table: Table) -> str | None:
     """The first column, if it has no name: the index that ``to_csv`` writes."""
     return INDEX_OF_PANDAS if next(iter(table), None) == INDEX_OF_PANDAS else None
 
@@ -104,6 +109,19 @@ def _check_that_they_say_something(table: Table, wanted: Sequence[str], where: s
     others = ",".join(name for name in wanted if name not in nothing)
     advice = f"leave it out, --columns {others}" if others else "there is no other"
     raise InputError(f"{where}: column {nothing[0]!r} has {found}: it says nothing{more}: {advice}")
+
+
+def _check_precision(name: str, cells: Cells, where: str) -> None:
+    """Refuse numbers so much larger than what they differ by that float32 cannot tell them apart."""
+    if cells.numbers is None:
+        return
+    numbers = cells.numbers[~np.isnan(cells.numbers)]
+    lost = np.abs(numbers - numbers.astype(np.float32)).max(initial=0)
+    if lost > 1e-3 * numbers.std():
+        raise InputError(
+            f"{where}: column {name!r} has numbers near {numbers.mean():.6g} that differ by less than float32 tells: "
+            "take a constant off, or leave it out with --columns"
+        )
 
 
 def _find_column(name: str, cells: Cells, kind: str | None, where: str) -> Column:
@@ -204,6 +222,7 @@ def _read_text(path: Path) -> Table:
             path,
             sep=separator,
             header=header,
+            index_col=False,
             encoding="utf-8-sig",
             dtype=str,
             na_values=[*GAPS],
@@ -247,10 +266,18 @@ def _dialect(path: Path) -> tuple[str, int | None]:
     """What separates the columns, and whether the first line names them: it does unless it is numbers alone."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         first = file.readline().strip()
-    counts = {mark: first.count(mark) for mark in ",;\t|"}
-    separator = max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
-    cells = next(csv.reader([first], delimiter=separator), [])
-    return separator, None if cells and Cells(cells).numbers is not None else 0
+        counts = {mark: first.count(mark) for mark in ",;\t|"}
+        separator = max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
+        file.seek(0)
+        lines = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        names, second = ([cell.strip() for cell in next(lines, [])] for _ in range(2))
+    if second and len(second) != len(names):
+        raise InputError(f"{path}: line 2 has {len(second)} cells, and the first line {len(names)}: name each column")
+    if names and Cells(names).numbers is not None:
+        return separator, None
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise InputError(f"{path} has two columns {twice[0]!r}: name them differently")
+    return separator, 0
 
 
 def _read_parquet(path: Path) -> Table:
@@ -284,6 +311,8 @@ def _of_frame(native: Any, where: str) -> Table:
     if index is None:
         return Table(columns)
     own = INDEX_OF_PANDAS if index.name is None else str(index.name)
+    if own in columns:
+        raise InputError(f"{where} has an index and a column that are both called {own!r}: name them differently")
     return Table({own: Cells(map(str, index.tolist())), **columns}, own)
 
 

@@ -13,7 +13,7 @@ from pyro_aevb.distributions.missing import inside
 from pyro_aevb.distributions.pixels import GridCategorical
 from pyro_aevb.torch_internals import checked, validates
 
-__all__ = ["ByColumn", "Group"]
+__all__ = ["ByColumn", "EachColumns", "Group"]
 
 
 class Group(NamedTuple):
@@ -43,8 +43,9 @@ class Group(NamedTuple):
         return (value - self.loc) / self.scale
 
     def out_of_units(self, value: Tensor) -> Tensor:
-        """The other way round, ``(..., D_g)``."""
-        return self.loc + self.scale * value
+        """The other way round, ``(..., D_g)``; a category is rounded, which k / steps * steps is not always."""
+        found = self.loc + self.scale * value
+        return found.round() if self.is_category() else found
 
     def expectations(self) -> Tensor:
         """The means, ``(..., D_g)``; of categories, which have none, all classes' probabilities, ``(..., D_g C)``."""
@@ -70,7 +71,7 @@ class Group(NamedTuple):
         return self.scale**2 * made.variance
 
 
-class _EachColumns(constraints.Constraint):
+class EachColumns(constraints.Constraint):
     """Each number in its own column's set."""
 
     def __init__(self, groups: Sequence[Group], together: Callable[[list[Tensor]], Tensor]) -> None:
@@ -89,9 +90,19 @@ class _EachColumns(constraints.Constraint):
         found = [group.out_of_units(inside(_support(group), group.of(like))) for group in self.groups]
         return self.together(found)
 
+    def each(self) -> list[tuple[list[int], Any]]:
+        """The columns of each group, and the set that their numbers lie in, in the table's own units."""
+        found = ((group.columns.tolist(), _support(group), group) for group in self.groups)
+        return [(columns, _of_classes(group) if group.is_category() else one) for columns, one, group in found]
+
     def __repr__(self) -> str:
-        told = (f"columns {', '.join(map(str, group.columns.tolist()))} in {_support(group)}" for group in self.groups)
-        return "; ".join(told)
+        return "; ".join(f"columns {', '.join(map(str, columns))} in {one}" for columns, one in self.each())
+
+
+def _of_classes(group: Group) -> Any:
+    """The numbers of a category's classes."""
+    made: Any = group.distribution
+    return constraints.integer_interval(0, made.steps)
 
 
 class ByColumn(dist.TorchDistribution):
@@ -120,7 +131,7 @@ class ByColumn(dist.TorchDistribution):
     @property
     def support(self) -> Any:
         """Each number where its own column's density is."""
-        return _EachColumns(self.groups, self._together)
+        return EachColumns(self.groups, self._together)
 
     @property
     def mean(self) -> Tensor:

@@ -16,9 +16,10 @@ __all__ = ["Prior"]
 
 @lru_cache
 def _named_arguments(function: Callable[..., Any]) -> int:
-    """How many arguments a function names; looked up at each step, so kept."""
+    """How many arguments a function names and must be given; looked up at each step, so kept."""
     named = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return sum(each.kind in named for each in inspect.signature(function).parameters.values())
+    parameters = inspect.signature(function).parameters.values()
+    return sum(each.kind in named and each.default is each.empty for each in parameters)
 
 
 class Prior(nn.Module, ABC):
@@ -48,5 +49,5 @@ class Prior(nn.Module, ABC):
 
     @property
     def takes_condition(self) -> bool:
-        """Whether it is p(z|c): whether ``forward`` names an argument."""
+        """Whether it is p(z|c): whether ``forward`` names an argument that has no default."""
         return _named_arguments(type(self).forward) > 1  # self is one

@@ -29,7 +29,7 @@ from pyro_aevb.runs.origin import (
 from pyro_aevb.runs.parser import read_config
 from pyro_aevb.runs.tables import (
     codes_frame,
-    condition_of,
+    decoded_frame,
     evaluated_frame,
     imputed_frame,
     rows_of,
@@ -171,13 +171,11 @@ class Run:
         Arguments:
             source: ``test``, ``train``, or new data, as :meth:`read` takes them.
             condition: What to decode all rows as, a category or the value of each column of the condition; by default
-                each as its own.
+                each as its own. It then stands in the column ``decoded_as``.
             seed: Seed of draws, where a guide tells no mean.
         """
         rows = self.read(source)
-        other = None if condition is None else condition_of(self.data.schema, condition, 1)
-        x = predictions.reconstruct(self.model, self.guide, rows.arguments, condition=other, seed=seed)
-        return values_frame(self, x, rows)
+        return decoded_frame(self, rows, condition, seed)[1]
 
     def impute(
         self, source: Any = "test", num_samples: int = 1000, draws: int = 0, seed: int = 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "codes_frame",
     "condition_of",
+    "decoded_frame",
     "evaluated_frame",
     "imputed_frame",
     "rows_of",
@@ -193,16 +194,41 @@ def sampled(
     given = condition_of(run.data.schema, condition, whole("count", count))
     if exposure is not None and not run.model.exposure:
         raise InputError("the model was trained without an exposure: leave --exposure out")
-    each = torch.full((count,), positive("exposure", exposure or 1.0)) if run.model.exposure else None
+    each = (
+        torch.full((count,), positive("exposure", 1.0 if exposure is None else exposure))
+        if run.model.exposure
+        else None
+    )
     x = predictions.sample(run.model, count, condition=given, exposure=each, mean=mean, seed=seed).cpu()
-    return x, Rows(x, _words_of_condition(run.data.schema, given))
+    return x, _rows_of_condition(x, run.data.schema, given)
 
 
-def _words_of_condition(schema: Schema, given: Tensor | None) -> tuple[str, ...] | None:
-    """The category of each sample, where the condition is one."""
+def _rows_of_condition(x: Tensor, schema: Schema, given: Tensor | None) -> Rows:
+    """Samples with the category of each beside them, where the condition is one."""
     if given is None or given.is_floating_point():
-        return None
-    return tuple(schema.condition[0].categories[number] for number in given.tolist())
+        return Rows(x)
+    column = schema.condition[0]
+    words = tuple(column.categories[number] for number in given.tolist())
+    if schema.labels in (None, column.name):
+        return Rows(x, words)
+    return Rows(x, table=Table({column.name: Cells(words)}))
+
+
+def decoded_frame(run: "Run", rows: Rows, condition: Any, seed: int) -> tuple[Tensor, "pandas.DataFrame"]:
+    """What the model makes of each row, ``(N, D)``, and the same as a table, with what it was decoded as beside it.
+
+    Arguments:
+        run: The run.
+        rows: The data.
+        condition: What to decode all rows as, see :func:`condition_of`; ``None`` for each as its own.
+        seed: Seed of draws, where a guide tells no mean.
+    """
+    other = None if condition is None else condition_of(run.data.schema, condition, 1)
+    x = predictions.reconstruct(run.model, run.guide, rows.arguments, condition=other, seed=seed)
+    table = values_frame(run, x, rows)
+    if condition is not None:
+        table.insert(0, _free("decoded_as", [*table.columns, table.index.name]), str(condition))
+    return x, table
 
 
 def condition_of(schema: Schema, given: Any, count: int) -> Tensor | None:

@@ -365,8 +365,9 @@ def guide_scales(guide: Pair, args: tuple[Any, ...], num_draws: int = 100) -> Te
         num_draws: Number of draws for each datum, where they are needed.
     """
     with suppress(NotImplementedError):
-        variances = _moments(guide, args, "variance")
-        if torch.equal(_means(guide, args), _means(guide, args)):  # no latent's mean depends on a draw of another
+        variances, again = (_moments(guide, args, "variance") for _ in range(2))
+        same = torch.equal(variances, again) and torch.equal(_means(guide, args), _means(guide, args))
+        if same:  # no latent's moments depend on a draw of another
             return variances.sqrt()
     values = draw(guide, args, num_draws, Choices()).values()
     return torch.cat([value.reshape(*value.shape[:2], -1) for value in values], dim=-1).std(0)

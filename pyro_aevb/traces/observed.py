@@ -190,7 +190,7 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
 
 def _with_value(values: Tensor, support: Any) -> str:
     """The first value that lies outside, where values are looked at one by one."""
-    inside = innermost(support).check(values)
+    inside = innermost(support).check(values) | values.isnan()
     return f", with {values[~inside][0].item():.4g}" if inside.shape == values.shape and not inside.all() else ""
 
 

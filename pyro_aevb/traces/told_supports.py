@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_aevb.distributions.columns import EachColumns
 from pyro_aevb.distributions.pixels import Grid
 from pyro_aevb.distributions.supports import innermost
 
@@ -42,6 +43,9 @@ def words_of(support: Any) -> str:
         return "numbers of at least 0 that sum to 1"
     if inner is constraints.one_hot:
         return "one 1 among zeros"
+    if isinstance(inner, EachColumns):
+        each = (f"columns {', '.join(map(str, columns))}: {words_of(one)}" for columns, one in inner.each())
+        return "; ".join(each)
     return str(inner)
 
 

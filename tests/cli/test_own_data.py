@@ -126,7 +126,10 @@ def test_a_conditional_run_of_counts_with_exposure_goes_through_every_command(cl
     np.testing.assert_allclose(pd.read_csv("x.csv")["length"], drawn[:, 0], rtol=1e-5)
     ran(cli, "reconstruct", "run", "--condition=setosa", "--out=as_setosa.csv")
     made = predictions.reconstruct(run.model, run.guide, run.data.arguments("test"), condition=torch.tensor([0]))
-    np.testing.assert_allclose(pd.read_csv("as_setosa.csv")["length"], made[:, 0], rtol=1e-5)
+    as_setosa = pd.read_csv("as_setosa.csv")
+    np.testing.assert_allclose(as_setosa["length"], made[:, 0], rtol=1e-5)
+    assert set(as_setosa["decoded_as"]) == {"setosa"}
+    assert as_setosa["species"].tolist() == list(run.data.rows("test").labels)
     assert "'purple', a category that the training data do not have" in refused(
         cli, "sample", "run", "--condition=purple", "--out=y.csv"
     )
@@ -217,7 +220,7 @@ def test_what_would_be_ignored_is_refused(name, cli, plants):
 
 
 def test_an_imputed_table_changes_nothing_but_gaps_and_ids_stay(cli, plants, tmp_path):
-    table = plants.assign(plant=[12345678901 + i for i in range(N)], big=[33777217 + i for i in range(N)])
+    table = plants.assign(plant=[12345678901 + i for i in range(N)], big=[33777217 + 1000 * i for i in range(N)])
     table.to_csv("plants.csv", index=False)
     ran(cli, "train", *ROLES, *QUICK, "--out=run")
     ran(cli, "impute", "run", "--data=plants.csv", "--num_samples=10", "--out=imputed.csv")

@@ -683,3 +683,46 @@ def test_memory_does_not_grow_with_the_file(tmp_path, way):
         return float(done.stdout)
 
     assert peak(100_000) < peak(10_000) + 60
+
+
+def test_a_condition_and_an_exposure_may_lie_in_files_too(tmp_path):
+    """Equal bit for bit to the same data in memory; a streamed condition too."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        "x": generator.poisson(3.0, (60, 4)).astype(np.float32),
+        "condition": generator.integers(0, 3, 60),
+        "exposure": generator.uniform(1, 2, 60).astype(np.float32),
+    }
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    mapped = {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in arrays}
+    memory = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    streamed = Streamed(RowsOf(memory), workers=0)
+    states = []
+    for data in (memory, mapped, streamed):
+        with aevb.seeded(0):
+            beside = {"condition": 3, "exposure": True}
+            likelihood = aevb.likelihoods.Poisson(2 + 3, 4, hidden=[5])
+            model = aevb.GenerativeModel(aevb.priors.StandardNormal(2), likelihood, 60, **beside)
+            guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(4 + 3 + 1, 2, hidden=[5]), 60, **beside)
+        list(aevb.Trainer(model, guide, data, batch_size=25, engine="eager", device="cpu").run(120))
+        states.append({**model.state_dict(), **{f"q.{k}": v for k, v in guide.state_dict().items()}})
+    assert_equal(states[0], states[1])
+    assert_equal(states[0], states[2])
+    mapped["condition"] = np.load(tmp_path / "condition.npy", mmap_mode="c")
+    mapped["condition"][7] = 3
+    with pytest.raises(aevb.InputError, match="condition of datum 7 is 3"):
+        aevb.Trainer(model, guide, mapped, batch_size=25, device="cpu")
+
+
+class RowsOf(torch.utils.data.Dataset):
+    """Rows of tensors, as a dictionary each."""
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def __len__(self):
+        return len(self.tensors["x"])
+
+    def __getitem__(self, row):
+        return {name: tensor[row] for name, tensor in self.tensors.items()}

@@ -185,6 +185,8 @@ def test_columns_and_rows_that_say_nothing_are_refused_by_name():
     ("content", "words"),
     [
         (b"a,b,c\n1,2,3\n4,5\n6,7,8,9\n", "line 4 has 4 cells, the lines before it 3"),
+        (b"a,b\n0.3,1,b\n0.5,2,c\n", "line 2 has 3 cells, and the first line 2: name each column"),
+        (b"a,b ,b\n1,2,3\n", "two columns 'b'"),
         (b"", "is empty: there is nothing in it"),
         (b"\xff\xfe\x00\x01", "no text in UTF-8: save it"),
         (b"a,b\n1,2\n", "one value, 1, in all rows: it says nothing, nor 'b'"),
@@ -280,6 +282,14 @@ def test_frames_that_no_column_can_be_told_of_are_refused():
     table = frame(gaps=False)
     with pytest.raises(InputError, match="two columns 'length'"):
         data.load(pd.concat([table, table[["length"]]], axis=1))
+    with pytest.raises(InputError, match="an index and a column that are both called 'length'"):
+        data.load(table.set_index(pd.Index(range(1, N + 1), name="length")))
+    with pytest.raises(InputError, match="'length' is named twice"):
+        data.load(table, columns="length,length")
+    with pytest.raises(InputError, match=r"near 1\.7e\+09 that differ by less than float32 tells"):
+        data.load(table.assign(time=1.7e9 + np.arange(N)), index="plant")
+    with pytest.raises(InputError, match=r"column 'hours' has one value, 2\.5, in all rows"):
+        data.load(table.assign(hours=2.5), index="plant", condition="hours")
     several = table.copy()
     several.columns = pd.MultiIndex.from_product([["a"], table.columns])
     with pytest.raises(InputError, match="several levels"):
@@ -365,6 +375,19 @@ def test_arrays_by_the_names_that_people_give_them(name, tmp_path):
             assert [whole[tuple(x)] for x in rows.x.tolist()] == list(rows.labels)
 
 
+@pytest.mark.parametrize("kind", ["column", "bool", "float"])
+def test_labels_of_arrays_in_other_forms(kind):
+    numbers = np.arange(20) % 2
+    given = {"column": numbers[:, None], "bool": numbers.astype(bool), "float": numbers.astype(float)}[kind]
+    found = data.load({"X": X, "y": given}, condition="labels")
+    expected = data.load({"X": X, "y": numbers}, condition="labels")
+    assert torch.equal(found.labels_train, expected.labels_train)
+    assert torch.equal(found.beside_test.condition, expected.beside_test.condition)
+    assert found.schema.condition == expected.schema.condition
+    with pytest.raises(InputError, match=r"labels has shape \(20, 3\): give one value for each row"):
+        data.load({"X": X, "y": np.ones((20, 3))})
+
+
 def test_arrays_tuples_and_datasets_of_torch():
     expected = data.load({"X": X, "y": Y})
     numbers = (Y == "dog").astype(np.int64)
@@ -446,6 +469,8 @@ def test_an_exposure_of_each_rows_total_of_counts():
     arrays = data.load(counts, exposure="total")
     assert torch.equal(arrays.beside_train.exposure, arrays.train.sum(1))
     assert torch.equal(data.read_rows(arrays, counts[:2]).exposure, torch.tensor(counts[:2].sum(1)).float())
+    named = data.load(table.assign(total=range(1, N + 1)), labels="species", index="plant", exposure="total")
+    assert named.beside_train.exposure.tolist() == [1.0 + int(name[1:]) for name in named.beside_train.index]
     counts[3] = 0
     with pytest.raises(InputError, match="row 3 has no total of counts above 0"):
         data.load(counts, exposure="total")
