@@ -218,7 +218,7 @@ def _warning(run: Run, rows: Rows) -> str | None:
     """What the likelihood says of itself at the latents of the first data."""
     first = rows.first(evidence.DATA_BLOCK)
     z = evidence.posterior_means(run.guide, first.arguments)
-    return run.model.likelihood.warning(run.model.latents_seen(z, first.condition))
+    return run.model.likelihood.warning(run.model.latents_seen(z, first.beside.condition))
 
 
 SETTINGS = ("evidence", "num_samples", "chunk_size", "draws", "steps", "chains", "float64", "keep")

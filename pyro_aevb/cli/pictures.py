@@ -132,7 +132,9 @@ def _figures_of_table(run: Run, config: PlotOptions) -> dict[str, Callable[[], F
 def _columns(run: Run, seed: int) -> Figure:
     """Each training row beside one drawn with the same condition and exposure."""
     rows = run.data.rows("train").first(MOST_ROWS)
-    made = predictions.sample(run.model, len(rows.x), condition=rows.condition, exposure=rows.exposure, seed=seed)
+    made = predictions.sample(
+        run.model, len(rows.x), condition=rows.beside.condition, exposure=rows.beside.exposure, seed=seed
+    )
     drawn = made.cpu()
     known = run.data.schema.columns
     names = [column.name for column in known]
@@ -158,10 +160,10 @@ def _beside(run: Run, condition: str | None, count: int) -> dict[str, Tensor | N
     """Condition and exposure of so many samples; exposures, and covariates not given, are the test data's."""
     rows = run.data.rows("test")
     again = torch.arange(count) % len(rows.x)
-    covariates = rows.condition is not None and rows.condition.is_floating_point()
-    chosen = None if rows.condition is None or not covariates or condition else rows.condition[again]
+    covariates = rows.beside.condition is not None and rows.beside.condition.is_floating_point()
+    chosen = None if rows.beside.condition is None or not covariates or condition else rows.beside.condition[again]
     given = condition_of(run.data.schema, condition, count) if chosen is None else chosen
-    return {"condition": given, "exposure": None if rows.exposure is None else rows.exposure[again]}
+    return {"condition": given, "exposure": None if rows.beside.exposure is None else rows.beside.exposure[again]}
 
 
 def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_aevb.data.cells import Cells, Table, words_of
 from pyro_aevb.data.collated import collated
-from pyro_aevb.data.schema import OWN_TOTAL, TOTAL, Column, Rows, Schema, check_values, total_of
+from pyro_aevb.data.schema import OWN_TOTAL, TOTAL, Beside, Column, Rows, Schema, check_values, total_of
 from pyro_aevb.data.sets import plain
 from pyro_aevb.data.tables import Roles
 from pyro_aevb.errors import InputError, in_one_line, told
@@ -248,7 +248,7 @@ def rows_of_arrays(part: Arrays, schema: Schema, where: str) -> Rows:
     exposure = torch.from_numpy(part["exposure"].astype(np.float32)) if "exposure" in part else None
     if schema.exposure == OWN_TOTAL:
         exposure = total_of(x, where)
-    return Rows(x, labels, index, _condition(part, schema, where), exposure)
+    return Rows(x, labels, Beside(index, _condition(part, schema, where), exposure))
 
 
 def _condition(part: Arrays, schema: Schema, where: str) -> Tensor | None:

@@ -14,7 +14,7 @@ from pyro_aevb.data.arrays import categories_of, find_arrays, found_schema, read
 from pyro_aevb.data.loaders import LOADERS, Raw
 from pyro_aevb.data.mapped import map_file
 from pyro_aevb.data.roots import find_root
-from pyro_aevb.data.schema import OWN_TOTAL, Column, Rows, Schema
+from pyro_aevb.data.schema import OWN_TOTAL, Beside, Column, Rows, Schema
 from pyro_aevb.data.sets import Binarize, DataSet, DynamicBinarization
 from pyro_aevb.data.tables import ENDINGS, Roles, by_value, find_schema, is_table, read_table
 from pyro_aevb.errors import InputError, choice, did_you_mean, flag, instance, positive, told, whole
@@ -246,8 +246,9 @@ def _read_table(
 
 
 def _split(rows: Rows, seed: int) -> list[Rows]:
-    if rows.index is None:  # so that a row can be found again where it came from
-        rows = replace(rows, index=tuple(map(str, range(len(rows.x)))))
+    if rows.beside.index is None:  # so that a row can be found again where it came from
+        numbers = tuple(map(str, range(len(rows.x))))
+        rows = replace(rows, beside=replace(rows.beside, index=numbers))
     order = torch.randperm(len(rows.x), generator=generator(seed, "split"))
     train = len(order) * 9 // 10
     return [rows.at(order[:train]), rows.at(order[train:])]
@@ -281,7 +282,7 @@ def _rows_of_named(raw: Raw, schema: Schema, name: str) -> list[Rows]:
         Rows(
             x.flatten(1),
             None if labels is None else tuple(map(str, labels.tolist())),
-            condition=labels if schema.condition else None,
+            Beside(condition=labels if schema.condition else None),
         )
         for x, labels in parts
     ]

@@ -6,7 +6,7 @@ of them is written by it, with names of columns, categories and index.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from pyro_aevb.data.cells import Cells, Table
 from pyro_aevb.errors import InputError, in_one_line
 
 __all__ = [
+    "ALONE",
     "KINDS",
     "OWN_TOTAL",
     "TOTAL",
@@ -28,7 +29,6 @@ __all__ = [
     "plain_schema",
     "schema_from",
     "total_of",
-    "with_beside",
 ]
 
 TOTAL = "total"
@@ -60,9 +60,13 @@ class Beside:
 
     def arguments(self, x: Any) -> Any:
         """What a pair takes the values and these as: the values alone, or a dictionary with condition and exposure."""
-        beside = {"condition": self.condition, "exposure": self.exposure}
-        given = {name: part for name, part in beside.items() if part is not None}
+        given = self.tensors()
         return {"x": x, **given} if given else x
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Condition and exposure by name, those that there are."""
+        beside = {"condition": self.condition, "exposure": self.exposure}
+        return {name: part for name, part in beside.items() if part is not None}
 
     def at(self, rows: Tensor) -> "Beside":
         """Those of these rows."""
@@ -72,6 +76,9 @@ class Beside:
         return Beside(index, condition, exposure, None if self.table is None else self.table.at(rows))
 
 
+ALONE = Beside()
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Data with what belongs to each of them.
@@ -79,58 +86,40 @@ class Rows:
     Arguments:
         x: The values, ``(N, D)``, NaN where one is missing; rows of a file where they stay there.
         labels: Label of each row, in words.
-        index: Name of each row.
-        condition: What the model is conditioned on: whole numbers, ``(N,)``, or covariates, ``(N, C)``.
-        exposure: Exposure of each row, ``(N,)``.
-        table: The table that they were read from, cell by cell; ``None`` where they are of arrays.
+        beside: What else belongs to each row.
     """
 
     x: Any
     labels: tuple[str, ...] | None = None
-    index: tuple[str, ...] | None = None
-    condition: Tensor | None = None
-    exposure: Tensor | None = None
-    table: Table | None = None
-
-    @property
-    def beside(self) -> Beside:
-        """What belongs to each row besides values and label."""
-        return Beside(self.index, self.condition, self.exposure, self.table)
-
-    def at(self, rows: Tensor) -> "Rows":
-        """These of the rows."""
-        labels = None if self.labels is None else tuple(self.labels[i] for i in rows.tolist())
-        chosen = self.x[rows] if isinstance(self.x, Tensor) else self.x.chosen(rows)
-        return with_beside(chosen, labels, self.beside.at(rows))
+    beside: Beside = ALONE
 
     @property
     def arguments(self) -> Any:
         """What a pair takes them as: the values alone, or a dictionary with condition and exposure."""
         return self.beside.arguments(self.x)
 
+    def at(self, rows: Tensor) -> "Rows":
+        """These of the rows."""
+        labels = None if self.labels is None else tuple(self.labels[i] for i in rows.tolist())
+        chosen = self.x[rows] if isinstance(self.x, Tensor) else self.x.chosen(rows)
+        return Rows(chosen, labels, self.beside.at(rows))
+
     def first(self, count: int | None) -> "Rows":
         """The first so many rows; ``None`` for all."""
         if count is None or count >= len(self.x):
             return self
         labels = None if self.labels is None else self.labels[:count]
-        return with_beside(self.x[:count], labels, self.beside.at(torch.arange(count)))
+        return Rows(self.x[:count], labels, self.beside.at(torch.arange(count)))
 
     def to(self, device: torch.device) -> "Rows":
         """The same on a device."""
-        moved = {name: None if part is None else part.to(device) for name, part in self._tensors()}
-        return Rows(moved["x"], self.labels, self.index, moved["condition"], moved["exposure"], self.table)
-
-    def _tensors(self) -> list[tuple[str, Any]]:
-        return [("x", self.x), ("condition", self.condition), ("exposure", self.exposure)]
+        moved: dict[str, Any] = {name: part.to(device) for name, part in self.beside.tensors().items()}
+        return Rows(self.x.to(device), self.labels, replace(self.beside, **moved))
 
     def names(self) -> list[str]:
         """Name of each row: its index, or its number from 0 on."""
-        return list(self.index) if self.index is not None else [str(i) for i in range(len(self.x))]
-
-
-def with_beside(x: Any, labels: tuple[str, ...] | None, beside: Beside) -> Rows:
-    """Values and labels with what else belongs to them."""
-    return Rows(x, labels, beside.index, beside.condition, beside.exposure, beside.table)
+        index = self.beside.index
+        return list(index) if index is not None else [str(i) for i in range(len(self.x))]
 
 
 @dataclass(frozen=True)
@@ -271,7 +260,8 @@ class Schema:
         x = torch.from_numpy(values.astype(np.float32))
         check_values(x, where, self.missing, [column.name for column in self.columns], names)
         labels = None if self.labels is None or self.labels not in table else _filled(table[self.labels].words())
-        return Rows(x, labels, index, self.condition_rows(table, where), self._exposure(table, x, where), table)
+        beside = Beside(index, self.condition_rows(table, where), self._exposure(table, x, where), table)
+        return Rows(x, labels, beside)
 
     def _index(self, table: Table) -> tuple[str, ...] | None:
         """Names of a table's rows: of the column that names them, else of a frame's own index."""

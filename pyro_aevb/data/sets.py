@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.data.mapped import Mapped, OnDemand, is_mapped, spans
-from pyro_aevb.data.schema import Beside, Rows, Schema, with_beside
+from pyro_aevb.data.schema import ALONE, Beside, Rows, Schema
 from pyro_aevb.errors import InputError, choice, instance
 from pyro_aevb.seeds import derive, hashed_uniform
 
@@ -28,7 +28,6 @@ __all__ = [
 Binarize = Literal["none", "static", "dynamic"]
 
 PLAIN = Schema()
-ALONE = Beside()
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class DataSet:
         beside = self.beside_test if split == "test" else self.beside_train
         labels = self.labels_test if split == "test" else self.labels_train
         names = None if labels is None else tuple(self._label(number) for number in labels.tolist())
-        return with_beside(x, names, beside)
+        return Rows(x, names, beside)
 
     def _check_there(self) -> None:
         if not len(self.train):

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_aevb import evidence, predictions
 from pyro_aevb.data import DataSet, Rows, Schema, read_rows
 from pyro_aevb.data.cells import Cells, Table
+from pyro_aevb.data.schema import Beside
 from pyro_aevb.errors import InputError, positive, told, whole
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def table_of(rows: Rows, schema: Schema, columns: dict[str, Any]) -> "pandas.Dat
     """
     import pandas  # a second to import, so only where it is used
 
-    name = "row" if rows.index is None or schema.index is None else schema.index
+    name = "row" if rows.beside.index is None or schema.index is None else schema.index
     index = pandas.Index(rows.names(), name=_free(name, columns))
     of_condition = schema.condition[0].name if schema.condition else "label"
     labels = [] if rows.labels is None else [(schema.labels or of_condition, list(rows.labels))]
@@ -76,11 +77,11 @@ def table_of(rows: Rows, schema: Schema, columns: dict[str, Any]) -> "pandas.Dat
 
 def _given(rows: Rows, schema: Schema) -> list[tuple[str, list[Any]]]:
     """What rows were conditioned on, and their exposure, as it stands in their table."""
-    if rows.table is None:
+    if rows.beside.table is None:
         return []
     names = [column.name for column in schema.condition if column.name != schema.labels]
-    names += [schema.exposure] if schema.exposure is not None and schema.exposure in rows.table else []
-    return [(name, rows.table[name].values()) for name in names]
+    names += [schema.exposure] if schema.exposure is not None and schema.exposure in rows.beside.table else []
+    return [(name, rows.beside.table[name].values()) for name in names]
 
 
 def _free(name: str, taken: Iterable[str]) -> str:
@@ -104,9 +105,9 @@ def values_frame(run: "Run", x: Tensor, rows: Rows | None = None, keep: bool = F
         numbers = x.flatten(1).cpu().numpy()
         return table_of(own, schema, {f"x{i}": numbers[:, i] for i in range(numbers.shape[1])})
     columns = {column.name: column.shown(x[:, i]) for i, column in enumerate(schema.columns)}
-    if keep and own.table is not None:
+    if keep and own.beside.table is not None:
         for name, values in columns.items():
-            there = own.table[name].values()
+            there = own.beside.table[name].values()
             columns[name] = [new if old is None else old for old, new in zip(there, values, strict=True)]
     return table_of(own, schema, columns)
 
@@ -211,7 +212,7 @@ def _rows_of_condition(x: Tensor, schema: Schema, given: Tensor | None) -> Rows:
     words = tuple(column.categories[number] for number in given.tolist())
     if schema.labels in (None, column.name):
         return Rows(x, words)
-    return Rows(x, table=Table({column.name: Cells(words)}))
+    return Rows(x, beside=Beside(table=Table({column.name: Cells(words)})))
 
 
 def decoded_frame(run: "Run", rows: Rows, condition: Any, seed: int) -> tuple[Tensor, "pandas.DataFrame"]:

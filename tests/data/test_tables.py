@@ -98,7 +98,7 @@ def test_every_row_of_the_table_is_there_once_with_its_own_values_labels_and_nam
     seen = []
     for split in ("train", "test"):
         rows = found.rows(split)
-        for x, label, name in zip(rows.x, rows.labels, rows.index, strict=True):
+        for x, label, name in zip(rows.x, rows.labels, rows.beside.index, strict=True):
             own = table.loc[name]
             assert label == own["species"]
             colour = None if pd.isna(own["colour"]) else ["blue", "red", "white"].index(own["colour"])
@@ -117,7 +117,7 @@ def test_new_data_are_read_by_the_old_ones_schema_whatever_the_order_of_their_co
     again = data.read_rows(found, pl.from_pandas(some))
     assert torch.equal(rows.x.nan_to_num(-1), again.x.nan_to_num(-1))
     place = {name: i for i, name in enumerate(found.beside_train.index)}
-    for i, name in enumerate(rows.index):
+    for i, name in enumerate(rows.beside.index):
         if name in place:
             torch.testing.assert_close(rows.x[i], found.train[place[name]], equal_nan=True)
 
@@ -211,9 +211,9 @@ def test_names_and_codes_stay_as_they_stand(tmp_path):
     for source in (tmp_path / "a.csv", table, table.astype({"plant": "int64"})):
         found = data.load(source, labels="species", index="plant")
         rows = found.rows("train")
-        assert set(rows.index) | set(found.rows("test").index) == set(ids)
+        assert set(rows.beside.index) | set(found.rows("test").beside.index) == set(ids)
         place = {each: i for i, each in enumerate(ids)}
-        assert [f"{place[name] % 2:03d}" for name in rows.index] == list(rows.labels)
+        assert [f"{place[name] % 2:03d}" for name in rows.beside.index] == list(rows.labels)
         kinds = {column.name: column.categories for column in found.schema.columns if column.kind == "category"}
         assert kinds["parking"] == ("None", "none", "null", "street")
         assert kinds["zip"] == ("00123", "01123", "02123")
@@ -254,14 +254,14 @@ def test_rows_keep_the_numbers_of_the_file_and_a_frames_own_index(tmp_path):
     lengths = plain["length"].astype(np.float32).to_numpy()
     for split in ("train", "test"):
         rows = found.rows(split)
-        assert [lengths[int(name)] for name in rows.index] == rows.x[:, 0].tolist()
+        assert [lengths[int(name)] for name in rows.beside.index] == rows.x[:, 0].tolist()
     indexed = frame(gaps=False).set_index("plant")
     by_index = data.load(indexed, labels="species")
     assert by_index.schema.index == "plant"
     assert set(by_index.beside_train.index) < set(indexed.index)
     filtered = plain[plain["wet"] == 1]
-    assert data.read_rows(found, filtered).index == tuple(map(str, filtered.index))
-    assert data.read_rows(by_index, indexed.iloc[3:5]).index == ("p03", "p04")
+    assert data.read_rows(found, filtered).beside.index == tuple(map(str, filtered.index))
+    assert data.read_rows(by_index, indexed.iloc[3:5]).beside.index == ("p03", "p04")
     indexed.to_parquet(tmp_path / "a.parquet")
     assert data.load(tmp_path / "a.parquet", labels="species").schema.index == "plant"
     frame(gaps=False).to_csv(tmp_path / "a.csv")  # with an index column that has no name
@@ -468,7 +468,7 @@ def test_an_exposure_of_each_rows_total_of_counts():
     counts = np.random.default_rng(0).poisson(3.0, (20, 4)) + 1
     arrays = data.load(counts, exposure="total")
     assert torch.equal(arrays.beside_train.exposure, arrays.train.sum(1))
-    assert torch.equal(data.read_rows(arrays, counts[:2]).exposure, torch.tensor(counts[:2].sum(1)).float())
+    assert torch.equal(data.read_rows(arrays, counts[:2]).beside.exposure, torch.tensor(counts[:2].sum(1)).float())
     named = data.load(table.assign(total=range(1, N + 1)), labels="species", index="plant", exposure="total")
     assert named.beside_train.exposure.tolist() == [1.0 + int(name[1:]) for name in named.beside_train.index]
     counts[3] = 0
@@ -497,6 +497,6 @@ def test_arrays_with_a_condition_and_an_exposure(tmp_path):
     assert [order[tuple(x)] for x in found.train.tolist()] == found.beside_train.condition[:, 0].tolist()
     assert torch.equal(found.beside_train.exposure, found.beside_train.condition[:, 0] + 1)
     rows = data.read_rows(found, npz(tmp_path / "b.npz", X=X[:2], dose=dose[:2], depth=dose[:2] + 1))
-    assert torch.equal(rows.condition[:, 0], torch.from_numpy(dose[:2]))
+    assert torch.equal(rows.beside.condition[:, 0], torch.from_numpy(dose[:2]))
     with pytest.raises(InputError, match="no array 'depth' for exposure"):
         data.read_rows(found, X)
