@@ -68,7 +68,7 @@ class Config:
 
     Arguments:
         prior: The prior p(z).
-        likelihood: The likelihood p(x|z).
+        likelihood: The likelihood p(x|z); of a table, when nothing is said, Columns.
         guide: The guide q(z|x).
         estimator: The objective, any ``pyro.infer.ELBO``.
         optimizer: What steps the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
@@ -95,7 +95,7 @@ class Config:
         split_seed: Seed of random splits and fixed binarisations.
         latent_dim: Number of latent dimensions.
         samples: Training data to see, in all.
-        batch_size: Data per step.
+        batch_size: Data per step; all of them, when nothing is said and there are fewer.
         seed: Seed of initial weights, order, binarisation and noise.
         engine: How a step is taken: captured is compiled, eager is not, svi is Pyro's own SVI.
         precision: bfloat16 allows products in bfloat16 where the processor has units for it.
