@@ -190,8 +190,11 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
 
 def _with_value(values: Tensor, support: Any) -> str:
     """The first value that lies outside, where values are looked at one by one."""
-    inside = innermost(support).check(values) | values.isnan()
-    return f", with {values[~inside][0].item():.4g}" if inside.shape == values.shape and not inside.all() else ""
+    inside = innermost(support).check(values)
+    if inside.shape != values.shape:
+        return ""
+    outside = ~(inside | values.isnan())  # NaN is in no set, and where it may stand another value is wrong
+    return f", with {values[outside][0].item():.4g}" if outside.any() else ""
 
 
 def _first(wrong: Tensor, rows: Tensor | None) -> int:
