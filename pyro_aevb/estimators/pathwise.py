@@ -227,7 +227,8 @@ class SGVBAnalyticKL(EvidenceLowerBound):
         baseline: What scores' weights are compared with: ``none`` for 0, ``mean`` for the mean over the *other* data
             of the minibatch, ``leave_one_out`` for the mean over the datum's other samples.
         downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach.
-        elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
+        elbo_arguments: Those above but for ``num_particles`` and ``free_bits``, and further ones of
+            :class:`pyro.infer.ELBO`.
 
     Raises:
         InputError: If no closed form is registered for a latent's guide and prior; with ``free_bits``, if it is not
@@ -240,29 +241,8 @@ class SGVBAnalyticKL(EvidenceLowerBound):
         | https://arxiv.org/abs/1606.04934
     """
 
-    def __init__(
-        self,
-        num_particles: int = 1,
-        *,
-        beta: float = 1.0,
-        warm_up: float = 0,
-        cycles: int = 1,
-        ramp: float = 0.5,
-        free_bits: float = 0.0,
-        baseline: Baseline = "none",
-        downstream: bool = False,
-        **elbo_arguments: Any,
-    ) -> None:
-        super().__init__(
-            num_particles,
-            beta=beta,
-            warm_up=warm_up,
-            cycles=cycles,
-            ramp=ramp,
-            baseline=baseline,
-            downstream=downstream,
-            **elbo_arguments,
-        )
+    def __init__(self, num_particles: int = 1, *, free_bits: float = 0.0, **elbo_arguments: Any) -> None:
+        super().__init__(num_particles, **elbo_arguments)
         self.free_bits = real("free_bits", free_bits, least=0)
 
     def bound(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
