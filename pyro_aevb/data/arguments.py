@@ -176,10 +176,27 @@ class TakenApart(NamedTuple):
     def in_precision_of(self, *pair: Pair) -> tuple[Tensor, ...]:
         """The values in the precision of the pair's weights, see :func:`in_precision`; without a pair as they are.
 
-        Values that are not in memory stay where they are: each fetched row is to be brought to that precision.
+        Whole numbers are brought to it too where a pair of this package has them for its data x; others of its, and
+        those of somebody's own pair, may be indices. Values that are not in memory stay where they are: each fetched
+        row is to be brought to that precision.
         """
         dtype = precision_of(pair[0], pair[-1]) if pair else None
-        return tuple(in_precision(one, dtype) for one in self.values)
+        found = [in_precision(one, dtype) for one in self.values]
+        place = self._place_of_x(pair[0]) if dtype is not None else None
+        if place is not None and isinstance(found[place], Tensor):
+            found[place] = found[place].to(dtype)
+        return tuple(found)
+
+    def _place_of_x(self, model: Pair) -> int | None:
+        """Which of the tensors is the data x of a model of this package."""
+        if not isinstance(own_module(model), Conditioned):
+            return None
+        x = self._form.named(model).get("x")
+        return x.place if isinstance(x, Row) else None
+
+    @property
+    def _form(self) -> Form:
+        return self.form or Form(tuple(Row(i) for i in range(len(self.tensors))), {})
 
     def given_to(self, *pair: Pair) -> tuple[Any, ...]:
         """What stands for the data of a pair that is :func:`called` in this form, in its precision where it has one."""
@@ -191,8 +208,7 @@ class TakenApart(NamedTuple):
         Raises:
             InputError: Names the argument.
         """
-        form = self.form or Form(tuple(Row(i) for i in range(len(self.tensors))), {})
-        named = form.named(function)
+        named = self._form.named(function)
         _check_lengths(named, self.tensors)
         own: Any = own_module(function)
         if isinstance(own, Conditioned) and not isinstance(function, Called):  # it knows what its arguments must be

@@ -1,6 +1,7 @@
 """Training data, in memory or not, and the minibatch of each step: a function of the seed and the step alone."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ def steps_of(samples: int, size: int, batch_size: int) -> int:
     """
     epochs, rest = divmod(samples, size)
     return epochs * -(-size // batch_size) + -(-rest // batch_size)
+
+
+def _say_brought(given: Any, brought: Any) -> None:
+    """Tell of data in memory that are trained on in another precision than they have, other than in more of one."""
+    if isinstance(given, Tensor) and given.dtype != brought.dtype:
+        before, after = (str(each.dtype).removeprefix("torch.") for each in (given, brought))
+        if before == "float64" or not given.is_floating_point():
+            logger.info("data of %s are brought to the weights' %s", before, after)
 
 
 class Batches:
@@ -96,8 +105,7 @@ class Batches:
         where = torch.device("cpu") if self.is_fetched else self.device
         values = [each if isinstance(each, OnDemand) else each.to(where) for each in given.in_precision_of(*pair)]
         for one, brought in zip(given.values, values, strict=True):
-            if isinstance(one, Tensor) and one.dtype == torch.float64 != brought.dtype:
-                logger.info("data of float64 are brought to the weights' %s", str(brought.dtype).removeprefix("torch."))
+            _say_brought(one, brought)
         self._stored = Stored(values, precision_of(pair[0], pair[-1]) if pair else None)
         self.parts = () if self.is_fetched else self._stored.tensors
         size = sum(each.shape.numel() * each.dtype.itemsize for each in values) * self.batch_size // self.size

@@ -221,6 +221,34 @@ def test_longer_numbers_than_the_weights_are_brought_to_their_precision_and_a_tr
     assert caplog.text.count("data of float64 are brought to the weights' float32") == 1
 
 
+@pytest.mark.parametrize("form", ["alone", "tuple", "dictionary"])
+def test_whole_numbers_are_brought_to_the_weights_once_and_a_condition_stays(form, caplog):
+    """Bit for bit what the same numbers as floats give; the condition's whole numbers stay categories."""
+    condition = torch.arange(20) % 3
+    x = binary(20).to(torch.uint8)
+    given = {
+        "alone": lambda x: x,
+        "tuple": lambda x: (x, condition),
+        "dictionary": lambda x: {"x": x, "condition": condition},
+    }[form]
+    width = 0 if form == "alone" else 3
+    trained = []
+    for data in (x, x.float()):
+        with aevb.seeded(0):
+            likelihood = aevb.likelihoods.Bernoulli(2 + width, x.shape[1], hidden=3)
+            model = aevb.GenerativeModel(aevb.priors.StandardNormal(2), likelihood, 20, condition=width)
+            guide = aevb.guides.DiagonalNormal(x.shape[1] + width, 2, hidden=3)
+            guide = aevb.RecognitionModel(guide, 20, condition=width)
+        with caplog.at_level("INFO"):
+            trainer = aevb.Trainer(model, guide, given(data), batch_size=10, engine="eager", device="cpu")
+        assert trainer.batches.parts[0].dtype == torch.float32
+        assert width == 0 or trainer.batches.parts[1].dtype == torch.int64
+        list(trainer.run(40))
+        trained.append({**model.state_dict(), **{f"q.{k}": v for k, v in guide.state_dict().items()}})
+    assert caplog.text.count("data of uint8 are brought to the weights' float32") == 1
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
 def test_binarised_data_in_a_tuple_are_binarised():
     """They were trained on grey, silently where the likelihood takes it."""
     seen = []
