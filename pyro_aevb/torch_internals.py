@@ -77,9 +77,8 @@ def step_without_hooks(step: Any, closure: Any) -> Any:
 
 def is_failed_allocation(error: BaseException) -> bool:
     """Whether torch was refused memory of a CPU's."""
-    # Reason to read words: torch.OutOfMemoryError is of accelerators alone; the CPU's allocator raises a RuntimeError
-    # without a class of its own. A test asks it for more than there is, and fails when torch words it otherwise.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # torch.OutOfMemoryError is of accelerators alone. A test asks for more than there is, and fails when this changes.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # it has no class of its own
 
 
 to_copy = torch.ops.aten._to_copy.default

@@ -17,7 +17,7 @@ from pyro_aevb.data.schema import OWN_TOTAL, TOTAL, Beside, Column, Rows, Schema
 from pyro_aevb.data.sets import plain
 from pyro_aevb.data.tables import Roles
 from pyro_aevb.errors import InputError, in_one_line, told
-from pyro_aevb.files import check_archive, regular_file
+from pyro_aevb.files import DamagedArchiveError, check_archive, regular_file
 
 __all__ = ["Arrays", "find_arrays", "found_schema", "read_arrays", "rows_of_arrays", "scale_of"]
 
@@ -98,9 +98,10 @@ def _read_file(path: Path) -> Arrays:
         if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
             raise ValueError(f"{other[0]} is no array")
         return arrays
+    except DamagedArchiveError as error:
+        raise InputError(f"{path} is truncated or damaged: {error}") from error
     except Exception as error:  # NumPy raises whatever the damage leads to: ValueError, EOFError, BadZipFile, ...
-        reason = "Python objects, which are not opened" if "pickle" in str(error) else in_one_line(error)
-        raise InputError(f"{path} is truncated, or holds something else than plain arrays ({reason})") from error
+        raise InputError(f"{path} is truncated, or holds something else than plain arrays") from error
 
 
 # ---------------------------------------------------------------- which is what

@@ -285,6 +285,7 @@ def modules_needed(config: Mapping[str, Any]) -> list[str]:
     named: dict[str, None] = {}
 
     def look(value: Any) -> None:
+        """Note the module of each class path in a value, and in what it holds."""
         if isinstance(value, dict | list):
             for each in value.values() if isinstance(value, dict) else value:
                 look(each)

@@ -39,11 +39,11 @@ def taken_apart(arguments: Sequence[str]) -> list[Typed]:
 
 
 def _typed(words: list[str]) -> Typed:
-    first, following = words[0], words[1:]
+    first = words[0]
     if not first.startswith("--"):
         return Typed("", first, tuple(words))
     name, equals, value = first.removeprefix("--").partition("=")
-    return Typed(name, value if equals else next(iter(following), None), tuple(words))
+    return Typed(name, value if equals else next(iter(words[1:]), None), tuple(words))
 
 
 def from_the_outside_in(typed: Sequence[Typed]) -> list[Typed]:

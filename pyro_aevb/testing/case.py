@@ -78,7 +78,7 @@ class Case:
             raise AssertionError(f"{error}{_called_with(given)}") from error
         except Exception as error:  # whatever a stranger's forward raises
             advice = f": {LEADING}" if self.kind is Likelihood else ""
-            if "satisfy the constraint" in str(error):  # as torch words a parameter that is outside its own
+            if _is_of_parameters(error):
                 advice = f": {PARAMETERS}"
             raise AssertionError(f"{self.name}.forward failed, {told(error)}{_called_with(given)}{advice}") from error
 
@@ -118,6 +118,14 @@ def require(held: bool, words: str) -> None:
 def told(error: Exception) -> str:
     """What was raised, in one line."""
     return f"{type(error).__name__}: {in_one_line(error)}"
+
+
+def _is_of_parameters(error: BaseException) -> bool:
+    """Whether torch's distributions refused a parameter: whether the error, or its cause, was raised where they do."""
+    place = (error.__cause__ or error).__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__") == torch.distributions.Distribution.__module__
 
 
 def _where(kind: type) -> str:

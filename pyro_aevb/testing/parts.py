@@ -49,6 +49,7 @@ def _conditions(make: Callable[..., Prior], latent_dim: int) -> Callable[[int], 
     """What a prior is called with: nothing, or a condition. It is made where a rule asks, which cleans up after it."""
 
     def given(rows: int) -> tuple[Tensor, ...]:
+        """A condition of so many rows, for a prior that names one; nothing for others."""
         with seeded(0):
             made = make(latent_dim)
         if not made.takes_condition:

@@ -15,15 +15,19 @@ from pyro_aevb.testing.case import Case, require
 
 __all__ = ["check", "nothing_global_touched", "require_unseeded"]
 
+
+def _put_back_device(device: str) -> None:
+    """Make a device torch's default again, with ``None`` for the processor, as torch begins."""
+    torch.set_default_device(None if device == "cpu" else device)  # a ``with device:`` would end with this call
+
+
 # The package sets no global state. What a stranger's part under test has set is put back, by these setters and with
 # what their getters told before: one part that sets the default dtype would spoil the tests of all that come after it.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    # Reason: torch has no context manager for its default dtype.
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),  # it has no context manager
     "torch's default device": (
         lambda: torch.empty(0).device.type,
-        # Reason: a device that is entered as a context is left again by the part's own call; None is torch's beginning.
-        lambda device: torch.set_default_device(None if device == "cpu" else device),
+        _put_back_device,
     ),
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),

@@ -237,7 +237,8 @@ def kl_with_free_bits(model_trace: Trace, guide_trace: Trace, free: float) -> Te
 
 def _kl_by_dimension(model_site: Site, guide_site: Site) -> Tensor:
     """The closed-form KL(q || p) of each dimension of one latent, ``(..., B, K)``, unscaled and unmasked, in nats."""
-    q, p = guide_site["fn"], model_site["fn"]
+    q = guide_site["fn"]
+    p = model_site["fn"]
     if not q.event_shape:
         return site_kl(model_site, guide_site).unsqueeze(-1)
     for each in (q, p):
