@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 # Before torch reads it: else each process that compiles begins with helpers, each with a torch of its own, to wait for.
@@ -58,6 +59,16 @@ def _needs(request, path):
     if request.config.getoption("--require-data"):
         pytest.fail(message)
     return pytest.skip(message)  # the reason is the missing file; CI passes --require-data, and skips nothing here
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Whatever runs the tests may ignore some: ``nohup`` does, and a shell in the background."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -21,17 +21,6 @@ from tests.commands import SMALL, train
 from tests.pairs import binary, plate
 from tests.trainings import assert_equal, make, weights
 
-
-@pytest.fixture(autouse=True)
-def _signals_as_in_a_terminal():
-    """Whatever runs the tests may ignore some: ``nohup`` does, and a shell in the background."""
-    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 # ---------------------------------------------------------------- threads
 
 
