@@ -1,4 +1,5 @@
 # make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests;
+# make docs: the documentation, all code in it executed, without a network once all is installed;
 # make bench: what a training step costs, about 25 minutes; make figures: the paper's figures from as many samples as
 # take some 85 minutes on two cores, resumable; make figures FULL=1: from as many as the figures here, four to five hours.
 PYTHON ?= python3
@@ -16,7 +17,7 @@ BUDGET = figure2:3e6 choices:1e5 wake_sleep:2e5 figure3:1e6 figure4 figure5 appe
 script = $(firstword $(subst :, ,$(1)))
 samples = $(if $(FULL),,$(addprefix --samples=,$(word 2,$(subst :, ,$(1)))))
 
-.PHONY: demo test lint bench figures clean
+.PHONY: demo test lint docs docs-installed bench figures clean
 .DELETE_ON_ERROR:
 
 $(BIN)/installed: pyproject.toml
@@ -29,6 +30,17 @@ demo: $(BIN)/installed
 	@echo; $(BIN)/pyro-aevb evaluate runs/demo --num_samples 1000
 	@echo; $(BIN)/pyro-aevb plot runs/demo
 	@echo; echo "Look at the pictures above. Once more from the beginning: rm -r runs/demo; make demo"
+
+$(BIN)/docs-installed: $(BIN)/installed
+	$(BIN)/python -m pip install -q -e '.[dev,docs]'
+	@touch $@
+
+docs-installed: $(BIN)/docs-installed
+
+# Pages are executed side by side, two at a time; what was executed is kept until the page changes.
+docs: $(BIN)/docs-installed
+	$(BIN)/sphinx-build -W --keep-going -n -q -j 2 -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 test: $(BIN)/installed lint
 	$(PYTEST)
@@ -47,4 +59,4 @@ lint: $(BIN)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) docs/_build docs/.jupyter_cache docs/reference/api .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -242,14 +242,18 @@ class Parser(ArgumentParser):
         run = " RUN" if "run" in self.said else ""
         lines = [f"usage: {self.command}{run} [--option value ...]", "", *filled(self.description or "", ""), ""]
         for name, said in self.said.items():
-            lines += [f"  {name}", *filled(f"{said.replace('``', '')} ({self._takes(name)})", " " * 6)]
+            lines += [f"  {name}", *filled(f"{said.replace('``', '')} ({self.takes(name)})", " " * 6)]
         if self.parts:
             some = "--prior.help tells which priors there are, --prior.help Laplace the options of one"
             lines += ["", *filled(f"{some}; likewise of {', '.join(self.parts)}.", "")]
         return "\n".join(lines) + "\n"
 
-    def _takes(self, name: str) -> str:
-        """What an option takes, and its default."""
+    def takes(self, name: str) -> str:
+        """What an option takes, and its default.
+
+        Arguments:
+            name: The option as it is typed, ``--seed``, or ``run``.
+        """
         option = name.removeprefix("--")
         if option in self.parts:
             names = ", ".join(offered(option))

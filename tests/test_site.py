@@ -1,0 +1,118 @@
+"""The documentation as it was built: each public name is in it, links lead somewhere, nothing is loaded from outside.
+
+``make docs`` executes the code of the pages; these tests read what it wrote.
+"""
+
+import importlib
+import pkgutil
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import pyro_aevb
+
+DOCS = Path(__file__).parent.parent / "docs"
+SITE = DOCS / "_build" / "html"
+
+
+@pytest.fixture
+def site(request):
+    """The folder of the built pages."""
+    if not (SITE / "objects.inv").exists():
+        message = "the documentation is not built: make docs"
+        pytest.fail(message) if request.config.getoption("--require-docs") else pytest.skip(message)
+    return SITE
+
+
+class Page(HTMLParser):
+    """What a page links to, what it loads, and which places in it can be linked to."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links = []
+        self.loaded = []
+        self.places = set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.places |= {given[key] for key in ("id", "name") if given.get(key)}
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        elif tag == "link" and given.get("rel") not in ("canonical", "index", "search", "next", "prev", "author"):
+            self.loaded.append(given.get("href", ""))
+        elif tag in ("script", "img", "iframe", "source", "video", "audio", "embed", "object"):
+            self.loaded += [given[key] for key in ("src", "srcset", "data") if given.get(key)]
+
+
+@cache
+def page_at(path):
+    return Page(path)
+
+
+def public_names():
+    """Every name of every ``__all__``, and the module that offers it."""
+    for info in pkgutil.walk_packages(pyro_aevb.__path__, "pyro_aevb."):
+        if not info.name.endswith("__main__"):
+            yield from ((info.name, name) for name in getattr(importlib.import_module(info.name), "__all__", ()))
+    yield from (("pyro_aevb", name) for name in pyro_aevb.__all__)
+
+
+def test_every_public_name_can_be_looked_up(site):
+    from sphinx.util.inventory import InventoryFile
+
+    inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
+    entered = {name for kind, entries in inventory.data.items() if kind.startswith("py:") for name in entries}
+    missing = {f"{module}.{name}" for module, name in public_names()} - entered
+    assert not missing
+    options = set(inventory.data["std:cmdoption"])
+    assert {"pyro-aevb train.--prior", "pyro-aevb evaluate.--num_samples"} <= options
+
+
+def test_no_page_loads_anything_from_outside(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 60
+    for path in pages:
+        outside = [each for each in page_at(path).loaded if urlsplit(each).netloc]
+        assert not outside, path.name
+    for path in site.rglob("*.css"):
+        assert not re.findall(r"url\(['\"]?(?:https?:)?//|@import ['\"]?http", path.read_text()), path.name
+
+
+def has_place(path, place):
+    """Whether a link to that place in a file goes there; what is no page has no places."""
+    return not place or path.suffix != ".html" or place in page_at(path).places
+
+
+def test_every_link_leads_somewhere(site):
+    dead = []
+    for path in sorted(site.rglob("*.html")):
+        for link in page_at(path).links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not (target.exists() and has_place(target, unquote(parts.fragment))):
+                dead.append((path.name, link))
+    assert not dead
+
+
+def sources():
+    return sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(DOCS)))
+def test_all_code_of_a_page_is_run(path):
+    """Code stands in cells, which the build executes; what cannot run in it is said not to be run."""
+    text = path.read_text()
+    fences = re.findall(r"^ *(`{3,}|:{3,})(\{?[\w-]*\}?) ?(\S*)", text, re.MULTILINE)
+    kinds = {(kind, argument) for _, kind, argument in fences if kind}
+    assert not {kind for kind, _ in kinds} & {"python", "py", "sh", "bash", "shell", "console"}
+    for block in re.findall(r"(.{0,400})^```\{code-block\} (?:python|sh|bash)", text, re.MULTILINE | re.DOTALL):
+        assert re.search(r"not run|cannot be run|cannot run", block), f"say that it is not run: {block[-80:]}"
+    if "{code-cell}" in text:
+        assert "file_format: mystnb" in text
