@@ -23,6 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
     "reference",
+    "streams",
 ]
 exclude_patterns = ["_build", ".jupyter_cache"]
 nitpicky = True
@@ -62,6 +63,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ["PYRO_AEVB_CHECKOUT"] = str(ROOT)  # where pages find the committed results of the experiments
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pages are executed side by side
 os.environ.setdefault("PYRO_AEVB_DATA", "")
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would ask for widgets, which a page has not
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3

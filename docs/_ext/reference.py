@@ -7,6 +7,7 @@ there. So that each name can be linked to and found, all of them stand in ``obje
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -84,10 +85,18 @@ def _members(value: Any) -> str:
     return f"   :members:\n   :show-inheritance:\n   :inherited-members: {', '.join(others)}\n"
 
 
+def _home_of(module: ModuleType, name: str) -> str:
+    """Where users import a name from: the contract of a family, in its ``base``, from the family itself."""
+    parent, _, last = module.__name__.rpartition(".")
+    if last == "base" and getattr(sys.modules[parent], name, None) is getattr(module, name):
+        return parent
+    return module.__name__
+
+
 def _entry(module: ModuleType, name: str, homes: dict[tuple[str, int], str]) -> str:
     """What describes one name of a module, or leads to where it is described."""
     value = getattr(module, name)
-    full = f"{module.__name__}.{name}"
+    full = f"{_home_of(module, name)}.{name}"
     if isinstance(value, ModuleType):
         return f":mod:`{value.__name__}`\n"
     home = homes.setdefault((name, id(value)), full)  # equal numbers are one object, with two names
