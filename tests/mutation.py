@@ -35,7 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script it would find 
 from tests.mutants import digest, in_order
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("pyro_aevb", "tests", "experiments", "docs", "README.md", "Makefile", "pyproject.toml")
+PARTS = (
+    *("pyro_aevb", "tests", "experiments", "docs", "README.md", "Makefile", "pyproject.toml", ".ci"),
+    *("LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+)
 MUTATED = ("traces/*.py", "estimators/*.py", "evidence/*.py", "recording.py", "capture.py")  # in pyro_aevb
 START = 60  # seconds that a run of pytest may take before its first test
 
