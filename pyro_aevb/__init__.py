@@ -18,58 +18,60 @@
 
 The rooms of the package, in an order to read them in:
 
-=====================================================  =================================================================
-``errors``, ``seeds``, ``process``, ``hardware``,      the ground: refusals, streams of noise, the processor, files and
-``files``, ``states``, ``pairs``                       saved states, what a pair is made of
-``nn``, ``distributions``, ``priors``,                 the parts that a model and a guide are made of, each of which
-``likelihoods``, ``guides``, ``conditions``,           returns a Pyro distribution
-``models``
-``traces``                                             log densities of a pair, per datum and particle
-``estimators``, ``sgvb``, ``optimizers``               the objectives; the paper's by hand, without Pyro; what steps
-``data``                                               loading, checks, splits, binarisation, minibatches
-``engines``                                            how a step is taken: through Pyro, or from a recording
-``training``                                           Algorithm 1, Monte Carlo EM, several trainings at once
-``hmc``                                                Hamiltonian Monte Carlo and draws from a posterior
-``evaluation``, ``evidence``, ``diagnostics``,         what a trained pair is worth
-``bayesian``, ``predictions``                          and what it makes of data
-``plots``, ``runs``, ``cli``                           pictures, runs on disk, the command line
-``testing``                                            the contracts of parts, as functions that check yours
-=====================================================  =================================================================
+* the ground: refusals, streams of noise, the processor, files and saved states, what a pair is made of: ``errors``,
+  ``seeds``, ``process``, ``hardware``, ``files``, ``states``, ``pairs``;
+* the parts that a model and a guide are made of, each of which returns a Pyro distribution: ``nn``, ``distributions``,
+  ``priors``, ``likelihoods``, ``guides``, ``conditions``, ``models``;
+* log densities of a pair, per datum and particle: ``traces``;
+* the objectives; the paper's by hand, without Pyro; what steps the weights: ``estimators``, ``sgvb``, ``optimizers``;
+* loading, checks, splits, binarisation, minibatches: ``data``;
+* how a step is taken, through Pyro or from a recording: ``engines``;
+* Algorithm 1, Monte Carlo EM, several trainings at once: ``training``;
+* Hamiltonian Monte Carlo and draws from a posterior: ``hmc``;
+* what a trained pair is worth, and what it makes of data: ``evaluation``, ``evidence``, ``diagnostics``, ``bayesian``,
+  ``predictions``;
+* pictures, runs on disk, the command line: ``plots``, ``runs``, ``cli``;
+* the contracts of parts, as functions that check yours: ``testing``.
 """
 
 from pyro_aevb import started  # noqa: F401  # before all others
 
 # isort: split
 
+import importlib
+import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any
 
-from pyro_aevb import (
-    bayesian,
-    data,
-    diagnostics,
-    estimators,
-    evidence,
-    guides,
-    hmc,
-    likelihoods,
-    nn,
-    optimizers,
-    predictions,
-    priors,
-    sgvb,
-    traces,
-)
-from pyro_aevb.errors import InputError, NonFiniteLossError
-from pyro_aevb.models import GenerativeModel, RecognitionModel
-from pyro_aevb.seeds import seeded
-from pyro_aevb.training.early_stopping import EarlyStopping
-from pyro_aevb.training.ensemble import Ensemble
-from pyro_aevb.training.monte_carlo_em import MonteCarloEM
-from pyro_aevb.training.progress import Progress
-from pyro_aevb.training.trainer import Trainer
-
 if TYPE_CHECKING:
+    from pyro_aevb import (
+        bayesian,
+        data,
+        diagnostics,
+        estimators,
+        evidence,
+        guides,
+        hmc,
+        likelihoods,
+        nn,
+        optimizers,
+        plots,
+        predictions,
+        priors,
+        sgvb,
+        traces,
+    )
+    from pyro_aevb.errors import InputError, NonFiniteLossError
+    from pyro_aevb.models import GenerativeModel, RecognitionModel
     from pyro_aevb.runs import load_run
+    from pyro_aevb.seeds import seeded
+    from pyro_aevb.training.early_stopping import EarlyStopping
+    from pyro_aevb.training.ensemble import Ensemble
+    from pyro_aevb.training.monte_carlo_em import MonteCarloEM
+    from pyro_aevb.training.progress import Progress
+    from pyro_aevb.training.trainer import Trainer
+
+    __version__: str
 
 __all__ = [
     "EarlyStopping",
@@ -92,6 +94,7 @@ __all__ = [
     "load_run",
     "nn",
     "optimizers",
+    "plots",
     "predictions",
     "priors",
     "seeded",
@@ -99,16 +102,52 @@ __all__ = [
     "traces",
 ]
 
+_ROOMS_OF_NAMES = ("errors", "seeds", "models", "training", "runs")
+"""Rooms whose public names may be the package's own too, in the order of what they take to import."""
 
-def __getattr__(name: str) -> Any:
-    """The parser that reads a run's options takes two seconds to import: only where a run is opened."""
-    if name != "load_run":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pyro_aevb.runs import load_run
+_ONE_AT_A_TIME = threading.RLock()
+"""Held by the thread that imports: Pyro cannot be imported from two ends at once, as two threads would."""
 
-    return load_run
+_LONGEST_WAIT = 60
+"""Seconds to wait for that thread: it may itself wait for a module that this one is importing by its full name."""
+
+if not TYPE_CHECKING:  # to which every name would then be one of the package's
+
+    def __getattr__(name: str) -> Any:
+        """Import a room, or the one that a name is in, where it is first asked for: torch and Pyro take two seconds.
+
+        Raises:
+            AttributeError: If the package has no such name.
+        """
+        if name == "__version__":
+            return _version()
+        alone = _ONE_AT_A_TIME.acquire(timeout=_LONGEST_WAIT)
+        try:
+            return _imported(name)
+        finally:
+            if alone:
+                _ONE_AT_A_TIME.release()
 
 
 def __dir__() -> list[str]:
-    """What there is, that which is imported late too."""
-    return sorted({*globals(), *__all__})
+    """What there is, that which is not imported yet too."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _imported(name: str) -> Any:
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    for room in _ROOMS_OF_NAMES if name in __all__ else ():
+        module = importlib.import_module(f"{__name__}.{room}")
+        if name in module.__all__:
+            return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib import metadata  # as slow to import as all else of this file, so only where it is asked for
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError as error:
+        raise AttributeError(f"{__name__} has no __version__: it is a copy of the sources, not installed") from error

@@ -2,6 +2,9 @@
 
 Everything else is Python's, torch's or Pyro's own error. A check returns what it was given, so that it stands where the
 value is used: ``self.rank = whole("rank", rank)``.
+
+NumPy and torch are imported by the functions that look at their objects: the command line refuses a command that it
+does not know without waiting for them.
 """
 
 import difflib
@@ -11,10 +14,10 @@ import traceback
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "REFUSALS",
@@ -95,6 +98,7 @@ def whole(name: str, value: int, least: int = 1, most: int | None = None) -> int
     Raises:
         InputError: If it is no such number.
 
+    >>> import numpy as np
     >>> whole("rank", np.int64(3))
     3
     """
@@ -109,6 +113,11 @@ def whole(name: str, value: int, least: int = 1, most: int | None = None) -> int
 
 def wholes(name: str, value: int | Iterable[int], least: int = 1) -> list[int]:
     """Whole numbers of at least ``least``, from a sequence of them or one alone, an empty sequence too.
+
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument, one number or a sequence of them.
+        least: Smallest number allowed.
 
     Raises:
         InputError: If it is neither.
@@ -125,6 +134,12 @@ def wholes(name: str, value: int | Iterable[int], least: int = 1) -> list[int]:
 def real(name: str, value: float, least: float = -math.inf, most: float = math.inf) -> float:
     """A finite number between two others, or equal to one of them, as Python's own float.
 
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
+        least: Smallest number allowed; by default any.
+        most: Largest number allowed; by default any.
+
     Raises:
         InputError: If it is no such number: text, a boolean, NaN, infinite or outside.
     """
@@ -137,6 +152,10 @@ def real(name: str, value: float, least: float = -math.inf, most: float = math.i
 
 def positive(name: str, value: Number) -> Number:
     """The finite number, if it is positive.
+
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
 
     Raises:
         InputError: If it is not, or no such number.
@@ -155,9 +174,15 @@ def _finite(name: str, value: float) -> float:
 def flag(name: str, value: bool) -> bool:
     """True or False, and nothing that only counts as one of them, as the text ``"false"`` counts as true.
 
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
+
     Raises:
         InputError: If it is neither.
     """
+    import numpy as np
+
     if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} must be True or False, not {told(value)}")
     return bool(value)
@@ -165,6 +190,11 @@ def flag(name: str, value: bool) -> bool:
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> Any:
     """The value, if it is one of the allowed words.
+
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
+        allowed: The words that it may be.
 
     Raises:
         InputError: If it is none of them: names them all.
@@ -210,18 +240,28 @@ def instance(name: str, value: Kind, kind: type, advice: str = "") -> Kind:
     raise InputError(f"{name} must be {_a(kind.__name__)}, not {told(value)}{_advice(value, kind, advice)}")
 
 
-def tensors(**named: torch.Tensor) -> None:
+def tensors(**named: "torch.Tensor") -> None:
     """Refuse what is no tensor, by its name.
+
+    Arguments:
+        named: The arguments, each by its name.
 
     Raises:
         InputError: Names the first that is none.
     """
+    import torch
+
     for name, value in named.items():
         instance(name, value, torch.Tensor, "give torch.as_tensor of it")
 
 
 def function(name: str, value: Called, advice: str = "") -> Called:
     """What can be called, a function or a module, and is no class, whose call only makes an instance.
+
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
+        advice: What to give instead, for the message; by default nothing is said.
 
     Raises:
         InputError: If it cannot, or is a class.
@@ -234,9 +274,16 @@ def function(name: str, value: Called, advice: str = "") -> Called:
 def maker(name: str, value: Called, advice: str = "") -> Called:
     """What makes something when it is called, a function or a class; no module, which would compute instead.
 
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
+        advice: What to give instead, for the message; by default nothing is said.
+
     Raises:
         InputError: If it cannot be called, or is a module.
     """
+    import torch
+
     if callable(value) and not isinstance(value, torch.nn.Module):
         return value
     raise InputError(f"{name} must be a function or a class that makes one, not {told(value)}{_advice(0, int, advice)}")
@@ -244,6 +291,10 @@ def maker(name: str, value: Called, advice: str = "") -> Called:
 
 def path(name: str, value: str | os.PathLike[str]) -> Path:
     """A path, from text or a path.
+
+    Arguments:
+        name: Name of the argument, for the message.
+        value: The argument.
 
     Raises:
         InputError: If it is neither.
@@ -262,9 +313,15 @@ def _advice(value: Any, kind: type, advice: str) -> str:
 def told(value: Any) -> str:
     """A value in a few words, in one line: itself if it is short, else what it is.
 
+    Arguments:
+        value: Any object.
+
+    >>> import torch
     >>> told("wake"), told(dict), told(torch.nn.Linear(2, 3))
     ("'wake'", 'the class dict', 'a Linear')
     """
+    import torch
+
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, (torch.Tensor, torch.nn.Module)):
@@ -285,7 +342,11 @@ def _a(noun: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """An error's message in one line, without the table of shapes that Pyro adds; where it has none, who raised it."""
+    """An error's message in one line, without the table of shapes that Pyro adds; where it has none, who raised it.
+
+    Arguments:
+        error: The error.
+    """
     words = " ".join(str(error).partition(SHAPES)[0].split()) or _raised_in(error)
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."
 

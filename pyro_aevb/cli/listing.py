@@ -55,9 +55,8 @@ def _summary(part: Any) -> str:
     paragraph = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
     whose = part.__module__.partition(".")[0]
     sentence = f"{whose}'s own. {paragraph.partition('. ')[0]}" if whose in ("torch", "pyro") else paragraph
-    return re.sub(r"(\s*:math:`.*?`|:\s*)+\.?$", "", re.sub(r":(?:class|meth):`~?([\w.]+)`", r"\1", sentence)).replace(
-        "``", ""
-    )
+    named = re.sub(r":(?:class|meth):`(?:~[\w.]*\.)?([\w.]+)`", r"\1", sentence)  # after ~ a path's last word alone
+    return re.sub(r"(\s*:math:`.*?`|:\s*)+\.?$", "", named).replace("``", "")
 
 
 def _reference(part: Any) -> str | None:
