@@ -218,8 +218,9 @@ class Batches:
             InputError: Names the first datum that is not; or the size of a model that is made for fewer data.
         """
         check_sizes(self.size, model, *([] if guide is None else [guide]))
-        args = self[0]
-        sites = traces.observed(model, guide, args)
+        first = self._visit(0)
+        args = self.at(*first)
+        sites = traces.observed(model, guide, args, first[0])
         places = [next((i for i, arg in enumerate(args) if site.value is arg), None) for site in sites]
         known = [(site, place) for site, place in zip(sites, places, strict=True) if place is not None]
         universal = all(site.is_universal for site in sites)
@@ -253,6 +254,7 @@ class Batches:
 
     def _same_support(self, model: Pair, guide: Pair | None, sites: list[traces.Observed]) -> bool:
         """Is each site's support made of constants that another minibatch has too?"""
-        others = traces.observed(model, guide, self[self.per_epoch - 1])
+        last = self._visit(self.per_epoch - 1)
+        others = traces.observed(model, guide, self.at(*last), last[0])
         same = len(sites) == len(others) and all(a.same_support(b) for a, b in zip(sites, others, strict=True))
         return same and all(site.is_constant for site in sites)

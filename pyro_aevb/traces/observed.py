@@ -159,7 +159,7 @@ def check_values(values: Tensor, site: Observed, rows: Tensor | None = None) -> 
         rows: Index of each of these data in the whole data set, ``(B,)``, for the message; by default 0 to B - 1.
 
     Returns:
-        The site to check further data with: what was warned of once is not warned of again.
+        The site to check further data with, by which what was warned of once is not warned of again.
 
     Raises:
         InputError: Names the first datum.
@@ -198,5 +198,8 @@ def _with_value(values: Tensor, support: Any) -> str:
 
 
 def _first(wrong: Tensor, rows: Tensor | None) -> int:
-    place = int(wrong.nonzero()[0, 0]) if wrong.dim() else 0
-    return place if rows is None or place >= len(rows) else int(rows[place])
+    """The lowest index in the data set of a datum that is wrong, whatever the order of these data."""
+    if not wrong.dim():
+        return 0
+    places = wrong.nonzero()[:, 0]
+    return int(places[0]) if rows is None or len(rows) != len(wrong) else int(rows[places.to(rows.device)].min())

@@ -217,3 +217,13 @@ def test_a_non_finite_loss_names_the_step(engine):
         trainer.guide.guide.network[0].bias[0] = float("nan")
     with pytest.raises(aevb.NonFiniteLossError, match=r"at step 6; \d parameters are no longer finite"):
         list(trainer.run(100))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_row_of_a_nan_is_that_of_the_data_whatever_the_order_of_minibatches(seed):
+    x = torch.rand(200, 4)
+    x[[3, 150], 0] = float("nan")
+    model = aevb.GenerativeModel(aevb.priors.StandardNormal(2), aevb.likelihoods.Gaussian(2, 4, hidden=5), 200)
+    guide = aevb.RecognitionModel(aevb.guides.DiagonalNormal(4, 2, hidden=5), 200)
+    with pytest.raises(aevb.InputError, match=r"in row (3|150) first"):
+        aevb.Trainer(model, guide, x, seed=seed, batch_size=50)
