@@ -1,9 +1,10 @@
 """What the paper leaves open, one choice changed at a time: ``python experiments/choices.py``.
 
-Settings are Figure 2's, with the step size that it chose for each panel; one thing differs: the estimator, (6) in place
-of (7); the initial weights, normal with a small standard deviation as the paper states, or PyTorch's own; Adagrad's
-pause of 100 steps, as in the author's public code; the scale of wake-sleep's log-variance, as in that code. The bound
-on test after 1e6 samples stands beside the paper's.
+Every case has the settings of Figure 2 (see ``figure2.py``), with the step size that it chose for each panel, but for
+one: the estimator, A of equation (6) in place of B of (7); the initial weights, normal with a small standard deviation
+as the paper states, or PyTorch's own; the pause, in which Adagrad sums squares for 100 steps and does not move, as in
+the public code of the paper's author; or the scale of wake-sleep's log-variance, as in that code. What is measured is
+the bound on test data after 1e6 samples, in nats per datum, beside the paper's.
 
 Results are in ``experiments/choices/``: ``bounds.csv``, ``table.md``; about 20 minutes on two cores.
 """

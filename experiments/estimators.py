@@ -155,8 +155,8 @@ def draw_few_latents(rows: list[dict]) -> Figure:
     """Signal-to-noise against particles; variance against how far the guide is from the posterior."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     labels = {
-        "particles": ("particles", "signal-to-noise, φ"),
-        "gap": ("log p(x) less the bound, nats", "variance of the gradient, φ"),
+        "particles": ("number of particles", "signal-to-noise ratio of\nthe gradient by the guide's φ"),
+        "gap": ("log p(x) less the bound, nats per datum", "variance of the gradient\nby the guide's φ"),
     }
     for axes, (what, (x, y)) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for name in dict.fromkeys(row["estimator"] for row in rows if row["what"] == what):
@@ -175,14 +175,16 @@ def draw_stages(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axes = figure.subplots()
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    for name in dict.fromkeys(row["estimator"] for row in rows if row["num_particles"] == 1):
+    names = list(dict.fromkeys(row["estimator"] for row in rows if row["num_particles"] == 1))
+    for i, name in enumerate(names):
         points = {
             r["stage"]: r["variance"]
             for r in rows
             if (r["estimator"], r["num_particles"], r["part"]) == (name, 1, "guide")
         }
-        axes.semilogy(stages, [points[stage] for stage in stages], "o-", ms=4, label=name)
-    axes.set(ylabel="variance of the gradient, φ")
+        width = 1 + 2.5 * (1 - i / len(names))  # so that of lines that coincide all are seen
+        axes.semilogy(stages, [points[stage] for stage in stages], "o-", ms=2 + width, lw=width, label=name)
+    axes.set(xlabel="stage of the training", ylabel="variance of the gradient by the guide's φ")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small")
     return figure
@@ -206,7 +208,7 @@ def keep(rows: list[dict], training: list[dict], settings: dict) -> None:
         for row in rows
         if row["stage"] == "trained"
     ]
-    title = f"MNIST, 784-{HIDDEN}-{LATENT_DIM}, one minibatch of {BATCH}, trained on 2e6 samples"
+    title = f"MNIST, 784-{HIDDEN}-{LATENT_DIM}, one minibatch of {BATCH}, trained on 2,000,000 samples"
     draw_comparison(trained, title).savefig(FOLDER / "gradients.png", dpi=110)
     draw_stages(rows).savefig(FOLDER / "stages.png", dpi=110)
 

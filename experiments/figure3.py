@@ -1,33 +1,40 @@
 """The paper's Figure 3, log p(x) as training goes on: ``python experiments/figure3.py``.
 
-MNIST, 3 latents, 100 hidden units, 1000 or 50000 training images; AEVB, wake-sleep and Monte Carlo EM. log p(x) is the
-mean over the first 1000 training and test images by appendix D: 50 and 50 posterior draws of 4 leapfrog steps. Where
-its chains begin decides: Monte Carlo EM has no guide, and chains from prior draws stay in the wrong place (AEVB, 1000
-images, 1e6 samples, the first 200 of them: -153.4 after 200 transitions, -151.5 after 1000; from the guide -122.6, and
-importance sampling says -122.9). So for all methods each chain begins at one of 1000 prior draws, chosen with odds
-p(x|z). Annealed importance sampling of the first 100, from the prior, tells at the end what that is worth.
+Setting. MNIST, 3 latents, 100 hidden units, the first 1,000 or 50,000 training images; AEVB, wake-sleep and Monte Carlo
+EM. What is shown is the mean of log p(x) over the first 1,000 training and test images, in nats per datum; pairs of
+numbers below are train / test.
 
-The step size is that of 0.01, 0.02 and 0.1 with the highest training bound (log p(x, z) for Monte Carlo EM) over the
-second half of the first 1e5 samples; of MCEM over that of the first 1e6 of 1000 images. Initial weights and optimizer
-are Figure 2's; Monte Carlo EM begins as AEVB does.
+How log p(x) is estimated. By the paper's appendix D, with 50 posterior draws of 4 leapfrog steps to fit the density and
+50 more. Where its chains begin decides the result, and Monte Carlo EM has no guide to begin at. Chains from draws of
+the prior stay in the wrong place: on 200 images, for AEVB with 1,000 training images after 1e6 samples, they give
+-153.4 after 200 transitions and -151.5 after 1,000, where chains from the guide give -122.6 and importance sampling
+says -122.9. So, for all methods, each chain begins at one of 1,000 draws of the prior, chosen with odds p(x|z).
+Annealed importance sampling of the first 100 images, from the prior, tells at the end what that is worth.
 
-Samples are counted as evaluated, as the paper's axis says: each of Monte Carlo EM's 10 leapfrog steps counts a datum,
-and so does each of its 5 weight updates: 15, and the paper's points lie 15 N apart. When its chains move it does not
-say. "MCEM" here moves them all, then updates the weights 5 times with all data, without Adagrad's pause of 100 steps,
-which alone would take 3e5 samples of 1000 images. "minibatch MCEM" is 5 updates after each minibatch's own chains, with
-the pause. Five minibatches after all chains, with the pause, is too slow for the paper's: with 1000 images -149.3 /
--159.6 on train / test at 1e6, where MCEM has -137.4 / -151.4 and the paper -139.3 / -152.3. With 50,000 images it is
-the other way round: MCEM is ahead of the paper's curve, -152.5 / -152.7 at 3e7 and -143.9 / -144.3 at 6.75e7 (paper
--164.1 / -165.6 and -146.9 / -148.4). Five minibatches after all chains have -163.3 / -162.8 and -151.8 / -151.8 there;
-MCEM with the pause -167.2 / -166.4 and -151.9 / -151.8; at step size 0.02 without it -166.6 / -165.7 and -158.8 /
--158.8. No reading tried gives both curves.
+Step size. The one of 0.01, 0.02 and 0.1 with the highest training bound (log p(x, z) for Monte Carlo EM) over the
+second half of the first 1e5 samples; for MCEM, of the first 1e6 with 1,000 images. Initial weights and optimizer are
+those of Figure 2; Monte Carlo EM begins as AEVB does.
 
-Other initial weights at 1e7: AEVB from N(0, 0.01) -112.4 / -141.9 with 1000 images, and -128.2 / -132.9 with 50,000; at
-step size 0.02 there -135.5 / -138.8, so the paper's (-135.5 / -142.3) may have had both. Wake-sleep with 1000 images
-from a standard deviation of 0.1 -120.7 / -142.0, at step size 0.1, with the pause and without the scale of Figure 2,
-which here change 0.4 nats.
+How samples are counted. As evaluated, as the paper's axis says: each of Monte Carlo EM's 10 leapfrog steps counts a
+datum, and so does each of its 5 weight updates, 15 in all; the paper's points lie 15 N apart.
 
-Results are in ``experiments/figure3/``; every point is kept in ``runs/figure3/`` as it is measured, and gone on with.
+What the paper does not say is when Monte Carlo EM's chains move. "MCEM" here moves the chains of all data, then updates
+the weights 5 times with all data, without Adagrad's pause of 100 steps (see ``figure2.py``), which alone would take 3e5
+samples of 1,000 images. "minibatch MCEM" makes 5 updates after moving the chains of each minibatch, with the pause. A
+third reading, five minibatches after the chains of all data, with the pause, is too slow with 1,000 images: -149.3 /
+-159.6 after 1e6 samples, where MCEM has -137.4 / -151.4 and the paper -139.3 / -152.3. With 50,000 images it is the
+other way round: MCEM is ahead of the paper's curve, -152.5 / -152.7 after 3e7 samples and -143.9 / -144.3 after 6.75e7
+(the paper: -164.1 / -165.6 and -146.9 / -148.4). At these two points the third reading has -163.3 / -162.8 and -151.8 /
+-151.8; MCEM with the pause -167.2 / -166.4 and -151.9 / -151.8; MCEM without it at step size 0.02 -166.6 / -165.7 and
+-158.8 / -158.8. No reading that was tried gives both curves.
+
+Other initial weights, after 1e7 samples. AEVB from N(0, 0.01) has -112.4 / -141.9 with 1,000 images and -128.2 / -132.9
+with 50,000; there, at step size 0.02, -135.5 / -138.8, so that the paper's (-135.5 / -142.3) may have had both.
+Wake-sleep with 1,000 images has -120.7 / -142.0 from a standard deviation of 0.1, at step size 0.1, with the pause and
+without the scale of Figure 2, which here change 0.4 nats.
+
+Results are in ``experiments/figure3/``. Every point is kept in ``runs/figure3/`` as soon as it is measured; a script
+begun again goes on with the next.
 """
 
 import itertools
@@ -246,12 +253,14 @@ def plot(rows: list[dict]) -> Figure:
                     axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22)
                 for seed in sorted({r["seed"] for r in rows if (r["size"], r["method"]) == (size, method)}):
                     ours = [(r["samples"], r[split]) for r in rows if of(r, CURVE) == (size, method, seed)]
-                    name = f"{WORDS.get(method, method)}, {split}" if seed == 0 else None
+                    called = WORDS.get(method, method).replace("MCEM", "Monte Carlo EM")
+                    name = f"{called}, {split}" if seed == 0 else None
                     axes.plot(*zip(*ours, strict=True), style, marker="o", ms=3, color=color, lw=1.2, label=name)
-        axes.set(title=f"N = {size:,}", xlabel="training samples evaluated", ylabel="log p(x), nats per datum")
+        axes.set(title=f"N = {size:,} training images", xlabel="training samples evaluated")
+        axes.set(ylabel="estimate of log p(x), nats per datum")
         axes.set(ylim=(-180, -95), xscale="log", xlim=(2e5, 1e8))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="x-small", ncols=2)
+    figure.axes[0].legend(fontsize="x-small", ncols=2, title="thin: ours; broad: the paper's", title_fontsize="x-small")
     return figure
 
 

@@ -1,12 +1,13 @@
 """Every prior and every suitable likelihood on MNIST and Frey Face: ``python experiments/priors_likelihoods.py``.
 
-One network (D-200-10, diagonal Gaussian guide), one budget (5e5 samples, Adam, estimator A), one seed; the evidence of
-the first 1000 test images by importance sampling. Priors are compared under one likelihood: Bernoulli on MNIST,
-binarised at each visit, a Gaussian on Frey Face. Likelihoods are compared under N(0, I), in one unit: the
-log-probability of an image of 256 grey levels, in nats. A mass function over levels or counts has it at once; a density
-has it on dequantised pixels, (level + u) / 256 with u uniform, less log 256 a pixel; one over 16 levels less log 16.
+All cases have one network (D-200-10, with a diagonal Gaussian guide), one budget (5e5 samples, Adam, estimator A) and
+one seed; what is compared is log p(x) of the first 1000 test images by importance sampling, in nats per datum. Priors
+are compared under one likelihood: Bernoulli on MNIST, binarised at each visit, a Gaussian on Frey Face. Likelihoods are
+compared under the prior N(0, I), in one unit: the log-probability of an image of 256 grey levels. A mass function over
+levels or counts has it at once; a density has it on dequantised pixels, (level + u) / 256 with u uniform, less log 256
+for each pixel; a mass function over 16 levels has it less log 16 for each pixel.
 
-About 50 minutes on two cores. Each case is kept as it ends; begun again, the script goes on with the next.
+About 50 minutes on two cores. Each case is kept as it ends; a script begun again goes on with the next.
 """
 
 import argparse
@@ -216,6 +217,7 @@ def table(rows: list[dict], folder: Path) -> list[dict]:
 
 def plot(rows: list[dict], folder: Path, what: str) -> Figure:
     """For each data set a column: samples of each case, its name and evidence beside."""
+    words = {"mnist": "MNIST", "frey_face": "Frey Face"}
     names = list(dict.fromkeys(r["data"] for r in rows))
     chosen = [[r for r in rows if (r["data"], r["what"]) == (name, what)] for name in names]
     figure = Figure(figsize=(6.4 * len(names), 0.62 * max(map(len, chosen)) + 0.5), layout="constrained")
@@ -225,11 +227,15 @@ def plot(rows: list[dict], folder: Path, what: str) -> Figure:
             axes = panels[line][column]
             axes.imshow(imread(folder / "cases" / f"{data_name}-{what}-{row['name']}.png"))
             axes.set_title(
-                f"{data_name}, {row['name']}: {row['evidence']:.1f} ± {row['se']:.1f}", fontsize=7, loc="left", pad=2
+                f"{words[data_name]}, {row['name']}: {row['evidence']:.1f} ± {row['se']:.1f}",
+                fontsize=7,
+                loc="left",
+                pad=2,
             )
             axes.axis("off")
     figure.suptitle(
-        "log p(x) on test, nats an image (± s.e. over images); means of p(x|z), z from the prior", fontsize=8
+        "log p(x) of test images, nats per datum ± standard error; below it means of p(x|z) with z from the prior",
+        fontsize=8,
     )
     return figure
 

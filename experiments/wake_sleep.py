@@ -1,10 +1,10 @@
 """What decides how far the paper's wake-sleep gets: ``python experiments/wake_sleep.py``.
 
-In the paper's Figure 2 wake-sleep on Frey Face stays at 569 nats with any number of latents, what a Gaussian for each
-pixel scores without any latent, while on MNIST it learns. Settings are Figure 2's but for three: the step size; whether
-Adagrad pauses for 100 steps, in which it sums squares and does not move, as the author's public code does and the paper
-does not tell; and the scale of the guide's log-variance, for which see ``figure2.py``. Test bound after 5e5
-samples; of some Frey Face runs also after 1e7, by ``--samples``.
+In the paper's Figure 2 wake-sleep on Frey Face stays at 569 nats per datum with any number of latents, which is what a
+Gaussian for each pixel scores without any latent, while on MNIST it learns. Every case has the settings of Figure 2 but
+for three: the step size; the pause, in which Adagrad sums squares for 100 steps and does not move, as the author's
+public code has it and the paper does not tell; and the scale of the guide's log-variance, for which see ``figure2.py``.
+What is measured is the bound on test data after 5e5 samples; of some Frey Face runs also after 1e7, by ``--samples``.
 
 Results are in ``experiments/wake_sleep/``: ``bounds.csv``, ``table.md``; about 15 minutes on two cores.
 """

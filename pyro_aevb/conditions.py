@@ -106,5 +106,10 @@ def _is_category(condition: Tensor) -> bool:
 
 
 def beside(z: Tensor, columns: Tensor) -> Tensor:
-    """Latents with the columns of the condition after them, ``(..., K + C)``."""
+    """Latents with the columns of the condition after them, ``(..., K + C)``.
+
+    Arguments:
+        z: Latents, ``(..., K)``.
+        columns: Columns of the condition, of a shape that broadcasts to ``(..., C)``.
+    """
     return torch.cat([z, columns.expand(*z.shape[:-1], columns.shape[-1])], dim=-1)

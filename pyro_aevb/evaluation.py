@@ -26,7 +26,11 @@ from pyro_aevb.states import check_digest, check_plain, sealed
 __all__ = ["DATA_BLOCK", "SAMPLE_BLOCK", "AfterBlock", "Data", "Mean", "map_blocks", "mean_of", "not_nan"]
 
 DATA_BLOCK = 100
+"""Number of data that are evaluated together, with noise from one seed."""
+
 SAMPLE_BLOCK = 1000
+"""Number of samples per datum that are drawn from one seed."""
+
 KEPT_FORMAT = "pyro_aevb kept blocks 1"
 
 FAILED = "model and guide cannot be run on these data"
@@ -193,11 +197,14 @@ class Mean(NamedTuple):
     mean: float
     """The mean, nats per datum"""
     se: float
-    """Its standard error over data"""
+    """Standard error of the mean, over data, nats per datum"""
 
 
 def mean_of(values: Tensor) -> Mean:
     """Mean and standard error of numbers per datum, ``(B,)``.
+
+    Arguments:
+        values: Number of each datum, ``(B,)``, in nats.
 
     Raises:
         InputError: If there are fewer than 2.

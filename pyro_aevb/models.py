@@ -43,7 +43,7 @@ def call_part(part: nn.Module, *arguments: Tensor, batch: torch.Size, event: int
 
     Arguments:
         part: The prior, likelihood or guide.
-        arguments: What its ``forward`` takes.
+        arguments: Arguments of its ``forward``.
         batch: The batch shape that its distribution must have.
         event: The length of the vectors that it must be over.
 

@@ -21,8 +21,9 @@ Activation = str | Callable[[], nn.Module]
 
 
 class MLP(nn.Sequential):
-    r"""Multi-layer perceptron, as in Appendix C with one hidden layer:
-    :math:`W_2 \tanh(W_1 \cdot + b_1) + b_2`.
+    r"""Multi-layer perceptron; with one hidden layer of tanh units it is the network of the paper's Appendix C.
+
+    .. math:: f(x) = W_2 \tanh(W_1 x + b_1) + b_2
 
     Arguments:
         in_dim: Size of the input's last dimension.

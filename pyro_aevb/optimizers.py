@@ -27,6 +27,10 @@ class Paced(torch.optim.Optimizer):
 
     Counting and updating are two methods: a CUDA graph can hold the update, whose size is set from outside by whoever
     counts the steps with :meth:`next_factor`.
+
+    Arguments:
+        params: Tensors to train, or groups of them, as for any optimizer of ``torch.optim``.
+        defaults: Options of a group that does not say otherwise, ``lr`` among them.
     """
 
     count: str

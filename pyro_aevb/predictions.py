@@ -1,4 +1,4 @@
-"""What a trained pair makes of data: codes, reconstructions, missing values, and data of its own."""
+"""What a trained pair makes of data: latents q(z|x), reconstructions, missing values, and new data of its own."""
 
 import inspect
 from functools import partial
@@ -23,14 +23,14 @@ AT_ONCE = 2**22  # numbers of a likelihood that are computed at once, 16 MB of f
 
 
 class Codes(NamedTuple):
-    """The posterior q(z|x) of each datum, all latents side by side."""
+    """The guide's posterior q(z|x) of each datum, all latent dimensions side by side, ``z[0]`` first."""
 
     mean: Tensor
-    """Its mean, ``(B, K)``"""
+    """Mean of q(z|x), ``(B, K)``"""
     scale: Tensor
-    """Its standard deviation, ``(B, K)``"""
+    """Standard deviation of q(z|x), ``(B, K)``"""
     draws: Tensor
-    """Draws from it, ``(S, B, K)``; S is 0 where none were asked for"""
+    """Draws from q(z|x), ``(S, B, K)``; S is 0 where none were asked for"""
 
 
 class Imputed(NamedTuple):
@@ -91,7 +91,8 @@ def reconstruct(model: Pair, guide: Pair, x: Data, *, condition: Tensor | None =
         seed: Seed of draws, where a mean is not known; the caller's random state is left alone.
 
     Raises:
-        InputError: If the model is another; if there are no data, or the pair cannot be run on them.
+        InputError: If the model is no :class:`~pyro_aevb.GenerativeModel`; if there are no data, or the pair cannot be
+            run on them.
     """
     own = _own(model, "reconstruct")
     if condition is not None and (instance("condition", condition, Tensor).dim() == 0 or len(condition) != 1):
@@ -130,6 +131,8 @@ def impute(
 
     Draws are taken at latents drawn again with these weights.
 
+    Oracle: the conditional distribution of a linear-Gaussian pair.
+
     Arguments:
         model: The model, a :class:`~pyro_aevb.GenerativeModel` made with ``missing=True``.
         guide: Its guide.
@@ -141,7 +144,8 @@ def impute(
             called.
 
     Raises:
-        InputError: If the model is another; if a count is out of range; if the pair cannot be run on the data.
+        InputError: If the model was not made with ``missing=True``; if a count is out of range; if the pair cannot be
+            run on the data.
 
     References:
         | MIWAE: deep generative modelling and imputation of incomplete data (Mattei & Frellsen, 2019)
@@ -165,7 +169,7 @@ def _imputed(
     draws: int,
     args: tuple[Tensor, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a block: the mean, ``(B, D)``, draws, ``(B, draws, D)``, the effective number of samples, ``(B,)``."""
+    """Impute a block of data: the mean, ``(B, D)``, draws, ``(B, draws, D)``, effective number of samples, ``(B,)``."""
     given = _given(model, own, args)
     chunks = list(weighted_draws(pair, args, num_samples))
     z = torch.cat([latents["z"] for latents, _ in chunks])  # (S, B, K)

@@ -26,7 +26,7 @@ def derive(seed: int, stream: str, index: int = 0) -> int:
     Arguments:
         seed: Seed of the whole, at least 0.
         stream: Name of the stream, one of those at the top of this file.
-        index: Number of the stream among those of its name, an epoch say.
+        index: Number of the stream among those of its name, counted from 0, an epoch say.
 
     Raises:
         InputError: If the seed is negative.
@@ -37,7 +37,14 @@ def derive(seed: int, stream: str, index: int = 0) -> int:
 
 
 def generator(seed: int, stream: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-    """A new generator of one stream; nothing global is touched."""
+    """A new generator of one stream; nothing global is touched.
+
+    Arguments:
+        seed: Seed of the whole, at least 0.
+        stream: Name of the stream, one of those at the top of this file.
+        index: Number of the stream among those of its name, counted from 0, an epoch say.
+        device: Device that the generator draws on.
+    """
     return torch.Generator(device).manual_seed(derive(seed, stream, index))  # its own generator, not the global one
 
 
@@ -77,6 +84,10 @@ def _mix(x: Tensor) -> Tensor:
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Run a block with torch's global generators seeded, and put the caller's states back.
 
+    Arguments:
+        seed: Seed of the CPU's generator, and of the device's.
+        device: Device on which the block draws; its generator is seeded and put back too.
+
     >>> with seeded(0):
     ...     first = torch.rand(2)
     >>> with seeded(0):
@@ -93,7 +104,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def unchanged_random_state(device: torch.device | str = "cpu") -> AbstractContextManager[None]:
-    """Run a block that may draw from torch's global generators, and put their states back."""
+    """Run a block that may draw from torch's global generators, and put their states back.
+
+    Arguments:
+        device: Device on which the block draws; its generator's state is put back too.
+    """
     return _forked(torch.device(device))
 
 

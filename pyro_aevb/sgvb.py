@@ -43,30 +43,53 @@ Estimator = Callable[[Tensor, Tensor, Network, Network, LogLikelihood], Tensor]
 
 
 def gaussian_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""Log density of a Gaussian with diagonal covariance, ``(M, J)`` each; returns ``(M,)``.
+    r"""Log density of a Gaussian with diagonal covariance, ``(M,)``, in nats.
 
     .. math:: -\tfrac12 \sum_j \log 2\pi + \log\sigma_j^2 + (x_j - \mu_j)^2 / \sigma_j^2
+
+    Arguments:
+        x: Values, ``(M, J)``.
+        mean: Means :math:`\mu`, ``(M, J)``.
+        log_variance: Logarithms of the variances :math:`\sigma^2`, ``(M, J)``.
     """
     return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 / log_variance.exp()).sum(-1)
 
 
 def bernoulli_log_likelihood(x: Tensor, outputs: Tensor) -> Tensor:
-    r"""Equation (11): log p(x|z) of binary x ``(M, D)``, of which the outputs ``(M, D)`` are logits; returns ``(M,)``.
+    r"""Equation (11): log p(x|z) of binary x, ``(M,)``, in nats.
 
     .. math:: \sum_d x_d \log y_d + (1 - x_d) \log(1 - y_d), \quad y = \mathrm{sigmoid}(\text{outputs})
+
+    Arguments:
+        x: A minibatch of zeros and ones, ``(M, D)``.
+        outputs: Logits of p(x|z), ``(M, D)``.
     """
     return -functional.binary_cross_entropy_with_logits(outputs, x, reduction="none").sum(-1)
 
 
 def gaussian_log_likelihood(x: Tensor, outputs: Tensor) -> Tensor:
-    """(12): log p(x|z), ``(M,)``, of x ``(M, D)``; outputs ``(M, 2D)`` are mean and log variance side by side."""
+    """Equation (12): log p(x|z) of real x ``(M, D)``, with a mean and a log variance for each of its numbers.
+
+    Arguments:
+        x: A minibatch, ``(M, D)``.
+        outputs: Mean and log variance of p(x|z) side by side, ``(M, 2D)``.
+
+    Returns:
+        log p(x|z) of each datum, ``(M,)``, in nats.
+    """
     mean, log_variance = outputs.chunk(2, dim=-1)
     return gaussian_log_density(x, mean, log_variance)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""Appendix B: :math:`\mathrm{KL}(\mathcal N(\mu, \sigma^2 I) \,\|\, \mathcal N(0, I))
-    = -\frac12 \sum_j 1 + \log\sigma_j^2 - \mu_j^2 - \sigma_j^2`, ``(M, K)`` each; returns ``(M,)``.
+    r"""Appendix B: the KL of a Gaussian with diagonal covariance from N(0, I), ``(M,)``, in nats.
+
+    .. math:: \mathrm{KL}(\mathcal N(\mu, \sigma^2 I) \,\|\, \mathcal N(0, I))
+              = -\frac12 \sum_j 1 + \log\sigma_j^2 - \mu_j^2 - \sigma_j^2
+
+    Arguments:
+        mean: Means :math:`\mu`, ``(M, K)``.
+        log_variance: Logarithms of the variances :math:`\sigma^2`, ``(M, K)``.
 
     >>> gaussian_kl(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
     tensor([0.5000])
@@ -75,12 +98,22 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    r"""(4): :math:`z = \mu + \sigma \odot \epsilon`, all ``(M, K)``."""
+    r"""Equation (4), the reparameterisation: latents z as a function of noise, ``(M, K)``.
+
+    .. math:: z = \mu + \sigma \odot \epsilon
+
+    Arguments:
+        mean: Means :math:`\mu`, ``(M, K)``.
+        log_variance: Logarithms of the variances :math:`\sigma^2`, ``(M, K)``.
+        noise: Draws :math:`\epsilon` from N(0, I), ``(M, K)``.
+    """
     return mean + (log_variance / 2).exp() * noise
 
 
 def estimator_a(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood) -> Tensor:
-    """(6) with one sample, a standard normal prior and a Gaussian guide.
+    r"""Estimator A, equation (6), with one sample, a standard normal prior and a Gaussian guide.
+
+    .. math:: \tilde{\mathcal L}^A(x) = \log p(x \mid z) + \log p(z) - \log q(z \mid x)
 
     Arguments:
         x: A minibatch, ``(M, D)``.
@@ -100,7 +133,20 @@ def estimator_a(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, lo
 
 
 def estimator_b(x: Tensor, noise: Tensor, encoder: Network, decoder: Network, log_likelihood: LogLikelihood) -> Tensor:
-    """(7) with one sample, that is (10), the KL in closed form; arguments and result are :func:`estimator_a`'s."""
+    r"""Estimator B, equation (7), with one sample and the KL in closed form: equation (10).
+
+    .. math:: \tilde{\mathcal L}^B(x) = \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \,\|\, p(z))
+
+    Arguments:
+        x: A minibatch, ``(M, D)``.
+        noise: Draws from N(0, I) that become the latents, ``(M, K)``.
+        encoder: From x to mean and log variance of q(z|x) side by side, ``(M, 2K)``.
+        decoder: From latents to what ``log_likelihood`` takes as outputs.
+        log_likelihood: From x and outputs to log p(x|z), ``(M,)``.
+
+    Returns:
+        The estimate of each datum's bound, ``(M,)``, in nats.
+    """
     mean, log_variance = encoder(x).chunk(2, dim=-1)
     z = reparameterise(mean, log_variance, noise)
     return log_likelihood(x, decoder(z)) - gaussian_kl(mean, log_variance)
@@ -116,7 +162,7 @@ def full_bayes_a(
     weights: Tensor,
     size: int,
 ) -> Tensor:
-    r"""(22) with one sample, a standard normal prior and a Gaussian posterior over the decoder's weights.
+    r"""Equation (22) with one sample, a standard normal prior and a Gaussian posterior over the decoder's weights.
 
     .. math:: \frac1M \sum_{i=1}^M N \big(\log p(x_i \mid z_i, \theta) + \log p(z_i) - \log q(z_i \mid x_i)\big)
               + \log p(\theta) - \log q(\theta)
@@ -151,11 +197,24 @@ def full_bayes_b(
     weights: Tensor,
     size: int,
 ) -> Tensor:
-    r"""(24) with one sample, both KLs in closed form; arguments and result are those of :func:`full_bayes_a`.
+    r"""Equation (24) with one sample, both KLs in closed form.
 
     .. math:: \frac1M \sum_{i=1}^M N \Big(\tfrac12 \sum_j (1 + \log\sigma_{z,j}^2 - \mu_{z,j}^2 - \sigma_{z,j}^2)
               + \log p(x_i \mid z_i, \theta)\Big)
               + \tfrac12 \sum_j (1 + \log\sigma_{\theta,j}^2 - \mu_{\theta,j}^2 - \sigma_{\theta,j}^2)
+
+    Arguments:
+        x: A minibatch, ``(M, D)``.
+        noise: Draws from N(0, I) that become the latents, ``(M, K)``.
+        weights_noise: Draws from N(0, I) that become the decoder's weights, ``(P,)``.
+        encoder: From x to mean and log variance of q(z|x) side by side, ``(M, 2K)``.
+        decoder: From weights ``(P,)`` and latents ``(M, K)`` to what ``log_likelihood`` takes as outputs.
+        log_likelihood: From x and outputs to log p(x|z), ``(M,)``.
+        weights: Mean and log variance of q(theta) side by side, ``(2P,)``.
+        size: Number N of all data.
+
+    Returns:
+        The estimate of the bound on log p(X) of all data, a scalar, in nats.
     """
     mean, log_variance = weights.chunk(2)
     theta = reparameterise(mean, log_variance, weights_noise)

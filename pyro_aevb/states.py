@@ -138,7 +138,7 @@ def check_plain(value: Any, where: str, depth: int = 0) -> int:
         depth: How many levels of containers lie around it.
 
     Returns:
-        How many values there are: a list of lists of one list may be many.
+        Number of values that there are, since a list of lists of one list may be many.
 
     Raises:
         InputError: Names the first that is another: sparse, quantised, without memory, or one number said to be many;

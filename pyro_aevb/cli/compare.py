@@ -33,17 +33,18 @@ FILES = ("gradients.csv", "gradients.png")
 
 @dataclass(frozen=True)
 class CompareOptions(RunOptions):
-    """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise, time.
+    """Compare the gradients of estimators on a saved run's pair: bias, variance, signal-to-noise ratio, time.
 
     Arguments:
-        estimators: Names, separated by commas; ``all`` for all that suit the pair.
-        particles: Numbers of particles, separated by commas; where an estimator needs more, the fewest it takes.
-        draws: Number of gradients of each estimator.
-        reference_draws: Number of gradients of the long run that bias is measured against.
-        batch_size: Number of data in the one minibatch, the first of the training set.
-        train_samples: Number of training data after which to tell the bound on test data of a training with each
-            estimator, anew from the run's own start; 0 to train none.
-        train_seconds: Seconds of such a training after which to tell the bound too.
+        estimators: Names of estimators, separated by commas; ``all`` for all that suit the pair.
+        particles: Numbers of particles (samples of z per datum), separated by commas; an estimator that needs more is
+            given the fewest that it takes.
+        draws: Number of gradients drawn of each estimator.
+        reference_draws: Number of gradients whose mean bias is measured against.
+        batch_size: Number of data in the one minibatch that all gradients are of, the first data of the training set.
+        train_samples: Number of training samples after which the bound on test data is compared, of one training with
+            each estimator, from the start that the run had; 0 to train none.
+        train_seconds: Seconds of such a training after which the bound is compared too.
         out: Folder for gradients.csv, gradients.png and, where there were trainings, training.csv, which it must not
             have yet; by default the folder comparison in the run's, where they replace those of an earlier call.
     """
@@ -59,9 +60,11 @@ class CompareOptions(RunOptions):
 
 
 LEGEND = """\
-bias: length of the gradient's bias over that of the gradient, ± its standard error; 0 for an unbiased estimator
-variance: of one gradient, summed over coordinates; SNR: mean over coordinates of |mean| / standard deviation
-of: by whose parameters the gradient is; ms: milliseconds of one loss and its gradient, the median"""
+part: whose parameters the gradient is taken by, the model's or the guide's
+bias: length of the gradient's bias divided by the length of the gradient, ± its standard error; 0 if unbiased
+variance: variance of one gradient, summed over its coordinates
+SNR: signal-to-noise ratio, |mean| / standard deviation of a coordinate, averaged over coordinates
+ms: median time of one loss and its gradient, in milliseconds"""
 """What the columns of the table are."""
 
 
@@ -96,13 +99,16 @@ def compare(arguments: Sequence[str]) -> None:
         seed=config.seed,
         progress=show,
     )
-    print(f"{run.title}; {len(minibatch.x)} data, {config.draws} gradients of each, of the bound in nats per datum")
+    print(run.title)
+    print(f"{config.draws} gradients of each estimator's bound, nats per datum, on one minibatch of {len(minibatch.x)}")
     print(f"{table(rows)}\n\n{LEGEND}")
     folder = out or run.folder.subfolder("comparison")
     paths = write(rows, folder, run.title)
     if config.train_samples:
         trained = train_each(run, chosen, samples, config.train_seconds, show)
-        print(f"\ntrained anew with each; bound on test, nats per datum\n{training_table(trained)}")
+        print("\nbound on test data, nats per datum, of one training with each estimator from the run's own start,")
+        print(f"after {samples:,} training samples and after {config.train_seconds:g} seconds")
+        print(training_table(trained))
         paths.append(_write_rows(trained, folder / "training.csv"))
     print(*paths, sep="\n")
 
@@ -132,8 +138,8 @@ def train_each(
 
 
 def training_table(rows: Sequence[TrainingStatistics]) -> str:
-    """The bounds that trainings reached as text: aligned columns, a line for each estimator."""
-    lines = [f"{'estimator':<24}{'particles':>9}{'equal data':>12}{'equal seconds':>15}"]
+    """Bounds on test data after equal samples and equal seconds of training, as text, a line for each estimator."""
+    lines = [f"{'estimator':<24}{'particles':>9}{'at samples':>12}{'at seconds':>15}"]
     lines += [
         f"{r.estimator:<24}{r.num_particles:>9}{r.bound_at_samples:>12.2f}{r.bound_at_seconds:>15.2f}" for r in rows
     ]
@@ -165,7 +171,7 @@ def make_estimators(names: str, particles: str) -> list[Estimator]:
 
 
 def _suiting(chosen: Iterable[Estimator], run: Run, x: Any) -> Iterator[Estimator]:
-    """Those that do not refuse the run's pair; of the others it is told why."""
+    """The estimators that do not refuse the run's pair; of the others it is told why."""
     for estimator in chosen:
         try:
             with unchanged_random_state(run.device):
@@ -183,7 +189,7 @@ def _taken(kind: type[Estimator], counts: Sequence[int]) -> list[int]:
 
 def table(rows: Sequence[GradientStatistics]) -> str:
     """The statistics of gradients as text: aligned columns, a line for each estimator and part of the pair."""
-    lines = [f"{'estimator':<24}{'particles':>9} {'of':<6}{'bias':>9}{'±':>9}{'variance':>11}{'SNR':>9}{'ms':>9}"]
+    lines = [f"{'estimator':<24}{'particles':>9} {'part':<6}{'bias':>9}{'±':>9}{'variance':>11}{'SNR':>9}{'ms':>9}"]
     lines += [
         f"{r.estimator:<24}{r.num_particles:>9} {r.part:<6}{r.bias:>9.3f}{r.bias_error:>9.3f}{r.variance:>11.3g}"
         f"{r.snr:>9.3f}{r.milliseconds:>9.2f}"

@@ -97,7 +97,7 @@ def write(told: dict[str, Any], found: Diagnostics, run: Run, out: Path | None) 
 
 
 def numbers(found: Diagnostics) -> dict[str, Any]:
-    """Everything in plain numbers, means with standard errors over data, nats per datum."""
+    """Everything in plain numbers, means with standard errors over data, in nats per datum; dimensions from 0 on."""
     kl = found.kl
     aggregate = found.aggregate
     return {
@@ -126,7 +126,7 @@ def _gaps(found: Diagnostics) -> dict[str, Any] | None:
     estimates = {
         "bound": (gaps.bound, gaps.bound_error),
         "optimised_bound": (gaps.optimised_bound, gaps.optimised_bound_error),
-        "log_likelihood": (gaps.log_likelihood, gaps.log_likelihood_error),
+        "log_px": (gaps.log_likelihood, gaps.log_likelihood_error),
         "amortisation": (gaps.amortisation, gaps.amortisation_error),
         "approximation": (gaps.approximation, gaps.approximation_error),
     }
@@ -141,6 +141,7 @@ def _dimension(found: Diagnostics, k: int) -> dict[str, Any]:
     kl = found.kl
     return {
         "dimension": k,
+        "name": kl.dimensions[k],
         "kl": None if kl.per_dimension is None else mean_of(kl.per_dimension[:, k])._asdict(),
         "activity": kl.activity[k].item(),
         "active": bool(kl.active[k]),
@@ -167,12 +168,12 @@ def table(told: dict[str, Any], title: str) -> str:
     """Aligned lines for a reader, of what :func:`numbers` made and a header."""
     lines = [
         f"{title}, {told['checkpoint']}.pt",
-        f"{told['count']:,} {told['split']} data; nats per datum",
+        f"{told['count']:,} {told['split']} data; nats per datum; s.e.: standard error over data",
         COLUMNS,
         row("KL(q(z|x) || p(z))", told["kl"]),
         row("  mutual information I(x; z)", told["mutual_information"], _ceiling(told)),
         row("  KL(q(z) || p(z))", told["marginal_kl"]),
-        row("log p(x|z) less that with others' z", told["decoder_use"]),
+        row("log p(x|z) lost with another datum's z", told["decoder_use"]),
         *_gap_rows(told["gaps"]),
         f"active units: {told['active_units']} of {told['latent_dim']}",
         "",
@@ -197,7 +198,7 @@ def _gap_rows(gaps: dict[str, Any] | None) -> list[str]:
         "amortisation": "  + amortisation gap",
         "optimised_bound": "bound, q optimised for each datum",
         "approximation": "  + approximation gap",
-        "log_likelihood": "log p(x), annealed importance sampling",
+        "log_px": "log p(x), AIS (annealed importance sampling)",
     }
     return [f"the first {gaps['count']} of them:", *(row(label, gaps[key]) for key, label in names.items())]
 
@@ -205,13 +206,15 @@ def _gap_rows(gaps: dict[str, Any] | None) -> list[str]:
 def _dimension_rows(dimensions: list[dict[str, Any]]) -> list[str]:
     """A line for each dimension, that with the largest KL first."""
     rows = sorted(dimensions, key=lambda d: -(d["kl"] or {"mean": d["activity"]})["mean"])
-    lines = [f"{'dimension':>9}{'KL':>9}{'s.e.':>7}{'active':>8}{'mean of q(z)':>14}{'variance':>10}{'distance':>10}"]
+    width = max(9, *(len(d["name"]) for d in rows))
+    heads = f"{'KL':>9}{'s.e.':>7}{'active':>8}{'mean of q(z)':>14}{'variance':>10}{'KS distance':>13}"
+    lines = [f"{'dimension':>{width}}{heads}"]
     if "distance" not in dimensions[0]:
         lines = [lines[0][: lines[0].index("active") + len("active")]]
     for d in rows:
         kl = f"{d['kl']['mean']:>9.3f}{d['kl']['se']:>7.3f}" if d["kl"] else f"{'-':>9}{'-':>7}"
-        line = f"{d['dimension']:>9}{kl}{'yes' if d['active'] else 'no':>8}"
+        line = f"{d['name']:>{width}}{kl}{'yes' if d['active'] else 'no':>8}"
         if "distance" in d:
-            line += f"{d['aggregate_mean']:>14.3f}{d['aggregate_variance']:>10.3f}{d['distance']:>10.3f}"
+            line += f"{d['aggregate_mean']:>14.3f}{d['aggregate_variance']:>10.3f}{d['distance']:>13.3f}"
         lines.append(line)
     return lines

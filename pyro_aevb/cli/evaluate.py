@@ -47,8 +47,8 @@ class EvaluateOptions(DataOptions):
         draws: Posterior draws per datum that appendix D fits its density to; as many again evaluate it.
         steps: Number of distributions on the way from guide to posterior, in ais.
         chains: Number of chains per datum, in ais.
-        out: A new .csv or .parquet file for the numbers of each datum: bound, log p(x), standard error, k-hat, anomaly
-            rank (1 for the least probable), label and index.
+        out: A new .csv or .parquet file with a row for each datum: index, label, the bound and its two parts, log p(x)
+            and its standard error, all in nats; k-hat; and the anomaly rank, 1 for the least probable datum.
         keep: Folder for results of finished data, so that the same command goes on where it was stopped.
         float64: Whether to compute in double precision.
         json: Print JSON instead of a table.
@@ -133,23 +133,23 @@ def measure(
     found = evidence.bound(model, guide, x, seed=config.seed)
     numbers: dict[str, Any] = {
         "bound": _mean(found.bound),
-        "log_likelihood": _mean(found.log_likelihood),
+        "log_px_given_z": _mean(found.log_likelihood),
         "kl": _mean(found.kl),
     }
     for name, method in methods.items():
         keep = _keep(config, name)
-        key = "evidence" if name == "importance" else name
+        key = "log_px" if name == "importance" else f"log_px_{name}"  # as the columns of its table
         try:
             with tqdm(total=size, desc=name, unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
                 estimate = method(model, guide, x, seed=config.seed, progress=bar.update, keep=keep)
         except InputError as error:
             if len(methods) == 1:
                 raise
-            numbers[key] = {"refused": str(error)}  # what the others told is not lost
+            numbers[key] = {"refused": str(error)}  # what the other methods estimate is not lost
             continue
         estimates[name] = estimate
         numbers[key] = _evidence(estimate, size)
-    if methods and all("refused" in numbers[key] for key in numbers.keys() - {"bound", "log_likelihood", "kl"}):
+    if methods and all("refused" in numbers[key] for key in numbers.keys() - {"bound", "log_px_given_z", "kl"}):
         raise InputError(next(each["refused"] for each in numbers.values() if "refused" in each))
     numbers["active_units"] = evidence.active_units(guide, x) if size > 1 else None
     return numbers, partial(_frame, run, rows, estimates, config.seed)
@@ -190,17 +190,17 @@ def _evidence(
 
 def _refused(numbers: dict[str, Any]) -> list[str]:
     asked = ((name, number) for name, number in numbers.items() if isinstance(number, dict))
-    return [f"{name} is not told: {number['refused']}" for name, number in asked if "refused" in number]
+    return [f"{name} was not estimated: {number['refused']}" for name, number in asked if "refused" in number]
 
 
 def _untrustworthy(numbers: dict[str, Any], count: int) -> list[str]:
     said = []
-    if 20 * (heavy := numbers.get("evidence", {}).get("khat_above_0.7", 0)) > count:
+    if 20 * (heavy := numbers.get("log_px", {}).get("khat_above_0.7", 0)) > count:
         said.append(
             f"the importance weights of {heavy} of {count} data have a tail too heavy for their error bars (Pareto "
             "k-hat above 0.7): take more samples, or compare --evidence importance,ais"
         )
-    if 20 * (apart := numbers.get("appendix_d", {}).get("rhat_above_1.1", 0)) > count:
+    if 20 * (apart := numbers.get("log_px_appendix_d", {}).get("rhat_above_1.1", 0)) > count:
         said.append(
             f"the chains of {apart} of {count} data have not met (R-hat above 1.1, or a chain that stood still): take "
             "more --draws, or compare --evidence appendix_d,ais"
@@ -246,15 +246,15 @@ def _table(run: Run, config: EvaluateOptions, x: Tensor, numbers: dict[str, Any]
     grey = ", grey pixels: not a likelihood" if header["relaxed"] else ""
     names = {
         "bound": "bound",
-        "log_likelihood": "  E_q log p(x|z)",
-        "kl": "  KL(q(z|x) || p(z))",
-        "evidence": f"log p(x), {config.num_samples} importance samples",
-        "appendix_d": f"log p(x), appendix D, {config.draws} + {config.draws} draws",
-        "ais": f"log p(x), annealed, {config.steps} steps, {config.chains} chains",
+        "log_px_given_z": "  log p(x|z), mean over z from q(z|x)",
+        "kl": "  less KL(q(z|x) || p(z))",
+        "log_px": f"log p(x), importance sampling, {config.num_samples} samples",
+        "log_px_appendix_d": f"log p(x), appendix D, {config.draws} + {config.draws} draws",
+        "log_px_ais": f"log p(x), AIS, {config.steps} steps, {config.chains} chains",
     }
     lines = [
         f"{run.title}, {config.checkpoint}.pt",
-        f"{len(x):,} {_split(config)} data{grey}; nats per datum",
+        f"{len(x):,} {_split(config)} data{grey}; nats per datum; s.e.: standard error over data",
         COLUMNS,
     ]
     lines += [row(label, numbers[key]) for key, label in names.items() if key in numbers]

@@ -30,8 +30,9 @@ __all__ = [
     "write_table",
 ]
 
-COLUMNS = f"{'':<42}{'mean':>10}{'s.e.':>9}"
-"""The first line of a table of numbers."""
+WIDTH = 46  # of a label
+COLUMNS = f"{'':<{WIDTH}}{'mean':>10}{'s.e.':>9}"
+"""The first line of a table of numbers: means over data, and the standard errors of these."""
 
 
 TABLES = (".csv", ".parquet")
@@ -181,14 +182,14 @@ def row(label: str, number: dict[str, Any] | None, extra: str = "") -> str:
     """A mean and its standard error in the columns of :data:`COLUMNS`.
 
     Arguments:
-        label: What it is of.
+        label: Name of the number.
         number: ``mean``, ``se`` and perhaps ``monte_carlo_se``; ``refused`` where a method refused; ``None`` where it
             is not known.
-        extra: What else is said, in brackets.
+        extra: Further words, which stand in brackets.
     """
     if number is None or "refused" in number:
-        return f"{label:<42}{'not known' if number is None else 'refused':>10}"
+        return f"{label:<{WIDTH}}{'not known' if number is None else 'refused':>10}"
     error = "" if number["se"] is None else f"{number['se']:>9.2f}"
     monte_carlo = number.get("monte_carlo_se")
     said = extra or ("" if monte_carlo is None else f"Monte Carlo ± {monte_carlo:.3f}")
-    return f"{label:<42}{number['mean']:>10.2f}{error}" + (f"   ({said})" if said else "")
+    return f"{label:<{WIDTH}}{number['mean']:>10.2f}{error}" + (f"   ({said})" if said else "")

@@ -26,10 +26,11 @@ ARRAYS = (".npy", ".png")
 
 @dataclass(frozen=True)
 class EncodeOptions(DataOptions):
-    """Tell q(z|x) of each datum: mean, standard deviation, draws.
+    """Tell q(z|x) of each datum: mean, standard deviation and draws of each latent dimension, counted from 0.
 
     Arguments:
-        out: A new .csv or .parquet file; columns z0, z0_sd, z0_draw0, ... beside index and label.
+        out: A new .csv or .parquet file with index and label, and the columns z0, z0_sd, z0_draw0, ..., which are mean,
+            standard deviation and draws of dimension z[0].
         draws: Number of draws from q(z|x) for each datum.
     """
 
@@ -39,7 +40,7 @@ class EncodeOptions(DataOptions):
 
 @dataclass(frozen=True)
 class ReconstructOptions(DataOptions):
-    """Tell what the model makes of each datum: the mean of p(x|z) at the mean of q(z|x).
+    """Tell how the model reconstructs each datum: the mean of p(x|z) at the mean of q(z|x).
 
     Arguments:
         condition: What to decode all data as, a category or the value of each column of the condition, separated by

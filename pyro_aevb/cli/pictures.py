@@ -121,7 +121,7 @@ def _figures(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
 
 
 def _figures_of_table(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
-    """Of a table: its columns beside those that the model draws, in place of pictures."""
+    """The figures of a table: histograms of its columns beside those that the model draws, in place of pictures."""
     return {
         "learning_curve": lambda: plots.learning_curve(run.metrics, run.title),
         "columns": lambda: _columns(run, config.seed),
@@ -193,16 +193,21 @@ def _manifold_latents(run: Run, side: int, condition: Tensor | None) -> Tensor:
 
 
 def _latent_space(run: Run) -> Figure:
-    """Posterior means of the test data; their first two principal components where there are more than two."""
+    """Posterior means of the test data; their two leading principal components where z has more dimensions than two."""
     z = evidence.posterior_means(run.guide, run.data.rows("test").first(5000).arguments).cpu()
-    axis_name = "posterior mean, latent"
+    axes: dict[str, str | list[float]] = {}
     if z.shape[1] > 2 and len(z) > 1:
         from sklearn.decomposition import PCA  # a second to import, so only where it is used
 
         z = torch.from_numpy(PCA(2).fit_transform(z.numpy()))
-        axis_name = "posterior mean, principal component"
+        axes = {f"{axis}label": f"{which} principal component" for axis, which in (("x", "first"), ("y", "second"))}
     if z.shape[1] == 1:
         z = torch.cat([z, torch.zeros_like(z)], dim=1)
-    labels = run.data.labels_test
-    names = run.data.label_names
-    return plots.latent_space(z, None if labels is None else labels[: len(z)], run.title, axis_name, names)
+        axes = {"ylabel": "", "yticks": []}
+    labels = None if run.data.labels_test is None else run.data.labels_test[: len(z)]
+    column = run.data.schema.labels
+    coloured = "" if labels is None else f", coloured by {'label' if column in (None, 'labels') else column}"
+    title = f"{run.title}\nposterior means of {len(z):,} test data{coloured}"
+    figure = plots.latent_space(z, labels, title, "posterior mean of z", run.data.label_names)
+    figure.axes[0].set(**axes)
+    return figure

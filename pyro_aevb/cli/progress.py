@@ -22,7 +22,7 @@ class Shown(AbstractContextManager["Shown"]):
     Arguments:
         seen: Training data seen before.
         target: Training data to see, in all.
-        clock: What tells the time, in seconds.
+        clock: Function that tells the time, in seconds.
         file: Where to show it; by default standard error.
     """
 
@@ -49,7 +49,7 @@ class Shown(AbstractContextManager["Shown"]):
     def report(self, progress: Progress) -> None:
         """Show a report."""
         if self._bar is not None:
-            self._bar.set_postfix(bound=f"{progress.bound:.2f}", refresh=False)
+            self._bar.set_postfix_str(f"bound {progress.bound:.2f} nats per datum", refresh=False)
             self._bar.update(progress.samples_seen - self.seen)
         elif self.clock() - self._said >= EVERY and progress.samples_seen < self.target:
             self._said = self.clock()
@@ -60,7 +60,8 @@ class Shown(AbstractContextManager["Shown"]):
         samples, began = self._began
         took = (self.clock() - began) / (progress.samples_seen - samples)
         left = took * (self.target - progress.samples_seen)
-        return f"{progress.samples_seen:,} of {self.target:,} samples, bound {progress.bound:.2f}, {_words(left)} left"
+        done = f"{progress.samples_seen:,} of {self.target:,} samples"
+        return f"{done}, bound {progress.bound:.2f} nats per datum, {_words(left)} left"
 
 
 def _words(seconds: float) -> str:

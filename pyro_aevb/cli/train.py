@@ -141,7 +141,7 @@ def _tell_kinds(options: Namespace, data: DataSet, grammar: Parser) -> bool:
     for column in data.schema.columns:
         of_kind.setdefault(column.kind, []).append(column.name)
     told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in of_kind.items())
-    print(f"{data.name}: {told} (others by --kinds COLUMN=KIND)", file=sys.stderr)
+    print(f"{data.name}: {told} (to change one: --kinds COLUMN=KIND)", file=sys.stderr)
     return True
 
 
@@ -184,7 +184,7 @@ def _resume_locked(grammar: Parser, folder: Folder, arguments: Sequence[str], tr
 
 
 def _bounds(state: dict[str, Any]) -> list[float]:
-    """Those since the last save, which a state that was saved by a signal to end brings along."""
+    """The bounds since the last save, which a state that was saved at a signal to end brings along."""
     found = state.get("since_save", [])
     if not isinstance(found, list) or not all(type(bound) is float and math.isfinite(bound) for bound in found):
         raise InputError("the state's bounds since the last save are no numbers: it is damaged")

@@ -43,7 +43,7 @@ Data = (
     | DataLoader[Any]
     | Streamed
 )
-"""What :func:`taken_apart` takes."""
+"""What :func:`~pyro_aevb.data.taken_apart` takes."""
 
 
 class Row(NamedTuple):
@@ -60,7 +60,7 @@ class Packed(NamedTuple):
 
 
 class Form:
-    """A pair's positional and keyword arguments with a :class:`Row` or :class:`Packed` for whatever has rows.
+    """A pair's positional and keyword arguments with a ``Row`` or ``Packed`` for whatever has rows.
 
     Arguments:
         positional: The positional arguments.
@@ -260,7 +260,7 @@ def _is_tuple(thing: Any) -> bool:
 
 
 def _is_plain(data: Any) -> bool:
-    """Are they tensors as they are, or something whose refusal :func:`as_rows` words?"""
+    """Are they tensors as they are, or something whose refusal :func:`~pyro_aevb.data.given.as_rows` words?"""
     if _is_tuple(data):
         return all(_has_rows(each) for each in data)
     return not isinstance(data, (Mapping, PackedSequence)) and not hasattr(data, "_fields")

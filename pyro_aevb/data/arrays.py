@@ -64,7 +64,7 @@ def _named(source: Any) -> Mapping[str, Any]:
 
 
 def _of_dataset(source: Any) -> Mapping[str, Any]:
-    """Of torchvision's sets the images as they are kept, channels first; of others what their rows are."""
+    """The rows of a data set of torch: of torchvision's the images as they are kept, channels first."""
     images = getattr(source, "data", None)
     plain = getattr(source, "transform", None) is None and getattr(source, "target_transform", None) is None
     if plain and isinstance(images, np.ndarray | Tensor) and images.ndim >= 3:
@@ -188,7 +188,7 @@ def found_schema(parts: list[Arrays], roles: Roles, schema: Schema, where: str) 
     Arguments:
         parts: The arrays by role, as :func:`find_arrays` found them.
         roles: Names of those that have another name than is usual.
-        schema: What is known of it: how values are scaled, and whether some are missing.
+        schema: How the values are scaled, and whether some are missing.
         where: Their source, for messages.
     """
     first = parts[0]
@@ -288,7 +288,7 @@ def scale_of(array: np.ndarray[Any, Any], schema: Schema, where: str) -> float:
 
     Arguments:
         array: The values.
-        schema: What was asked for.
+        schema: Schema that was asked for.
         where: Their source, for what is said.
     """
     if not isinstance(schema.scale, str):

@@ -18,7 +18,12 @@ Rows = tuple[Tensor | OnDemand | DynamicBinarization, ...]
 def as_tensors(data: Any, *, evaluated: bool) -> tuple[Tensor | DynamicBinarization, ...]:
     """The tensors of a pair's arguments, batch first, from one or a tuple of tensors or NumPy arrays.
 
-    All are in memory: what lies in a file is read. Arguments and errors are those of :func:`as_rows`.
+    All are in memory: what lies in a file is read. Arguments and errors are those of
+    :func:`~pyro_aevb.data.given.as_rows`.
+
+    Arguments:
+        data: A tensor or NumPy array with one row a datum, or a tuple of such, one for each argument of the pair.
+        evaluated: Whether the data are to be evaluated: then they must be fixed, not drawn anew at each visit.
     """
     return tuple(map(in_memory, as_rows(data, evaluated=evaluated)))
 

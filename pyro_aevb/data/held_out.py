@@ -52,7 +52,7 @@ def with_held_out(data: DataSet, fraction: float) -> DataSet:
     """A data set whose training rows lose a part, which it then holds out; drawn by the data set's own seed.
 
     Raises:
-        InputError: As :func:`set_aside`.
+        InputError: As :func:`~pyro_aevb.data.set_aside`.
     """
     kept, aside = _rows_aside(len(data.train), fraction, data.split_seed)
     labels = data.labels_train

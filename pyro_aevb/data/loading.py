@@ -1,4 +1,4 @@
-"""From wherever people have data to a :class:`DataSet`, and new data by its schema."""
+"""From wherever people have data to a :class:`~pyro_aevb.data.DataSet`, and new data by its schema."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -213,7 +213,7 @@ def _is_large(file: Path) -> bool:
 def _read_mapped(
     file: Path, known: Schema, roles: Roles, split_seed: int
 ) -> tuple[str, Schema, list[Rows], tuple[str, ...]]:
-    """Of a large ``.npy`` file the rows, which stay there and are read as they are needed, to the same bits."""
+    """The rows of a large ``.npy`` file, which stay there and are read as they are needed, to the same bits."""
     if roles != Roles():
         raise InputError(f"{file} is one array, without columns to name: leave out columns, labels, index, condition")
     array = map_file(file).array

@@ -22,7 +22,7 @@ class OnDemand(ABC):
 
     Arguments:
         shape: Shape of all of them, ``(N, ...)``.
-        dtype: What the fetched numbers are.
+        dtype: Precision of the fetched numbers.
         is_array: Whether the precision was nobody's choice, as that of a NumPy array.
     """
 
@@ -70,8 +70,8 @@ class Mapped(OnDemand):
         array: NumPy array over a mapped file: ``np.load("x.npy", mmap_mode="r")``, ``np.memmap(...)``, or a part of
             one. Its numbers may have any byte order; real numbers, integers or booleans.
         rows: Which rows of it, integers, ``(N,)``; by default all, in their order.
-        dtype: What fetched numbers are brought to; by default what they are in the file.
-        divisor: What fetched numbers are divided by, 255 say, after that; by default they are not.
+        dtype: Precision that fetched numbers are brought to; by default that of the file.
+        divisor: Number that fetched numbers are divided by after that, 255 say; by default they are not divided.
 
     Raises:
         InputError: If it is no such array, or one that can only be read through a copy of all; if a row is not there.
@@ -118,7 +118,7 @@ class Mapped(OnDemand):
         """Some of the rows, still on the file: a split is one of these for each part.
 
         Arguments:
-            rows: Which, integers, ``(M,)``.
+            rows: Indices of the rows, from 0, integers, ``(M,)``.
 
         Raises:
             InputError: If one is not there.
@@ -146,8 +146,8 @@ def map_file(file: str | Path, *, dtype: torch.dtype | None = None, divisor: flo
 
     Arguments:
         file: Path of the file.
-        dtype: As for :class:`Mapped`.
-        divisor: As there.
+        dtype: Precision that fetched numbers are brought to; by default what they are in the file.
+        divisor: Number that fetched numbers are divided by after that, 255 say.
 
     Raises:
         InputError: If there is no such file, it is truncated, or it holds something else than one array of numbers.

@@ -69,7 +69,7 @@ class Beside:
         return {name: part for name, part in beside.items() if part is not None}
 
     def at(self, rows: Tensor) -> "Beside":
-        """Those of these rows."""
+        """What belongs to these rows."""
         index = None if self.index is None else tuple(self.index[i] for i in rows.tolist())
         condition = None if self.condition is None else self.condition[rows]
         exposure = None if self.exposure is None else self.exposure[rows]
@@ -81,12 +81,12 @@ ALONE = Beside()
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Data with what belongs to each of them.
+    """Rows of data with what belongs to each: a label, an index, a condition, an exposure.
 
     Arguments:
         x: The values, ``(N, D)``, NaN where one is missing; rows of a file where they stay there.
-        labels: Label of each row, in words.
-        beside: What else belongs to each row.
+        labels: Label of each row, in words; ``None`` where there are none.
+        beside: Index, condition and exposure of each row, and the table that they came from.
     """
 
     x: Any
@@ -95,7 +95,7 @@ class Rows:
 
     @property
     def arguments(self) -> Any:
-        """What a pair takes them as: the values alone, or a dictionary with condition and exposure."""
+        """The rows as arguments of a pair: the values alone, or a dictionary with condition and exposure."""
         return self.beside.arguments(self.x)
 
     def at(self, rows: Tensor) -> "Rows":
@@ -112,7 +112,7 @@ class Rows:
         return Rows(self.x[:count], labels, self.beside.at(torch.arange(count)))
 
     def to(self, device: torch.device) -> "Rows":
-        """The same on a device."""
+        """The same rows on a device."""
         moved: dict[str, Any] = {name: part.to(device) for name, part in self.beside.tensors().items()}
         return Rows(self.x.to(device), self.labels, replace(self.beside, **moved))
 
@@ -124,14 +124,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table: its name, and how its cells become numbers.
 
     Arguments:
-        name: Its name.
-        kind: ``real``, ``count``, ``binary`` or ``category``.
-        categories: What each whole number from 0 on stands for, where the column is of text.
-        loc: What is taken off a covariate.
-        scale: What a covariate is divided by then.
+        name: Name of the column.
+        kind: What its values are: ``real`` numbers, ``count`` (whole numbers from 0 on), ``binary`` (0 or 1), or
+            ``category``.
+        categories: Name of each category, counted from 0, where the column is of text; empty where it is of numbers.
+        loc: Number that is subtracted from a covariate, the mean of the training data; 0 by default.
+        scale: Number that it is divided by then, their standard deviation; 1 by default.
     """
 
     name: str
@@ -218,14 +219,16 @@ class Schema:
     Arguments:
         columns: The columns of x; none where it is an array.
         shape: Shape of one row of x.
-        scale: What whole bytes, or all values, are divided by, see :func:`~pyro_aevb.data.load`.
-        bytes_by: What bytes of the training data were divided by, so that new ones are; ``None`` where they were none.
+        scale: What values are divided by: a number, or ``auto`` or ``bytes``, see :func:`~pyro_aevb.data.load`.
+        bytes_by: Number that the training data were divided by where they were bytes, so that new bytes are divided by
+            it too; ``None`` where they were no bytes.
         counts: Whether the likelihood is one of counts, so that bytes are counts.
         missing: Whether NaN means that a value is missing.
         labels: Name of the column of labels; ``None`` for none.
         index: Name of the column that names the rows; ``None`` for none.
         condition: The columns that the model is conditioned on; empty for none.
-        exposure: Name of the column of exposures; :data:`OWN_TOTAL` for each row's total of counts; ``None`` for none.
+        exposure: Name of the column of exposures; :data:`~pyro_aevb.data.schema.OWN_TOTAL` for each row's total of
+            counts; ``None`` for none.
     """
 
     columns: tuple[Column, ...] = ()

@@ -127,7 +127,7 @@ def binarized(grey: Tensor, rows: Tensor, key: int | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Data in memory, float32, or rows of a file.
+    """A data set: training and test data, float32 in memory or rows of a file, and how they were read.
 
     Arguments:
         name: Name or path that it was loaded by.
@@ -135,14 +135,14 @@ class DataSet:
             :class:`~pyro_aevb.data.Mapped` where they stay in their file.
         test: Test rows, ``(N', D)``, fixed.
         shape: Shape of one row as it was, for pictures.
-        binarize: How grey values became binary; belongs beside every number.
-        labels_train: Class of each training row, or ``None``.
-        labels_test: Class of each test row, or ``None``.
+        binarize: How grey values became binary, ``none``, ``static`` or ``dynamic``; it belongs beside every number.
+        labels_train: Label of each training row, a whole number, ``(N,)``; ``None`` where there are none.
+        labels_test: Label of each test row, ``(N',)``; ``None`` where there are none.
         split_seed: Seed of splits and fixed binarisations.
-        schema: How rows of its source become tensors; by which :meth:`read` reads new data.
-        label_names: What each class is called, in the order of their numbers.
+        schema: How rows of its source become tensors; by which :func:`~pyro_aevb.data.read_rows` reads new data.
+        label_names: Name of each label, counted from 0; empty where labels are numbers.
         beside_train: What belongs to each training row besides its values.
-        beside_test: What belongs to each test row.
+        beside_test: What belongs to each test row besides its values.
         held_out: What was set aside of the training rows, fixed, as :meth:`arguments` gives it; ``None`` for nothing.
     """
 
@@ -189,11 +189,19 @@ class DataSet:
         return self.beside_train.arguments(self.train)
 
     def arguments(self, split: Literal["train", "test"]) -> Any:
-        """What evaluation is given, likewise: fixed rows, with condition and exposure if there are any."""
+        """What an evaluation is given: fixed rows of a split, with condition and exposure if there are any.
+
+        Arguments:
+            split: ``train`` or ``test``.
+        """
         return self.rows(split).arguments
 
     def rows(self, split: Literal["train", "test"]) -> Rows:
-        """Fixed rows of a split with all that belongs to them."""
+        """Fixed rows of a split with all that belongs to them.
+
+        Arguments:
+            split: ``train`` or ``test``.
+        """
         x = self.evaluation(split)
         beside = self.beside_test if split == "test" else self.beside_train
         labels = self.labels_test if split == "test" else self.labels_train
@@ -212,6 +220,9 @@ def fingerprint(data: Tensor | OnDemand | DynamicBinarization) -> str:
     """SHA-256 of the values and how they are used, so that a run is not resumed with other data.
 
     It is the same for values in memory and in a file, which is read through once.
+
+    Arguments:
+        data: Values, ``(N, ...)``, in memory, in a file, or binarised at each visit.
     """
     if isinstance(data, DynamicBinarization):
         return f"dynamic {data._digest or _digest(data.probabilities)}"

@@ -89,7 +89,7 @@ class Streamed:
         )
 
     def tensors(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Those of some rows, ``(B,)``, for each of the columns.
+        """The tensors of some rows, ``(B,)``, one for each of the columns.
 
         Raises:
             InputError: If they are not as the first row's: other keys, shapes or precisions.

@@ -23,14 +23,18 @@ ELEMENTS_AT_ONCE = 4_000_000
 
 
 class AggregatePosterior(NamedTuple):
-    """The two parts of E[KL(q(z|x) || p(z))], and draws to compare dimension by dimension."""
+    """The aggregate posterior q(z), the mean of q(z|x) over data, beside the prior.
+
+    The mean over data of KL(q(z|x) || p(z)) is told in its two parts, and draws are kept to compare the two
+    distributions dimension by dimension.
+    """
 
     mutual_information: Tensor | None
     """Each datum's term of I_q(x; z), ``(B,)``, nats; ``None`` where q cannot tell the density of a given value."""
     marginal_kl: Tensor | None
     """Each datum's term of KL(q(z) || p(z)), ``(B,)``, nats: its KL less its mutual information."""
     draws: Tensor
-    """Draws from q(z), S of each datum's q(z|x), ``(B * S, K)``."""
+    """Draws from q(z): S from each datum's q(z|x), those of one datum after another, ``(B * S, K)``."""
     prior_draws: Tensor
     """As many draws from p(z), ``(B * S, K)``."""
     distances: Tensor
@@ -72,6 +76,8 @@ def aggregate_posterior(
     most log N; the other part is then an upper bound. The standard deviation of the ``(B,)`` terms over sqrt(N) is the
     standard error to first order: that q(z) is made of the same data adds nothing to it, because a small change of q(z)
     changes E[log q(z)] only by what it changes the integral of q(z), which is 1.
+
+    Oracle: the closed forms of Gaussians, and for distances ``scipy.stats.ks_2samp``.
 
     Arguments:
         model: The model, any Pyro function whose latent sites have a value for each datum.

@@ -40,7 +40,7 @@ class Diagnostics(NamedTuple):
     aggregate: AggregatePosterior | None
     """The aggregate posterior q(z) against the prior; ``None`` where there is none, and a note tells why"""
     decoder_use: Tensor
-    """What each datum's own latent tells the decoder, from :func:`decoder_use`, ``(B,)``, in nats"""
+    """How much log p(x|z) each datum loses with another datum's z, from :func:`decoder_use`, ``(B,)``, in nats"""
     gaps: Gaps | None
     """The approximation and amortisation gaps of the first ``gap_count`` data; ``None`` where ``gap_count`` is 0, or
     where they cannot be had, for which a note gives the reason"""
@@ -53,11 +53,13 @@ class Diagnostics(NamedTuple):
 @takes_any_data
 @torch.no_grad()
 def decoder_use(model: Pair, guide: Pair, x: Data, num_samples: int = 10, *, seed: int = 0) -> Tensor:
-    r"""What a datum's own latent tells the decoder, against the latent of another datum, ``(B,)``, in nats.
+    r"""How much log p(x|z) each datum loses when the decoder is given another datum's z, ``(B,)``, in nats.
 
     .. math:: \mathbb E_{q(z|x_i)}[\log p(x_i \mid z)] - \mathbb E_{q(z|x_{\pi(i)})}[\log p(x_i \mid z)]
 
     with a random permutation that leaves no datum in its place. It is 0 for a decoder that ignores z.
+
+    Oracle: its closed form for a linear decoder and a narrow guide.
 
     Arguments:
         model: The model, any Pyro function whose latent sites have a value for each datum.
@@ -114,13 +116,14 @@ def diagnose(
     seed: int = 0,
     progress: AfterBlock | None = None,
 ) -> Diagnostics:
-    """All diagnostics of a trained pair.
+    """Everything that this package can say of a trained pair: KL, aggregate posterior, gaps, and warnings in words.
 
     Arguments:
         model: The model, any Pyro function whose latent sites have a value for each datum.
         guide: Its guide.
         x: Data, ``(B, ...)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.
-        num_samples: Number of draws per datum from the guide, for the aggregate posterior and the decoder's use.
+        num_samples: Number of draws per datum from the guide, for the aggregate posterior and for
+            :func:`~pyro_aevb.diagnostics.decoder_use`.
         gap_count: Number of data, the first ones, whose gaps are computed, at least 2; 0 computes none.
         log_evidence: Function that estimates log p(x) of these data, called with model, guide and data, whose result
             has ``.log_likelihood`` and ``.standard_error``; by default annealed importance sampling.
@@ -170,11 +173,11 @@ def _collapse(kl: LatentKL, use: Tensor) -> Iterator[str]:
     elif 2 * active < dims:
         yield f"only {active} of {dims} latent dimensions are active: the others do nothing"
     if total.mean < NO_NATS:
-        yield f"posterior collapse: KL(q(z|x) || p(z)) is {total.mean:.3f} nats, the guide tells nothing of x"
+        yield f"posterior collapse: KL(q(z|x) || p(z)) is {total.mean:.3f} nats per datum, so that z tells nothing of x"
     if told.mean < NO_NATS:
         yield (
-            f"posterior collapse: the decoder ignores z: with the z of other data log p(x|z) is only {told.mean:.3f} "
-            f"± {told.se:.3f} nats lower"
+            "posterior collapse: the decoder ignores z: with another datum's z it loses only "
+            f"{told.mean:.3f} ± {told.se:.3f} nats per datum of log p(x|z)"
         )
 
 
@@ -188,8 +191,9 @@ def _far_from_prior(kl: LatentKL, aggregate: AggregatePosterior | None) -> Itera
         )
     elif aggregate.marginal_kl is not None and (far := mean_of(aggregate.marginal_kl)).mean > LARGE_MARGINAL_KL:
         yield (
-            f"the aggregate posterior is far from the prior: KL(q(z) || p(z)) is {far.mean:.2f} ± {far.se:.2f} nats; "
-            "samples from the prior are not like what the decoder was trained on"
+            "the aggregate posterior is far from the prior: KL(q(z) || p(z)) is "
+            f"{far.mean:.2f} ± {far.se:.2f} nats per datum; samples from the prior are not like what the decoder was "
+            "trained on"
         )
     noise = 1.63 / aggregate.size**0.5  # what one in a hundred Kolmogorov-Smirnov distances of N data exceeds
     dims = (aggregate.distances > FAR + noise).nonzero().flatten().tolist()
@@ -197,7 +201,7 @@ def _far_from_prior(kl: LatentKL, aggregate: AggregatePosterior | None) -> Itera
         worst = int(aggregate.distances.argmax())
         yield (
             f"the aggregate posterior is far from the prior in {len(dims)} of {len(aggregate.distances)} dimensions, "
-            f"most in dimension {name_of(kl, worst)} (Kolmogorov-Smirnov distance {aggregate.distances[worst]:.2f})"
+            f"most in {name_of(kl, worst)} (Kolmogorov-Smirnov distance {aggregate.distances[worst]:.2f})"
         )
 
 
@@ -209,18 +213,18 @@ def _gap_warnings(kl: LatentKL, gaps: Gaps | None) -> Iterator[str]:
     amortisation = mean_of(gaps.amortisation)
     if amortisation.mean > large:
         yield (
-            f"the amortisation gap is large, {amortisation.mean:.2f} nats: the guide's network is too small or not "
-            "trained enough for these data"
+            f"the amortisation gap is large, {amortisation.mean:.2f} nats per datum: the guide's network is too small "
+            "or not trained enough for these data"
         )
     if approximation.mean > large:
         yield (
-            f"the approximation gap is large, {approximation.mean:.2f} nats: the guide's family is far from the "
-            "posterior; a more flexible one would gain"
+            f"the approximation gap is large, {approximation.mean:.2f} nats per datum: the guide's family is far from "
+            "the posterior; a more flexible one would raise the bound"
         )
     if not gaps.converged:
         yield (
-            f"the optimisation of q has not converged: its last round still won {gaps.last_improvement.mean():.2f} "
-            "nats; the amortisation gap is larger than told"
+            f"the optimisation of q has not converged: its last round still raised the bound by "
+            f"{gaps.last_improvement.mean():.2f} nats per datum; the amortisation gap is larger than told"
         )
     error = (gaps.approximation_error**2).sum().sqrt().item() / len(gaps.bound)
     if approximation.mean < -max(4 * error, gaps.tolerance):

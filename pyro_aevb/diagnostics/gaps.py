@@ -28,7 +28,11 @@ Evidence = Callable[[Pair, Pair, Data], Any]
 
 
 class Gaps(NamedTuple):
-    """Three levels in nats, ``(B,)`` each, and their Monte Carlo standard errors."""
+    """The bound, the bound of the best q, and log p(x), ``(B,)`` each, in nats, with their Monte Carlo standard errors.
+
+    The amortisation gap is what a guide's network loses against the best q of its family for each datum; the
+    approximation gap is what that best q still lacks.
+    """
 
     bound: Tensor
     """The bound with the guide as it is."""
@@ -45,7 +49,7 @@ class Gaps(NamedTuple):
     amortisation_error: Tensor
     """Standard error of the difference of the two bounds, whose noise is the same."""
     last_improvement: Tensor
-    """What the last round of the optimisation still won."""
+    """How much the last round of the optimisation still raised the bound, ``(B,)``, in nats."""
     tolerance: float
     """Mean improvement in a round, in nats per datum, under which the optimisation has converged."""
 
@@ -56,7 +60,7 @@ class Gaps(NamedTuple):
 
     @property
     def approximation_error(self) -> Tensor:
-        """Its Monte Carlo standard error, ``(B,)``."""
+        """Monte Carlo standard error of the approximation gap, ``(B,)``, in nats."""
         return (self.log_likelihood_error**2 + self.optimised_bound_error**2).sqrt()
 
     @property
@@ -66,7 +70,7 @@ class Gaps(NamedTuple):
 
     @property
     def converged(self) -> bool:
-        """The last round of the optimisation won less than the tolerance."""
+        """Whether the last round of the optimisation raised the mean bound by less than the tolerance."""
         return bool(self.last_improvement.mean() < self.tolerance)
 
 
@@ -121,6 +125,8 @@ def inference_gaps(
     draws is reported by another, so that the amortisation gap is not biased upwards, and is below zero by its Monte
     Carlo error at most. Whatever q the search does not find counts as approximation gap, and whatever of log p(x) the
     estimate misses is missing there.
+
+    Oracle: linear-Gaussian pairs whose guides have a known gap of one kind alone.
 
     Arguments:
         model: The model, any Pyro function with one latent site.

@@ -85,7 +85,13 @@ class TrainingStatistics(NamedTuple):
 
 
 def reference_of(estimator: ELBO) -> Reference:
-    """The plainest estimator of the bound that an estimator estimates: as that one says itself, else :class:`SGVB`."""
+    """The plainest estimator of the same bound, against which an estimator's bias is measured.
+
+    It is what the estimator itself says, by its ``reference``, else :class:`~pyro_aevb.estimators.SGVB`.
+
+    Arguments:
+        estimator: The estimator, one of ours or of Pyro's.
+    """
     own = estimator.reference if isinstance(estimator, Estimator) else None
     return own or EVIDENCE_LOWER_BOUND
 

@@ -64,7 +64,7 @@ class Latent(NamedTuple):
 
 
 class LatentKL(NamedTuple):
-    """KL(q(z|x) || p(z)) in nats, whole and by dimension."""
+    """KL(q(z|x) || p(z)) of each datum, in nats: of all dimensions together, and of each by itself."""
 
     total: Tensor
     """KL(q(z|x) || p(z)) of the whole latent, ``(B,)``."""
@@ -79,7 +79,8 @@ class LatentKL(NamedTuple):
     """The part of each latent site, ``(B,)``, given the sites drawn before it, in the order of the guide; they add up
     to ``total``. Empty where a guide makes latents from auxiliary sites, whose densities are not told apart."""
     dimensions: list[str]
-    """What each of the K dimensions is: its site's name, and its place there, ``z[3]``."""
+    """Name of each of the K dimensions, in tables, figures and warnings alike: its site's name, and its index there,
+    counted from 0 as in Python: ``z[0]``, ``z[1]``, ..."""
 
     @property
     def active(self) -> Tensor:
@@ -104,9 +105,8 @@ def _is_everywhere(mask: Any) -> bool:
 
 
 def name_of(kl: LatentKL, dimension: int) -> str:
-    """A dimension's name for people: its place alone where there is one site."""
-    sites = {name.partition("[")[0] for name in kl.dimensions}
-    return kl.dimensions[dimension] if len(sites) > 1 else str(dimension)
+    """The one name that tables, figures and warnings call a dimension by: ``z[0]`` for the first one of site ``z``."""
+    return kl.dimensions[dimension]
 
 
 def latents_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> list[Latent]:
@@ -239,6 +239,8 @@ def latent_kl(model: Pair, guide: Pair, x: Data, num_samples: int = 100, *, seed
     .. math:: \mathrm{KL}(q(z|x) \,\|\, p(z)) = \sum_i \mathbb E_{q(z|x)}\Big[\log
               \frac{q(z_i \mid z_{<i}, x)}{p(z_i \mid \mathrm{pa}_i)}\Big]
 
+    Oracle: the closed form of the paper's Appendix B, quadrature, and the KL of joint Gaussians.
+
     Arguments:
         model: The model, any Pyro function whose latent sites have a value for each datum.
         guide: Its guide.
@@ -313,7 +315,7 @@ def _dimensions(latent: Latent) -> list[str]:
 def _kl_of_one(
     pair: traces.Particles, latent: Latent, num_samples: int, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """In all, ``(B,)``, and by dimension, ``(B, K)``, of a pair whose one latent is a vector."""
+    """KL in all, ``(B,)``, and by dimension, ``(B, K)``, of a pair whose one latent is a vector."""
     draws, log_guide = pair.sample_guide(args, num_samples)
     z = draws[latent.name]  # (S, B, K)
     total = traces.per_datum_kl(pair.model, pair.guide, args)
@@ -323,7 +325,7 @@ def _kl_of_one(
 
 
 def _kl_of_several(pair: traces.Particles, num_samples: int, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """By site and by dimension, ``(B, sites)`` and ``(B, K)``, averaged over runs of the pair, one a draw."""
+    """KL by site, ``(B, sites)``, and by dimension, ``(B, K)``, averaged over runs of the pair, one for each draw."""
     runs = [latents_of(pair.model, pair.guide, args) for _ in range(num_samples)]
     by_site = torch.stack([torch.stack([_kl_of_site(each) for each in run], -1) for run in runs])  # (S, B, sites)
     parts = [[_kl_of_dimensions(each) for each in run] for run in runs]

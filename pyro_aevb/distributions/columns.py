@@ -22,7 +22,7 @@ class Group(NamedTuple):
     columns: Tensor
     """Which columns, whole numbers, ``(D_g,)``"""
     distribution: TorchDistributionMixin
-    """Of the numbers in units of their own, batch shape ``(..., D_g)``, event shape ``()``"""
+    """Distribution of the numbers in units of their own, batch shape ``(..., D_g)``, event shape ``()``"""
     loc: Tensor
     """Value of each column that is zero in these units, ``(D_g,)``"""
     scale: Tensor
@@ -33,7 +33,7 @@ class Group(NamedTuple):
         return row.index_select(-1, self.columns)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of the columns' values as they stand in the table, ``(..., D_g)``."""
+        """Log density of the columns' values as they stand in the table, in nats, ``(..., D_g)``."""
         made: Any = self.distribution
         log_prob = made.log_prob(self.in_units(value))
         return log_prob if made.support.is_discrete else log_prob - self.scale.log()
@@ -81,7 +81,7 @@ class EachColumns(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Of each number."""
+        """Whether each number lies in the support of its column."""
         found = [_support(group).check(group.in_units(group.of(value))) for group in self.groups]
         return self.together(found)
 
@@ -154,7 +154,7 @@ class ByColumn(dist.TorchDistribution):
         return self._together([group.centre(part) for group, part in parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of each number, ``(..., D)``."""
+        """Log density of each number, in nats, ``(..., D)``."""
         value = checked(self, value)
         return self._together([group.log_prob(group.of(value)) for group in self.groups])
 

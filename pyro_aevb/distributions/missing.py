@@ -25,7 +25,7 @@ class _OrMissing(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Of each vector."""
+        """Whether each number of a vector lies in its support or is NaN."""
         return (value.isnan() | self.base_constraint.check(value)).all(-1)
 
     def __repr__(self) -> str:
@@ -69,26 +69,26 @@ class PartlyObserved(dist.TorchDistribution):
 
     @property
     def support(self) -> Any:
-        """Each number where its own density is, or NaN."""
+        """Each number lies in the support of its own distribution, or is NaN."""
         return _OrMissing(self.product.base_dist.support)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # torch has a class variable there
-        """As the whole product."""
+        """Whether the product has draws with pathwise gradients."""
         return bool(self.product.has_rsample)
 
     @property
     def mean(self) -> Tensor:
-        """Of the whole product, ``(..., D)``."""
+        """The mean of all numbers, observed or not, ``(..., D)``."""
         return self.product.mean
 
     @property
     def variance(self) -> Tensor:
-        """Of the whole product, ``(..., D)``."""
+        """The variance of all numbers, observed or not, ``(..., D)``."""
         return self.product.variance
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PartlyObserved":
-        """The same for a larger batch."""
+        """The same distributions as a batch of shape ``batch_shape``, which their own must broadcast to."""
         return PartlyObserved(self.product.expand(batch_shape), validate_args=validates(self))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -100,11 +100,11 @@ class PartlyObserved(dist.TorchDistribution):
         return torch.where(missing, torch.zeros_like(log_prob), log_prob).sum(-1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Of the whole product."""
+        """Draws of all numbers, with gradients, ``(*sample_shape, ..., D)``."""
         return self.product.rsample(sample_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Of the whole product."""
+        """Draws of all numbers, ``(*sample_shape, ..., D)``."""
         return self.product.sample(sample_shape)
 
 

@@ -23,8 +23,7 @@ class PreciseMultivariateNormal(dist.MultivariateNormal):
 
     Oracle: sixty digits, by mpmath.
 
-    Arguments:
-        Those of :class:`torch.distributions.MultivariateNormal`.
+    It is made with the arguments of :class:`torch.distributions.MultivariateNormal`.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ class PreciseLowRankMultivariateNormal(OwnFactors, dist.LowRankMultivariateNorma
         return (-(constant + log_det + (rest * rest).sum(-1)) / 2).to(torch.promote_types(value.dtype, self.loc.dtype))
 
     def entropy(self) -> Tensor:
-        """(K (1 + log 2 pi) + log |Sigma|) / 2."""
+        """Entropy in nats: (K (1 + log 2 pi) + log det Sigma) / 2, of the batch shape."""
         constant = self.event_shape[0] * (1 + math.log(2 * math.pi))
         return ((constant + self._orthonormal[1]) / 2).to(self.loc.dtype).expand(self.batch_shape)
 
@@ -110,7 +109,7 @@ class PreciseLowRankMultivariateNormal(OwnFactors, dist.LowRankMultivariateNorma
 
     @lazy_property
     def _orthonormal(self) -> tuple[list[Tensor], Tensor]:
-        """The R columns made orthonormal, ``(..., K + R)`` each, and log |Sigma|."""
+        """The R columns made orthonormal, ``(..., K + R)`` each, and log det Sigma."""
         factor, diagonal = self._wide
         rows = (factor / diagonal.sqrt().unsqueeze(-1)).mT  # (..., R, K)
         rank = rows.shape[-2]

@@ -169,7 +169,9 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
 
 class GridCategorical(dist.TorchDistribution):
-    """Any distribution over pixel values 0, 1/steps, ..., 1.
+    r"""Any distribution over pixel values 0, 1/steps, ..., 1.
+
+    .. math:: P(x = k / \text{steps}) = \mathrm{softmax}_k(\text{logits}), \quad k = 0, \dots, \text{steps}
 
     Oracle: closed form.
 

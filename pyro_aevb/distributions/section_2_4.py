@@ -191,6 +191,9 @@ class Gompertz(InverseCDF):
 class Triangular(InverseCDF):
     r"""A density that rises linearly from ``low`` to ``peak`` and falls linearly to ``high``.
 
+    .. math:: p(z) = \frac{2 (z - a)}{(b - a)(c - a)} \text{ for } a \le z \le c, \quad
+              p(z) = \frac{2 (b - z)}{(b - a)(b - c)} \text{ for } c \le z \le b
+
     Oracle: ``scipy.stats.triang``.
 
     Arguments:
@@ -239,11 +242,13 @@ class Triangular(InverseCDF):
 class Erlang(dist.Gamma):
     r"""Sum of ``concentration`` exponential waiting times: a Gamma of whole concentration.
 
+    .. math:: p(z) = \frac{\lambda^n z^{n-1} e^{-\lambda z}}{(n - 1)!}, \quad z > 0
+
     Oracle: ``scipy.stats.erlang``.
 
     Arguments:
-        concentration: Number of events, whole and at least 1.
-        rate: Events per unit of time, positive.
+        concentration: Number of events :math:`n`, whole and at least 1.
+        rate: Events per unit of time, :math:`\lambda > 0`.
     """
 
     arg_constraints = {"concentration": constraints.positive_integer, "rate": constraints.positive}  # noqa: RUF012
@@ -292,7 +297,7 @@ class EllipticalLaplace(dist.TorchDistribution):
         return self.loc + (self.scale_tril @ (radius * direction).unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Gamma(K/2) e^-r / 2 pi^(K/2) Gamma(K) |L|."""
+        """Logarithm of the density Gamma(K/2) e^-r / (2 pi^(K/2) Gamma(K) det L), of the batch shape."""
         k = checked(self, value).shape[-1]
         whitened = torch.linalg.solve_triangular(self.scale_tril, (value - self.loc).unsqueeze(-1), upper=False)
         log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)

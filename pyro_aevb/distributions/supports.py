@@ -107,7 +107,7 @@ def _of_masked_mixture(distribution: Any) -> Any:
 
 @support_of.register(torch.distributions.TransformedDistribution)
 def _of_transformed(distribution: Any) -> Any:
-    """As declared, or the image of the circle."""
+    """The support that is declared, or the image of the circle."""
     base = support_of(distribution.base_dist)
     if innermost(base) is not CIRCLE:
         return distribution.support

@@ -101,7 +101,7 @@ class Schedule:
     Arguments:
         scheduler: A callable that makes a scheduler of an optimizer, or a scheduler of this very one.
         optimizer: Whose step sizes it sets.
-        every: What it is stepped after: each ``step``, each ``epoch``, or each whole ``report``.
+        every: What the scheduler is stepped after: each ``step``, each ``epoch``, or each whole ``report``.
         per_epoch: Number of steps in an epoch.
 
     Raises:
@@ -292,7 +292,7 @@ class Averages:
     Oracle: ``AveragedModel`` of ``torch.optim.swa_utils`` with ``get_ema_multi_avg_fn(decay)``, to the last bit.
 
     Arguments:
-        parameters: What to average, by name.
+        parameters: Parameters to average, by name.
         decay: The weight d of the average so far, in (0, 1).
 
     Raises:
@@ -373,9 +373,9 @@ class Around:
     """What stands around an optimizer's step; by default nothing.
 
     Arguments:
-        clip: What bounds gradients before it.
-        schedule: What sets step sizes after it.
-        averages: What follows the weights.
+        clip: Bounds of gradients, applied before the step.
+        schedule: Scheduler that sets step sizes after the step.
+        averages: Moving averages of the weights.
     """
 
     clip: Clip | None = None
@@ -383,7 +383,7 @@ class Around:
     averages: Averages | None = None
 
     def kept(self) -> dict[str, Schedule | Averages]:
-        """Those that have a state, by its name there."""
+        """What has a state, by its name in the saved one."""
         named = {"schedule": self.schedule, "averages": self.averages}
         return {name: each for name, each in named.items() if each is not None}
 
@@ -403,5 +403,5 @@ class Around:
             self.schedule.after_step()
 
     def tensors(self) -> list[Tensor]:
-        """Those that :meth:`after` changes."""
+        """The tensors that :meth:`after` changes."""
         return [] if self.averages is None else list(self.averages.values.values())

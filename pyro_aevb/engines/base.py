@@ -27,10 +27,10 @@ class Objective:
         model: The model.
         guide: Its guide.
         estimator: Any ``ELBO``, this package's or Pyro's.
-        parameters: What is trained, by name.
+        parameters: Parameters that are trained, by name.
         batches: Where minibatches are fetched.
         modules: Those that take part in the pair, by name; more may join while training.
-        divisors: What a loss is divided by to be nats per datum, for each size of minibatch.
+        divisors: Number that a loss is divided by to be nats per datum, for each size of minibatch.
         averages: Tensors of the parameter store that steps change without a gradient.
     """
 

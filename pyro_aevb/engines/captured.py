@@ -84,9 +84,9 @@ class Launches:
     """Several steps, of loss, gradients and update, as one launch on a GPU.
 
     Arguments:
-        objective: What is stepped on.
+        objective: Loss of the pair on a minibatch, which a step descends.
         gradients: Whose recordings the launches are made of.
-        optimizer: What steps.
+        optimizer: Optimizer of the parameters.
         count: How many steps one launch takes.
         around: What stands around its step; a scheduler that sets more than step sizes keeps to single steps.
     """
@@ -154,7 +154,7 @@ def captured_engine(
     """The engine that steps after recorded loss and gradients.
 
     Arguments:
-        objective: What is stepped on.
+        objective: Loss of the pair on a minibatch, which a step descends.
         optimizer: A callable that makes an optimizer of parameters, or an optimizer.
         sizes: Sizes of minibatch that are worth a recording.
         tolerance: As for :class:`RecordedGradients`.

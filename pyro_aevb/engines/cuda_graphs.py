@@ -43,7 +43,7 @@ class GraphReplay:
     """A function of tensors as one launch; its outputs but the first hold until the next call.
 
     Arguments:
-        function: What to replay.
+        function: Function to replay.
         inputs: Its inputs; the first ``moving`` are copied before each replay, the others are read where they are.
         moving: How many inputs change their place in memory between calls.
         make_replay: How a body becomes a replay.
@@ -83,7 +83,7 @@ class WholeSteps:
     Arguments:
         loss_and_gradients: Of a visit.
         optimizer: For which :func:`updates_in_place` holds.
-        parameters: What it steps.
+        parameters: Parameters that the optimizer steps.
         others: Further tensors that a step may change, such as batch normalisation's.
         visits: As many as one replay takes, all of one size.
         make_replay: How a body becomes a replay.

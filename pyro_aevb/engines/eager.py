@@ -1,7 +1,7 @@
 """A step by one optimizer of ``torch.optim``, after a function that gives loss and gradients.
 
 Such a function is the estimator's loss run through Pyro, or a recording of it, see :mod:`pyro_aevb.engines.captured`.
-Both step the same parameters at the same noise as Pyro's own ``SVI``; ``docs/speed.md`` tells what each costs.
+Both step the same parameters at the same noise as Pyro's own ``SVI``; the documentation's benchmarks tell their costs.
 """
 
 from collections.abc import Iterator
@@ -53,9 +53,9 @@ class TorchEngine(OneOptimizer):
     """One optimizer over all parameters, and Pyro's validation off, since the first run had it on.
 
     Arguments:
-        objective: What is stepped on.
+        objective: Loss of the pair on a minibatch, which a step descends.
         optimizer: A callable that makes an optimizer of parameters, or an optimizer.
-        gradients: What gives loss and gradients; by default they are taken through Pyro.
+        gradients: Function that gives loss and gradients; by default they are taken through Pyro.
 
     Raises:
         InputError: If the optimizer or the estimator cannot be stepped so.

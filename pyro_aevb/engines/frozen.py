@@ -169,7 +169,7 @@ class Frozen:
         self.python = PythonState(self.roots, self.modules())
 
     def read(self) -> "Facts":
-        """As it is now."""
+        """Take note of all facts as they are now; returns these facts."""
         tensors = self.tensors()
         where = [(id(t), t.data_ptr(), t.dtype, t.shape, t.requires_grad) for t in tensors]
         kept = {**self.python.tensors(), **{id(t): t for t in tensors}}

@@ -38,7 +38,7 @@ class Kept(Generic[Recording]):
     Arguments:
         record: Makes a recording for a size of minibatch, from an example of the step's arguments.
         agrees: Does a recording give what the step gives, loss and gradients, with these arguments?
-        frozen: What recordings hold fast.
+        frozen: Values that recordings hold fast.
         sizes: Sizes of minibatch that are worth a recording.
         refuse: Called with the reason where there is no recording to be had; by default it is told in one log line, and
             the step runs eagerly.

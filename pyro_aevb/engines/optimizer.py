@@ -23,7 +23,7 @@ class OneOptimizer:
 
     Arguments:
         optimizer: A callable that makes an optimizer of parameters, or an optimizer.
-        parameters: What it steps.
+        parameters: Parameters that the optimizer steps.
 
     Raises:
         InputError: As :func:`make_optimizer`.
@@ -116,7 +116,7 @@ def _make_fused(optimizer: MakeOptimizer, parameters: list[Tensor]) -> torch.opt
 
 
 def _try_a_step(optimizer: MakeOptimizer, like: Tensor, option: str) -> None:
-    """Of a parameter of no meaning: Adagrad of torch 2.11 takes ``fused`` on a GPU and refuses at its first step."""
+    """Step a parameter without meaning: torch 2.11's Adagrad takes ``fused`` on a GPU and refuses at its first step."""
     nothing = torch.zeros(1, dtype=like.dtype, device=like.device, requires_grad=True)
     nothing.grad = torch.zeros_like(nothing)
     optimizer([nothing], **{option: True}).step()

@@ -44,7 +44,7 @@ class Codes:
         self._known: list[tuple[Any, list[Tensor], Any]] = []
 
     def of(self, graph: GraphModule, inputs: list[Tensor], moving: int, compiled: bool = True) -> tuple[Any, bool]:
-        """What :func:`_compile` makes of a graph, and whether it was known.
+        """What ``_compile`` makes of a graph, and whether it was known.
 
         Arguments:
             graph: The graph.
@@ -87,7 +87,7 @@ class Recording:
         self.inputs = [tensor.detach() for tensor in inputs]
         self.used = used
         self.unregistered: list[Tensor] = []
-        """Those of the inputs that a pair keeps in plain attributes."""
+        """The inputs that a pair keeps in plain attributes."""
         self.is_known = False
         """Whether the same graph had been recorded before."""
 
@@ -107,7 +107,7 @@ class Recording:
         return self._run(self.function, visit)
 
     def inside(self, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
-        """The same, for use inside a larger CUDA graph, where there is ``inlined``."""
+        """The recording for use inside a larger CUDA graph, where there is ``inlined``."""
         return self._run(self.inlined or self.graph.forward, visit)
 
     def _run(self, function: TensorFunction, visit: Visit) -> tuple[Tensor, list[Tensor | None]]:
@@ -132,7 +132,7 @@ def record(
     Arguments:
         loss: Called with the visit; uses ``parameters``, ``constants`` and ``others`` as they are in memory.
         visit: An example.
-        parameters: What to differentiate by.
+        parameters: Parameters to differentiate the loss by.
         constants: Further tensors that it reads, and does not change: the data.
         others: Further tensors that may change between calls.
         compiled: Compile with inductor, and into a CUDA graph, rather than replay operation by operation.
@@ -189,7 +189,7 @@ def record_function(
     product (784-100-3, M=100, ten leapfrog steps: 4.5 against 3.9 ms).
 
     Arguments:
-        function: What to record; on a GPU all results but the first hold until the next call.
+        function: Function to record; on a GPU all results but the first hold until the next call.
         arguments: An example of its arguments.
         fixed: All else that it reads or changes, parameters among them; read where they are at each call.
         compiled: As for :func:`record`.

@@ -31,7 +31,7 @@ class SVIEngine:
     """``pyro.infer.SVI`` itself, the reference: one optimizer per tensor, validation as the caller has it.
 
     Arguments:
-        objective: What is stepped on.
+        objective: Loss of the pair on a minibatch, which a step descends.
         optimizer: One of ``pyro.optim``, or a callable that makes a ``torch.optim`` optimizer of parameters.
 
     Raises:

@@ -3,10 +3,11 @@ r"""The objectives, side by side, each a :class:`pyro.infer.ELBO`: usable in :cl
 Sign and scale, stated once: an estimator returns a scalar **loss**
 :math:`-\frac NM \sum_{i=1}^M \mathcal{L}(x_i)` in nats, to be minimised; N/M is the scale of the pair's plate.
 
-A new estimator is one class: subclass :class:`Estimator` and write ``differentiable_loss``, or :class:`MultiSample` and
-write ``loss_of_weights``, where each datum's and particle's log-weight is at hand; without ``.item()``, a branch on
-data, or a Python number that should be a tensor, so that it can be recorded as a graph. One whose bound is not the
-evidence lower bound also says which it is, by ``reference``, so that its bias can be told.
+A new estimator is one class: subclass :class:`~pyro_aevb.estimators.base.Estimator` and write
+``differentiable_loss``, or :class:`~pyro_aevb.estimators.base.MultiSample` and write ``loss_of_weights``, where each
+datum's and particle's log-weight is at hand. It has no ``.item()``, no branch on data, and no Python number that should
+be a tensor, so that it can be recorded as a graph. One whose bound is not the evidence lower bound also says which it
+is, by ``reference``, so that its bias can be told.
 """
 
 from pyro_aevb.estimators.base import Estimator as Estimator

@@ -82,7 +82,7 @@ class Estimator(ELBO):
     @property
     def reference(self) -> Reference | None:
         """The plainest estimator of the same bound, by which bias is told; ``None`` for the evidence lower bound (3),
-        whose plainest estimator is :class:`SGVB`.
+        whose plainest estimator is :class:`~pyro_aevb.estimators.SGVB`.
         """
         return None
 

@@ -128,7 +128,7 @@ AVERAGE = "__baseline_avg_downstream_cost_"
 
 
 def averages(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of a parameter store's tensors that are decaying averages, which a step changes without a gradient."""
+    """The decaying averages among a parameter store's tensors, which a step changes without a gradient."""
     return {name: parameter for name, parameter in parameters.items() if name.startswith(AVERAGE)}
 
 

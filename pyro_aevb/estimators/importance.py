@@ -33,7 +33,7 @@ class _Pathwise(MultiSample):
 
 
 class IWAE(_Pathwise):
-    r"""Importance-weighted bound: tighter than :class:`SGVB` as ``num_particles`` grows.
+    r"""Importance-weighted bound: tighter than :class:`~pyro_aevb.estimators.SGVB` as ``num_particles`` grows.
 
     .. math:: \mathcal{L}_S(x) = \mathbb{E}\Big[\log \tfrac1S \sum_s p(x, z_s) / q(z_s \mid x)\Big]
 
@@ -76,7 +76,7 @@ class Renyi(_Pathwise):
     Arguments:
         num_particles: Number of samples :math:`S` per datum.
         alpha: Order :math:`\alpha` of Rényi's divergence, any number but 1, where the bound is the ELBO and
-            :class:`SGVB` its estimator.
+            :class:`~pyro_aevb.estimators.SGVB` its estimator.
         elbo_arguments: Further arguments of :class:`pyro.infer.ELBO`.
 
     Raises:

@@ -203,7 +203,8 @@ class SGVBAnalyticKL(EvidenceLowerBound):
 
     With several latents a closed form holds at fixed values of those that came before. Of a latent whose prior may
     depend on one that the guide draws later, as in a guide from the bottom up, the KL's term is sampled as in
-    :class:`SGVB`, where ``TraceMeanField_ELBO`` would take the closed form at a wrong value and only warn.
+    :class:`~pyro_aevb.estimators.SGVB`, where ``TraceMeanField_ELBO`` would take the closed form at a wrong
+    value and only warn.
 
     With ``free_bits`` :math:`\lambda` the gradient, and it alone, is that of a bound whose KL is
 
@@ -223,7 +224,7 @@ class SGVBAnalyticKL(EvidenceLowerBound):
         cycles: How many times it rises so, each time from 0; after the last it stays.
         ramp: Part of a cycle in which the weight rises, in (0, 1]; for the rest of it the weight is ``beta``, so that a
             cycle is ``warm_up / ramp`` training data long.
-        free_bits: What each latent dimension's KL, a mean over the minibatch, may be at no cost in the gradient, nats.
+        free_bits: KL of a latent dimension, a mean over the minibatch, that costs nothing in the gradient, in nats.
         baseline: What scores' weights are compared with: ``none`` for 0, ``mean`` for the mean over the *other* data
             of the minibatch, ``leave_one_out`` for the mean over the datum's other samples.
         downstream: Whether all scores are weighed by those terms alone that the latent's value was seen to reach.

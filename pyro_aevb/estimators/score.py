@@ -24,7 +24,7 @@ class ScoreFunction(EvidenceLowerBound):
     .. math:: \nabla_\phi\, \mathbb{E}_{q_\phi(z)}[f(z)] = \mathbb{E}\big[(f(z) - b)\, \nabla_\phi \log q_\phi(z)\big],
               \quad f(z) = \log p(x, z) - \log q(z \mid x)
 
-    :class:`SGVB` does the same where a latent has no path, and better where it has one.
+    :class:`~pyro_aevb.estimators.SGVB` does the same where a latent has no path, and better where it has one.
 
     Oracle: ``Trace_ELBO`` at the same noise, and the exact gradient of a linear-Gaussian pair.
 

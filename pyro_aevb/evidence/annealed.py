@@ -42,13 +42,13 @@ FIRST_STEP_SIZE = 0.1
 
 
 class AnnealedWeights(NamedTuple):
-    """Annealed importance sampling's estimate for each datum, ``(B,)`` each."""
+    """What annealed importance sampling estimates for each datum, ``(B,)`` each."""
 
     log_likelihood: Tensor
     """Estimate of log p(x), the log of the mean weight over chains, in nats: in expectation a lower bound, but an upper
     bound where the chains run backwards"""
     standard_error: Tensor
-    """Its Monte Carlo standard error, to first order"""
+    """Monte Carlo standard error of the estimate, in nats, to first order"""
     acceptance: Tensor
     """Mean acceptance rate of the transitions, between 0 and 1"""
 
@@ -172,7 +172,15 @@ def annealed_importance_sampling(
     progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> AnnealedWeights:
-    """log p(x) of each datum, in expectation a lower bound, ``(B,)``, in nats.
+    r"""log p(x) of each datum by annealed importance sampling (AIS), in expectation a lower bound, ``(B,)``, in nats.
+
+    Chains lead from the start :math:`f_0`, the guide or the prior, over T distributions to the posterior; a transition
+    of Hamiltonian Monte Carlo moves them at each. The weight of a chain is
+
+    .. math:: \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \big[\log p(x, z_t) - \log f_0(z_t)\big],
+              \qquad \mathbb E[w] = p(x)
+
+    Oracle: the exact log p(x) of a linear-Gaussian pair, and of a Poisson count whose rate is Gamma.
 
     Arguments:
         model: The model, any Pyro function with continuous latents.
@@ -181,7 +189,7 @@ def annealed_importance_sampling(
         steps: Number T of distributions on the way from the start to the posterior.
         chains: Number of chains of each datum, over which weights are averaged.
         leapfrog_steps: Number of leapfrog steps in each transition.
-        start: What chains begin at draws from: ``guide``, which is nearer to the posterior, or ``prior``.
+        start: Distribution whose draws chains begin at: ``guide``, which is nearer to the posterior, or ``prior``.
         seed: Seed of all draws; the caller's random state is left alone.
         progress: Function that is called after each block of data with the number of data in it; by default nothing is
             called.
@@ -224,6 +232,8 @@ def bidirectional(
     Only for dreams is a draw from the posterior at hand, from which the backward chains begin: the latents that they
     were dreamt with. The gap between both sides tells what the same settings are worth on data like these.
 
+    Oracle: the exact log p(x) of a linear-Gaussian pair.
+
     Arguments:
         model: The model, any Pyro function with continuous latents.
         guide: Its guide; may be ``None`` with ``start="prior"``.
@@ -232,7 +242,7 @@ def bidirectional(
         steps: Number T of distributions on the way from the start to the posterior.
         chains: Number of chains of each datum and direction, over which weights are averaged.
         leapfrog_steps: Number of leapfrog steps in each transition.
-        start: What forward chains begin at draws from: ``guide``, which is nearer to the posterior, or ``prior``.
+        start: Distribution whose draws forward chains begin at: ``guide``, nearer to the posterior, or ``prior``.
         seed: Seed of all draws; the caller's random state is left alone.
         progress: Function that is called after each block of data with the number of data in it; by default nothing is
             called.

@@ -31,6 +31,8 @@ def linear_gaussian(model: Pair, x: Data) -> Tensor:
 
     That the model is linear and Gaussian is checked at random latents, not proved.
 
+    Oracle: the formula by hand, of pairs with known W.
+
     Arguments:
         model: The model, one latent vector and one observed vector for each datum.
         x: Data, ``(B, D)``, or what else :func:`~pyro_aevb.data.taken_apart` takes.

@@ -22,11 +22,16 @@ __all__ = ["WeightSums", "importance_sampling", "importance_weights", "weighted_
 # it is an MLP: what they pass on fits no cache. For one datum 50 take a fifth of the time of 5: there calls count.
 CPU_ROWS = 500  # draws times data for which the model is run at once on a CPU
 CHUNK = 50  # draws for which it is run at once elsewhere
-FEWEST_FOR_A_TAIL = 25  # a fifth of the samples is the tail, and a tail has at least 5
+FEWEST_FOR_A_TAIL = 25
+"""Number of samples below which no k-hat is fitted: a fifth of the samples is the tail, and a tail has at least 5."""
 
 
 class WeightSums(NamedTuple):
-    """What importance sampling keeps of the weights w = p(x, z) / q(z|x): log sums, and their tail, ``(B,)`` each.
+    r"""What importance sampling keeps of each datum's weights: the logarithms of two sums, and the shape of their tail.
+
+    .. math:: w_s = \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
+
+    Oracle: of k-hat, weights whose tail has a known index.
 
     References:
         | Pareto smoothed importance sampling (Vehtari et al., 2024)
@@ -34,22 +39,23 @@ class WeightSums(NamedTuple):
     """
 
     log_sum: Tensor
-    """Log of the sum of the weights, log sum_s w_s"""
+    """Logarithm of the sum of the weights, log sum_s w_s, ``(B,)``"""
     log_sum_squares: Tensor
-    """Log of the sum of their squares, log sum_s w_s^2"""
+    """Logarithm of the sum of their squares, log sum_s w_s^2, ``(B,)``"""
     khat: Tensor
-    """Pareto k-hat of the largest weights: above 0.7 neither the estimate nor its standard error is to be trusted."""
+    """Pareto k-hat, the index of the tail of the largest weights, ``(B,)``: above 0.7 neither the estimate nor its
+    standard error is to be trusted. Without enough samples for a tail it is NaN."""
     num_samples: int
     """Number S of samples per datum"""
 
     @property
     def log_likelihood(self) -> Tensor:
-        r"""Estimate of log p(x), ``(B,)``: :math:`\log \frac1S \sum_s w_s`, in expectation a lower bound."""
+        r"""Estimate of log p(x), ``(B,)``, in nats: :math:`\log \frac1S \sum_s w_s`, in expectation a lower bound."""
         return self.log_sum - math.log(self.num_samples)
 
     @property
     def standard_error(self) -> Tensor:
-        r"""Its Monte Carlo standard error, ``(B,)``, to first order; NaN, unknown, where there is but one sample.
+        r"""Monte Carlo standard error of the estimate, ``(B,)``, in nats, to first order; NaN with one sample alone.
 
         .. math:: \sqrt{\tfrac{S}{S-1} \Big(\frac{\sum w^2}{(\sum w)^2} - \frac1S\Big)}
         """
@@ -73,6 +79,8 @@ def importance_sampling(
 
     :func:`importance_weights` also tells the standard error, and whether the estimate is to be trusted. Where a latent
     belongs to no datum, a global one, there is one number for all data together, ``(1,)``.
+
+    Oracle: the exact log p(x) of a linear-Gaussian pair, and NumPyro's weights.
 
     Arguments:
         model: The model, any Pyro function.
@@ -102,7 +110,12 @@ def importance_weights(
     progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> WeightSums:
-    """Sums of the importance weights of each datum: exactly ``num_samples`` draws for each.
+    """Importance weights of each datum: log p(x) with its standard error, and whether it is to be trusted.
+
+    The result has ``.log_likelihood``, ``.standard_error``, ``.effective_samples`` and ``.khat``, ``(B,)`` each. There
+    are exactly ``num_samples`` draws for each datum.
+
+    Oracle: the exact log p(x) of a linear-Gaussian pair, and NumPyro's weights.
 
     Arguments:
         model: The model, any Pyro function.

@@ -32,13 +32,13 @@ RIDGE = 1e-6  # of the mean variance, so that draws in a plane still have a dens
 
 
 class PosteriorDensity(NamedTuple):
-    """Appendix D's estimate for each datum, ``(B,)`` each."""
+    """What the paper's appendix D estimates for each datum, ``(B,)`` each."""
 
     log_likelihood: Tensor
     """Estimate of log p(x), in nats"""
     standard_error: Tensor
-    """Its Monte Carlo standard error, with the effective number of draws of an autocorrelated chain; infinite where a
-    chain never moved"""
+    """Monte Carlo standard error of the estimate, in nats, with the effective number of draws of an autocorrelated
+    chain; infinite where a chain never moved"""
     acceptance: Tensor
     """Mean acceptance rate of the transitions, between 0 and 1"""
     rhat: Tensor
@@ -61,7 +61,16 @@ def appendix_d(
     progress: AfterBlock | None = None,
     keep: str | Path | None = None,
 ) -> PosteriorDensity:
-    """log p(x) of each datum by appendix D, ``(B,)``, in nats.
+    r"""log p(x) of each datum by the estimator of the paper's appendix D, ``(B,)``, in nats.
+
+    It serves few latents, the paper says fewer than 5, since its error is that of a density fitted to draws.
+    Hamiltonian Monte Carlo draws latents from the posterior; a density q is fitted to the first draws, and as many
+    more make the mean of
+
+    .. math:: \frac{1}{p(x)} \approx \frac1S \sum_{s=1}^S \frac{q(z_s)}{p(z_s)\, p(x \mid z_s)},
+              \quad z_s \sim p(z \mid x)
+
+    Oracle: the exact log p(x) of a linear-Gaussian pair; for the densities, SciPy's.
 
     The density is a Gaussian, or a kernel density with Gaussian kernels of Scott's width, whichever gives the second
     half of the first draws the higher score when it is fitted to their first half. Each datum has a step size of its

@@ -1,4 +1,7 @@
-"""Guides q(z|x). A new one: subclass :class:`Guide`, return a Pyro distribution, done."""
+"""Guides q(z|x), approximations of the posterior p(z|x) that a network makes of each datum.
+
+A new one is one class: subclass :class:`~pyro_aevb.guides.base.Guide` and return a Pyro distribution.
+"""
 
 from pyro_aevb.guides.base import Guide as Guide
 from pyro_aevb.guides.family import Family

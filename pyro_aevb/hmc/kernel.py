@@ -30,7 +30,7 @@ JITTER = 0.2  # step sizes vary by this share of themselves, so that no orbit cl
 
 
 class State(NamedTuple):
-    """Where all chains are."""
+    """Where all chains are: C chains for each of B data, in K unconstrained dimensions."""
 
     position: Tensor
     """Unconstrained latents u, ``(C, B, K)``"""
@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Whether each chain moved in a transition."""
+    """What a transition did to each chain: how probable its acceptance was, and whether it moved."""
 
     acceptance: Tensor
     """Probability with which the end of each chain's path was to be accepted, ``(C, B)``"""
@@ -50,7 +50,7 @@ class Info(NamedTuple):
 
 
 def init(log_density: LogDensity, position: Tensor) -> State:
-    """The state of chains at given positions.
+    """The state that chains begin in: their positions, with the log density and its gradient there.
 
     Arguments:
         log_density: Function that computes log p(u) up to a constant, ``(C, B, K)`` to ``(C, B)``.
@@ -73,7 +73,12 @@ def init(log_density: LogDensity, position: Tensor) -> State:
 
 
 def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_steps: int = 10) -> tuple[State, Info]:
-    """One transition of every chain.
+    """One transition of Hamiltonian Monte Carlo of every chain, each of which accepts or rejects by itself.
+
+    Each chain draws a momentum, follows the leapfrog path, and moves to its end with the Metropolis probability, so
+    that the density p(u) stays what it is.
+
+    Oracle: the distributions of SciPy, and the exact posterior of a linear-Gaussian pair.
 
     Arguments:
         log_density: Function that computes log p(u) up to a constant, ``(C, B, K)`` to ``(C, B)``.
@@ -105,7 +110,9 @@ def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_step
 def leapfrog(
     log_density: LogDensity, state: State, momentum: Tensor, step_size: Tensor, steps: int
 ) -> tuple[State, Tensor]:
-    r"""Follow the dynamics: reversible, and keeping volumes.
+    r"""Follow Hamilton's equations in steps that are reversible and keep volumes.
+
+    Each step is
 
     .. math:: r \leftarrow r + \tfrac\epsilon2 \nabla \log p(u), \quad u \leftarrow u + \epsilon r, \quad
               r \leftarrow r + \tfrac\epsilon2 \nabla \log p(u)
@@ -147,7 +154,15 @@ def adapted(step_size: Tensor, acceptance: Tensor, target: float = 0.9, rate: fl
 
 
 def with_gradient(log_density: LogDensity, position: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(u), ``(C, B)``, and its gradient by u, ``(C, B, K)``, at positions u, ``(C, B, K)``."""
+    """The log density and its gradient at the positions of all chains.
+
+    Arguments:
+        log_density: Function that computes log p(u) up to a constant, ``(C, B, K)`` to ``(C, B)``.
+        position: Positions u, ``(C, B, K)``.
+
+    Returns:
+        log p(u), ``(C, B)``, and its gradient by u, ``(C, B, K)``.
+    """
     with torch.enable_grad():
         leaf = position.detach().requires_grad_()
         value = log_density(leaf)  # (C, B)
@@ -156,7 +171,11 @@ def with_gradient(log_density: LogDensity, position: Tensor) -> tuple[Tensor, Te
 
 
 def jittered(size: Tensor) -> Tensor:
-    """A step size a little longer or shorter, so that no orbit closes upon itself."""
+    """A step size up to a fifth longer or shorter, at random, so that no orbit closes upon itself.
+
+    Arguments:
+        size: Step size of any shape.
+    """
     return size * (1 + JITTER * (2 * torch.rand_like(size) - 1))
 
 

@@ -79,7 +79,10 @@ def sample_posterior(
 ) -> Samples:
     r"""Draws from p(z|x) of each datum by Hamiltonian Monte Carlo, with torch's global generator.
 
-    The step size adapts during burn-in, ever less, and is then the geometric mean of the second half's.
+    During burn-in the step size adapts to the acceptance rate, ever less; afterwards it is fixed at the geometric mean
+    of its values in the second half of burn-in.
+
+    Oracle: the exact posterior of a linear-Gaussian pair.
 
     Arguments:
         model: The model, any Pyro function with continuous latents in one data plate.
@@ -90,8 +93,8 @@ def sample_posterior(
         burn_in: Number of transitions before the first draw that is kept, during which the step size adapts.
         leapfrog_steps: Number of leapfrog steps in each transition.
         target_acceptance: Acceptance rate that the step size is adapted to reach, between 0 and 1.
-        adaptation: What a step size is adapted for: ``global`` for one of all data, as the paper's author had it, or
-            ``datum`` for one of each datum.
+        adaptation: Whose acceptance a step size is adapted to: ``global`` for one step size for all data, as the
+            paper's author had it, or ``datum`` for one of each datum's own.
         step_size: Size of the leapfrog steps at the beginning of burn-in, in unconstrained space.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Likelihoods p(x|z). A new one: subclass :class:`Likelihood`, return a Pyro distribution, done."""
+"""Likelihoods p(x|z), what the data are like given the latents.
+
+A new one is one class: subclass :class:`~pyro_aevb.likelihoods.base.Likelihood` and return a Pyro distribution.
+"""
 
 from pyro_aevb.likelihoods.base import Likelihood as Likelihood
 from pyro_aevb.likelihoods.binary import Bernoulli, ContinuousBernoulli

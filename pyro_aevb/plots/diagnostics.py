@@ -19,7 +19,13 @@ SHOWN = 4
 
 
 def draw_diagnostics(found: Diagnostics, title: str = "") -> Figure:
-    """KL by dimension, the aggregate posterior of some dimensions against the prior, bound to log p(x).
+    """What a diagnosis found, in one figure.
+
+    Above, the KL of each latent dimension, the largest first, and beside it, where the gaps were measured, the steps
+    from the bound to log p(x). Below, for the four dimensions of the largest KL, a histogram of draws from the
+    aggregate posterior q(z), the mean of q(z|x) over data, with the outline of draws from the prior, and the
+    Kolmogorov-Smirnov (KS) distance of the two, the largest difference of their CDFs, in [0, 1]. Dimensions are counted
+    from 0 and called ``z[0]``, ``z[1]``, ... as in the ``dimensions`` of :class:`pyro_aevb.diagnostics.LatentKL`.
 
     Arguments:
         found: What :func:`pyro_aevb.diagnostics.diagnose` returned.
@@ -45,7 +51,9 @@ def draw_diagnostics(found: Diagnostics, title: str = "") -> Figure:
     panels = below.subplots(1, len(chosen), squeeze=False)[0]
     for axes, dimension in zip(panels, chosen, strict=True):
         _show_aggregate(axes, found.aggregate, dimension, name_of(found.kl, dimension))
-    panels[0].legend(fontsize="small", frameon=False)
+    panels[0].set_ylabel("density")
+    handles, labels = panels[0].get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 
@@ -70,16 +78,15 @@ def _show_kl(axes: Axes, kl: LatentKL) -> None:
             axes.bar(positions[chosen].tolist(), heights[chosen].tolist(), color=color, label=label)
     if len(order) <= 30:
         axes.set_xticks(positions.tolist(), [name_of(kl, k) for k in order.tolist()], fontsize="small")
-        axes.set_xlabel("latent dimension, sorted")
-    else:
-        axes.set_xlabel("latent dimensions, sorted")
+    axes.set_xlabel("latent dimensions, the highest bar first")
     total = mean_of(kl.total)
-    of_all = rf"KL$(q(z|x)\,\|\,p(z))$ = {total.mean:.2f} ± {total.se:.2f}"
+    in_all = rf"KL$(q(z|x)\,\|\,p(z))$ in all {total.mean:.2f} ± {total.se:.2f} nats per datum"
     if kl.per_dimension is None:
-        axes.set_title(f"variance over data of the posterior mean; {of_all}", fontsize="medium")
+        axes.set_title(f"how much each dimension varies; {in_all}", fontsize="medium")
+        axes.set_ylabel("variance over data\nof the posterior mean")
     else:
-        axes.set_title(rf"KL$(q(z_k|x)\,\|\,p(z_k))$; of all dimensions {of_all}", fontsize="medium")
-        axes.set_ylabel("nats per datum")
+        axes.set_title(f"KL of each dimension; {in_all}", fontsize="medium")
+        axes.set_ylabel("KL, nats per datum")
     axes.legend(fontsize="small", frameon=False)
 
 
@@ -89,10 +96,10 @@ def _show_aggregate(axes: Axes, aggregate: AggregatePosterior, dimension: int, n
     ends = torch.tensor([0.001, 0.999], dtype=torch.float64)
     low, high = (both.sort().values[(ends * (len(both) - 1)).long()]).tolist()  # quantile() refuses many values
     bins = torch.linspace(low, high if high > low else low + 1, 41).tolist()
-    axes.hist(q.numpy(), bins, density=True, color="C0", alpha=0.45, label="$q(z_k)$")
-    axes.hist(p.numpy(), bins, density=True, color="black", histtype="step", label="$p(z_k)$")
-    axes.set_title(f"dimension {name}: KS distance {aggregate.distances[dimension]:.2f}", fontsize="medium")
-    axes.set_xlabel(f"$z_{{{dimension}}}$" if name.isdecimal() else name)
+    axes.hist(q.numpy(), bins, density=True, color="C0", alpha=0.45, label="q(z), the aggregate posterior")
+    axes.hist(p.numpy(), bins, density=True, color="black", histtype="step", label="p(z), the prior")
+    axes.set_title(f"{name}: KS distance {aggregate.distances[dimension]:.2f}", fontsize="medium")
+    axes.set_xlabel(name)
     axes.set_yticks([])
 
 
@@ -117,6 +124,6 @@ def _show_gaps(axes: Axes, gaps: Gaps) -> None:
         axes.plot([i - 0.25, i + 0.25], [level, level], color="black", lw=2)
     span = max(levels) - min(levels) or 1.0
     axes.set_ylim(min(levels) - 0.35 * span, max(levels) + 0.15 * span)
-    axes.set_xticks([0, 1, 2], ["bound", "optimised\nbound", r"$\log p(x)$"])
+    axes.set_xticks([0, 1, 2], ["bound", "bound, q\noptimised", "log p(x)"])
     axes.set_ylabel("nats per datum")
-    axes.set_title(f"gaps, {len(gaps.bound)} data", fontsize="medium")
+    axes.set_title(f"from the bound to log p(x), {len(gaps.bound)} data", fontsize="medium")

@@ -31,7 +31,10 @@ Shape = Sequence[int]
 
 
 def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
-    """Variance and signal-to-noise of gradients against the number of particles, log axes, a line an estimator.
+    """Variance and signal-to-noise ratio of gradients against the number of particles, one line for each estimator.
+
+    All axes are logarithmic. The left column is of gradients by the model's parameters, the right one by the guide's.
+    Where lines coincide, the later ones are thinner, so that all of them are seen.
 
     Arguments:
         rows: What :func:`pyro_aevb.diagnostics.gradients.compare` returned.
@@ -45,15 +48,20 @@ def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     names = list(dict.fromkeys(row.estimator for row in rows))
+    counts = sorted({row.num_particles for row in rows})
     for column, (part, symbol) in enumerate((("model", "θ"), ("guide", "φ"))):
-        for line, (quantity, words) in enumerate((("variance", "variance"), ("snr", "signal-to-noise"))):
+        panels[0][column].set_title(f"gradient by the {part}'s parameters {symbol}", fontsize="medium")
+        for line, (quantity, words) in enumerate((("variance", "variance"), ("snr", "signal-to-noise ratio"))):
             axes = panels[line][column]
             for i, name in enumerate(names):
                 points = [
                     (r.num_particles, getattr(r, quantity)) for r in rows if (r.estimator, r.part) == (name, part)
                 ]
-                axes.loglog(*zip(*points, strict=True), "o-", color=f"C{i}", ms=4, label=name)
-            axes.set(ylabel=f"{words}, {symbol}", xlabel="particles" if line else "")
+                width = 1 + 2.5 * (1 - i / len(names))
+                axes.loglog(*zip(*points, strict=True), "o-", color=f"C{i}", ms=2 + width, lw=width, label=name)
+            axes.set(ylabel="" if column else words, xlabel="number of particles" if line else "")
+            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(plain(title), fontsize="small")
@@ -61,7 +69,7 @@ def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
 
 
 def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure:
-    """Bound against training data seen, log axis, as in the paper's Figure 2.
+    """The bound against the number of training samples seen, on a logarithmic axis, as in the paper's Figure 2.
 
     Arguments:
         metrics: Records of a run, a dictionary each: ``samples_seen`` with ``bound`` (training), or with ``test_bound``
@@ -78,10 +86,10 @@ def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure
     test = [(m["samples_seen"], m["test_bound"], m["test_se"]) for m in metrics if "test_bound" in m]
     if train:
         x, y = zip(*train, strict=True)
-        axes.plot(x, y, color="C0", lw=1, label="train (running)")
+        axes.plot(x, y, color="C0", lw=1, label="training data, mean since the last report")
     if test:
         x, y, error = zip(*test, strict=True)
-        axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test (± s.e.)")
+        axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test data, ± standard error")
     axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum")
     axes.set_title(plain(title), fontsize="small")
     _cut_beginning(axes, [point[:2] for point in (*train, *test)])
@@ -139,14 +147,14 @@ def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str =
         torch.cat(figure_rows),
         shape,
         columns=8,
-        title=f"{title}\nlines 1, 3, ...: data; 2, 4, ...: their reconstructions",
+        title=f"{title}\nlines of data, each with its reconstructions below",
     )
 
 
 def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
     r"""Figure 4's latents, ``(side * side, 2)``: :math:`z = \Phi^{-1}(u)` on a linear grid of the unit square.
 
-    The first latent grows to the right, the second upwards.
+    ``z[0]`` grows to the right, ``z[1]`` upwards.
 
     Arguments:
         side: Number of latents on a side of the grid.
@@ -187,7 +195,7 @@ def latent_space(
     z: Tensor,
     labels: Tensor | None = None,
     title: str = "",
-    axis_name: str = "latent",
+    axis_name: str = "z",
     names: Sequence[str] = (),
 ) -> Figure:
     """Data in two latent dimensions, coloured by label where there are any.
@@ -196,8 +204,9 @@ def latent_space(
         z: Latents of the data, ``(N, K)`` with K of at least 2, the first two of which are shown.
         labels: Label of each datum, ``(N,)``; by default all data have one colour.
         title: Text printed above the figure; by default none.
-        axis_name: Name of the axes, to which 1 and 2 are added.
-        names: What each label from 0 on is called; by default by its number. A label below 0 is none.
+        axis_name: What is shown. The axes are called by its first two dimensions, counted from 0: by default ``z[0]``
+            and ``z[1]``.
+        names: Name of each label, counted from 0, for the legend; by default its number. A label below 0 is none.
 
     Raises:
         InputError: If there are fewer than two latents, or not one label for each datum.
@@ -216,18 +225,27 @@ def latent_space(
             called = "none" if label < 0 and names else names[label] if label < len(names) else f"{label}"
             axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=plain(called), color=f"C{i % 10}")
         axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xlabel=f"{axis_name} 1", ylabel=f"{axis_name} 2")
+    axes.set(xlabel=f"{axis_name}[0]", ylabel=f"{axis_name}[1]")
     axes.set_title(plain(title), fontsize="small")
     return figure
 
 
 def plain(title: str) -> str:
-    """A title as it is: a dollar sign in a folder's name begins no formula."""
+    """A title as it is: a dollar sign in a folder's name begins no formula.
+
+    Arguments:
+        title: Text of a title.
+    """
     return title.replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure, whole or not at all, in the format that the path's ending names, else PNG; returns the path."""
+    """Write a figure, whole or not at all, in the format that the path's ending names, else PNG; returns the path.
+
+    Arguments:
+        figure: The figure.
+        path: Where it is written; the ending names the format.
+    """
     target = as_path("path", path)
     with replaced(target) as file:
         instance("figure", figure, Figure).savefig(
@@ -257,10 +275,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _cut_beginning(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Show the last two decades of samples: the steep beginning would flatten all the rest."""
     if points:
+        begin = min(x for x, _ in points)
         end = max(x for x, _ in points)
         shown = [y for x, y in points if x >= end / 100]
         margin = 0.05 * (max(shown) - min(shown)) or 1.0
-        axes.set(xlim=(end / 110, end * 1.1), ylim=(min(shown) - margin, max(shown) + margin))
+        axes.set(xlim=(max(end / 110, begin / 1.1), end * 1.1), ylim=(min(shown) - margin, max(shown) + margin))
 
 
 def _tiles(images: Tensor, shape: Shape) -> np.ndarray[Any, Any]:

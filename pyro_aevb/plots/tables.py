@@ -25,13 +25,16 @@ def columns(
     categories: Sequence[Sequence[str]] = (),
     title: str = "",
 ) -> Figure:
-    """Histograms of a table's columns, the data filled and what a model draws as a line; the first 24 columns.
+    """Histograms of a table's columns, the data filled and what a model draws as an outline; the first 24 columns.
+
+    Of columns with categories, or with 20 different values at most, each value has two bars, whose heights are the
+    shares of rows; of others the area of a histogram is 1.
 
     Arguments:
         data: The data, ``(N, D)``, NaN where a value is missing, which is left out.
-        drawn: What the model draws, ``(S, D)``.
+        drawn: Rows that the model draws, ``(S, D)``.
         names: Name of each column.
-        categories: What each whole number from 0 on stands for in each column; empty where it is a number.
+        categories: Name of each category of each column, counted from 0; empty where the column is of numbers.
         title: Text printed above the figure; by default none.
 
     Raises:
@@ -74,7 +77,7 @@ def _panel(axes: Axes, data: Tensor, drawn: Tensor, categories: Sequence[str]) -
     else:
         bins = torch.linspace(low, high if high > low else low + 1, 31).tolist()
     axes.hist(x.numpy(), bins, density=True, color="C0", alpha=0.45, label="data")
-    axes.hist(y.numpy(), bins, density=True, color="black", histtype="step", label="drawn")
+    axes.hist(y.numpy(), bins, density=True, color="black", histtype="step", label="drawn from the model")
 
 
 def _bars(axes: Axes, x: Tensor, y: Tensor, both: Tensor, categories: Sequence[str]) -> None:
@@ -83,6 +86,6 @@ def _bars(axes: Axes, x: Tensor, y: Tensor, both: Tensor, categories: Sequence[s
     places = torch.arange(len(values), dtype=torch.float64)
     of_data, of_draws = ((part.unsqueeze(-1) == values).double().mean(0).tolist() for part in (x, y))
     axes.bar((places - 0.2).tolist(), of_data, 0.4, label="data", color="C0", alpha=0.45)
-    axes.bar((places + 0.2).tolist(), of_draws, 0.4, label="drawn", fill=False, edgecolor="black")
+    axes.bar((places + 0.2).tolist(), of_draws, 0.4, label="drawn from the model", fill=False, edgecolor="black")
     called = [plain(each) for each in categories] if categories else [f"{value:g}" for value in values.tolist()]
     axes.set_xticks(places.tolist(), called, rotation=45 if max(map(len, called)) > 4 else 0)

@@ -1,4 +1,7 @@
-"""Priors p(z). A new one: subclass :class:`Prior`, return a Pyro distribution, done."""
+"""Priors p(z), how latents are distributed before any datum is seen.
+
+A new one is one class: subclass :class:`~pyro_aevb.priors.base.Prior` and return a Pyro distribution.
+"""
 
 from pyro_aevb.priors.base import Prior as Prior
 from pyro_aevb.priors.conditional import ConditionalNormal

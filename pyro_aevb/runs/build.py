@@ -62,7 +62,7 @@ def make_parts(grammar: Parser, options: Namespace, wanted: Sequence[str] = PART
 
     Arguments:
         grammar: The parser that the options came from.
-        options: What it parsed.
+        options: Options that the parser read.
         wanted: Names of the parts that are needed; by default all.
 
     Raises:

@@ -134,11 +134,11 @@ class Choice(NamedTuple):
     """An option of a part: what may be chosen when its class is made."""
 
     name: str
-    """Its name."""
+    """Name of the option."""
     kind: Any
     """The type that its class's signature gives it; ``None`` where it gives none."""
     default: Any
-    """Its default; ``inspect.Parameter.empty`` where it has none."""
+    """Default of the option; ``inspect.Parameter.empty`` where it has none."""
     help: str
     """What the class's docstring says of it; empty where it says nothing."""
 

@@ -55,7 +55,7 @@ class Part:
 
     Arguments:
         class_path: Import path of its class, or of a function that makes it.
-        init_args: What it is made with, numbers, text, lists and mappings, by name.
+        init_args: Arguments that it is made with, numbers, text, lists and mappings, by name.
     """
 
     class_path: str
@@ -71,19 +71,20 @@ class Config:
         likelihood: The likelihood p(x|z); of a table, when nothing is said, Columns.
         guide: The guide q(z|x).
         estimator: The objective, any ``pyro.infer.ELBO``.
-        optimizer: What steps the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
-        scheduler: What sets the optimizer's step size, of torch.optim.lr_scheduler; none by default.
+        optimizer: Optimizer of the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
+        scheduler: Scheduler of the optimizer's step size, a class of torch.optim.lr_scheduler; none by default.
         scheduler_every: What the scheduler is stepped after.
-        clip_norm: Longest length of all gradients together; any by default.
-        clip_value: Largest size of a gradient's elements; any by default.
+        clip_norm: Largest norm of all gradients together, longer ones are scaled down to it; no clipping by default.
+        clip_value: Largest absolute value of a gradient's elements; no clipping by default.
         averaging: Decay of a moving average of the weights over steps, 0.999 say, which test bounds and all commands
             that open the run then use in place of the weights; none by default.
-        early_stopping: End after so many reports without a better bound of held-out training data; never by default.
-        held_out: Part of the training data that --early_stopping holds out.
+        early_stopping: Number of reports without a better bound of held-out data after which training ends; by default
+            it does not end early.
+        held_out: Share of the training data that --early_stopping holds out, between 0 and 1.
         data: mnist, fashion_mnist, frey_face, digits, or a .csv, .tsv, .parquet, .npy or .npz file.
         binarize: How grey pixels become binary: not at all, once, or at each visit; ``auto`` is dynamic for a
             likelihood of binary data, else none.
-        scale: What values are divided by; auto divides bytes of images by 255 and nothing else, bytes all bytes.
+        scale: Number that values are divided by; auto divides bytes of images by 255 and nothing else, bytes all bytes.
         missing: An empty cell or NaN means that a value is missing: it is left out of the bound.
         columns: Columns of a table that are modelled, separated by commas; by default all without another role.
         labels: Column of labels, numbers or text; they colour pictures, and stand beside each row.
@@ -94,16 +95,16 @@ class Config:
         data_root: Folder of data sets; else $PYRO_AEVB_DATA, else the user's cache folder.
         split_seed: Seed of random splits and fixed binarisations.
         latent_dim: Number of latent dimensions.
-        samples: Training data to see, in all.
-        batch_size: Data per step; all of them, when nothing is said and there are fewer.
+        samples: Number of training samples to see in all; a datum counts each time that it is visited.
+        batch_size: Number of data in a minibatch; all of them, when nothing is said and there are fewer.
         seed: Seed of initial weights, order, binarisation and noise.
         engine: How a step is taken: captured is compiled, eager is not, svi is Pyro's own SVI.
         precision: bfloat16 allows products in bfloat16 where the processor has units for it.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        report_every: Samples between two reports of the training bound.
-        evaluate_every: Samples between two bounds on the test set, computed when a report is made, so not more often;
-            ``log`` for 1, 2, ..., 9 times each power of ten.
-        save_every: Samples between two saves, made when a report is; or ``log``, as above.
+        report_every: Number of samples between two reports of the training bound.
+        evaluate_every: Number of samples between two bounds on the test set, which are computed when a report is made,
+            so not more often; ``log`` for 1, 2, ..., 9 times each power of ten.
+        save_every: Number of samples between two saves, made when a report is; or ``log``, as above.
     """
 
     prior: Part = field(metadata=PRIOR)
@@ -222,7 +223,7 @@ def dumped(grammar: Parser, options: Namespace) -> str:
 
     Arguments:
         grammar: The parser that the options came from.
-        options: What it parsed.
+        options: Options that the parser read.
     """
     kept = options.clone()
     for name in ("out", "config", "resume", "trust"):

@@ -69,7 +69,7 @@ class _Source:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Run:
-    """A saved run, as :func:`load_run` opens it.
+    """A saved run, as :func:`pyro_aevb.load_run` opens it.
 
     Arguments:
         folder: Its folder on disk, where pictures and tables go.
@@ -105,7 +105,7 @@ class Run:
     @property
     def title(self) -> str:
         """What stands beside every number and picture."""
-        seen = f"{self.samples_seen:,} samples{', averaged weights' if self.averaged else ''}"
+        seen = f"trained on {self.samples_seen:,} samples{', averaged weights' if self.averaged else ''}"
         return f"{self.path.name}: {self.data.name}, binarize={self.data.binarize}, {seen}"
 
     @property
@@ -143,7 +143,9 @@ class Run:
         return rows_of(self.data, source, self.config.data_root)
 
     def encode(self, source: Any = "test", draws: int = 0, seed: int = 0) -> "pandas.DataFrame":
-        """Mean and standard deviation of q(z|x) for each row, and draws: columns ``z0``, ``z0_sd``, ``z0_draw0``, ...
+        """Mean and standard deviation of q(z|x) for each row, and draws.
+
+        The columns ``z0``, ``z0_sd``, ``z0_draw0`` are those of dimension ``z[0]``, and so on; all is counted from 0.
 
         Arguments:
             source: ``test``, ``train``, or new data, as :meth:`read` takes them.
@@ -153,7 +155,11 @@ class Run:
         return codes_frame(self, self.read(source), draws, seed)
 
     def evaluate(self, source: Any = "test", num_samples: int = 1000, seed: int = 0) -> "pandas.DataFrame":
-        """A line for each row, in nats: bound, log p(x) by importance sampling, standard error, k-hat, anomaly rank.
+        """A line for each row: bound, log p(x) by importance sampling, standard error, k-hat, anomaly rank.
+
+        The columns are ``bound`` = ``log_px_given_z`` - ``kl``, ``log_px`` and its Monte Carlo standard error
+        ``log_px_se``, in nats; ``khat``, above 0.7 where ``log_px`` is not to be trusted; and ``anomaly_rank``, 1 for
+        the least probable row.
 
         Arguments:
             source: ``test``, ``train``, or new data, as :meth:`read` takes them.
@@ -258,7 +264,8 @@ def load_run(
         data_root: Folder of data sets, where it is not the one that the run was trained from.
         trust: Modules whose classes and functions the configuration may name too, a list or one text with commas.
         averaged: Whether the weights are to be the averages that ``--averaging`` keeps; by default they are if the run
-            keeps them, and its title says so. :meth:`Run.trainer` goes on from the weights themselves.
+            keeps them, and its title says so. :meth:`Run.trainer <pyro_aevb.runs.Run.trainer>` goes on from the
+            weights themselves.
 
     Raises:
         InputError: If the run, its checkpoint or its data are missing, damaged, or do not fit each other; if the

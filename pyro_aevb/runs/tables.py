@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Estimates = dict[str, Any]
-"""By the name of a method, what it found of log p(x): ``log_likelihood`` and ``standard_error``, ``(B,)`` each."""
+"""By a method's name, its estimate of log p(x): ``log_likelihood`` and ``standard_error``, ``(B,)`` each, in nats."""
 
 
 def rows_of(data: DataSet, source: Any, data_root: str | None = None) -> Rows:
@@ -113,7 +113,7 @@ def values_frame(run: "Run", x: Tensor, rows: Rows | None = None, keep: bool = F
 
 
 def codes_frame(run: "Run", rows: Rows, draws: int = 0, seed: int = 0) -> "pandas.DataFrame":
-    """Mean, standard deviation and draws of q(z|x): columns ``z0``, ``z0_sd``, ``z0_draw0``, ...
+    """Mean, standard deviation, draws of q(z|x): columns ``z0``, ``z0_sd``, ``z0_draw0`` of dimension ``z[0]``, ...
 
     Arguments:
         run: The run.
@@ -132,24 +132,27 @@ def codes_frame(run: "Run", rows: Rows, draws: int = 0, seed: int = 0) -> "panda
 
 
 def evaluated_frame(run: "Run", rows: Rows, bound: evidence.BoundParts, estimates: Estimates) -> "pandas.DataFrame":
-    """A line for each datum: the bound, log p(x) by each method with its standard error, k-hat, anomaly rank.
+    """A row for each datum: the bound, log p(x) by each method with its standard error, k-hat, anomaly rank.
 
-    The anomaly rank is 1 for the least probable datum by the first method, by the bound where there is none. Where
-    values are missing it compares densities of what was observed, and so of different numbers of values: ``observed``.
+    The columns are ``bound`` and its two parts, bound = ``log_px_given_z`` - ``kl``; ``log_px`` by importance sampling,
+    ``log_px_appendix_d`` and ``log_px_ais``, each with a standard error, ``log_px_se`` for one; and ``khat``. All but
+    k-hat are in nats. The anomaly rank is 1 for the least probable datum by the first method, by the bound where there
+    is none. Where values are missing it compares densities of what was observed, and so of different numbers of values,
+    which the column ``observed`` counts.
 
     Arguments:
         run: The run.
         rows: The data.
         bound: The bound of each, in its parts.
-        estimates: What each method found; the first names the columns ``log_px`` and ``log_px_se``.
+        estimates: Estimate of log p(x) by each method, by the method's name: ``importance``, ``appendix_d`` or ``ais``.
     """
-    columns: dict[str, Any] = {"bound": bound.bound, "log_likelihood": bound.log_likelihood, "kl": bound.kl}
-    for name, found in estimates.items():
-        prefix = "log_px" if found is next(iter(estimates.values())) else f"log_px_{name}"
-        columns[prefix] = found.log_likelihood
-        columns[f"{prefix}_se"] = found.standard_error
+    columns: dict[str, Any] = {"bound": bound.bound, "log_px_given_z": bound.log_likelihood, "kl": bound.kl}
+    for method, found in estimates.items():
+        name = "log_px" if method == "importance" else f"log_px_{method}"  # as in evaluate's JSON
+        columns[name] = found.log_likelihood
+        columns[f"{name}_se"] = found.standard_error
         columns |= {"khat": found.khat} if hasattr(found, "khat") else {}
-    score = columns.get("log_px", columns["bound"])
+    score = next((found.log_likelihood for found in estimates.values()), bound.bound)
     if len(score) != len(rows.x):
         raise InputError("this pair has one number for all data, not one for each: there is no table of them")
     columns["anomaly_rank"] = score.argsort().argsort() + 1
@@ -164,7 +167,7 @@ def imputed_frame(run: "Run", rows: Rows, found: predictions.Imputed) -> "pandas
     Arguments:
         run: The run.
         rows: The data.
-        found: What was imputed.
+        found: Imputed values, as :func:`pyro_aevb.predictions.impute` gives them.
     """
     import pandas
 

@@ -78,7 +78,7 @@ def check_config(
     """See that a configuration from a file can be parsed and built without running anything of a stranger's.
 
     Arguments:
-        config: What the file holds.
+        config: Options that the file holds.
         source: The file, for messages.
         trust: Modules whose classes and functions may be named too.
         without: Parts that will not be built, whose class paths are not looked at.

@@ -17,7 +17,7 @@ class Typed(NamedTuple):
     """One option as it was typed, or the words before the first."""
 
     name: str
-    """Its name without dashes, ``prior.scale`` say; empty for the words before the first option."""
+    """The option's name without dashes, ``prior.scale`` say; empty for the words before the first option."""
     value: str | None
     """What was typed for it; ``None`` where nothing was."""
     words: tuple[str, ...]

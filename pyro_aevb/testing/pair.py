@@ -47,7 +47,7 @@ class KnownPair:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Of both parts, by name."""
+        """The parameters of both parts, by name."""
         return {
             f"{part}.{name}": parameter
             for part, module in (("model", self.model), ("guide", self.guide))

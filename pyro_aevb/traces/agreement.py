@@ -129,6 +129,9 @@ def _same_mask(one: Tensor | None, other: Tensor | None, look: bool) -> bool:
 def check_factors(guide_trace: Trace) -> None:
     """Refuse terms of a guide that are no latents and have no path, of which no gradient of the loss is made.
 
+    Arguments:
+        guide_trace: Trace of the guide.
+
     Raises:
         InputError: Names the site.
     """
@@ -208,6 +211,9 @@ def _check_alike(scales: Iterator[tuple[str, Any]], where: str, look: bool) -> N
 
 def check_no_point_masses(sites: Iterable[Site]) -> None:
     """Refuse a guide's latents that are points, as of a maximum: at a point a density is infinite.
+
+    Arguments:
+        sites: Latent sites of the guide's trace.
 
     Raises:
         InputError: Names the site.

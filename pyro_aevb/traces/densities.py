@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_aevb.errors import InputError
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces.agreement import check_no_point_masses, check_one_scale
-from pyro_aevb.traces.particles import Run, rows_of, run
+from pyro_aevb.traces.particles import ParticleRun, rows_of, run
 from pyro_aevb.traces.plates import layout_of, may_look, size_of_data_plate, summed
 from pyro_aevb.traces.sites import Latents, Site, latent_sites, pair_trace, site_kls, without_gradient
 from pyro_aevb.traces.ways import Choices, Ways
@@ -167,7 +167,7 @@ class Particles:
         return ways if self.vectorised else ways._replace(guide="loop", model="loop")
 
     def _joint(
-        self, args: tuple[Any, ...], latents: Latents, drawn: Run, log_guide: Tensor, ways: Ways
+        self, args: tuple[Any, ...], latents: Latents, drawn: ParticleRun, log_guide: Tensor, ways: Ways
     ) -> LogDensities:
         found = _at(self.model, args, latents, drawn.rows(), drawn.count, ways)
         if self.scaled:
@@ -179,7 +179,15 @@ class Particles:
 def log_densities(
     model: Pair, guide: Pair, args: tuple[Any, ...], num_particles: int = 1, constant: bool = False
 ) -> LogDensities:
-    """Log densities of a pair at draws from its guide: :meth:`Particles.log_densities`, with nothing kept for later."""
+    """Log densities of a pair at draws from its guide: :meth:`Particles.log_densities`, with nothing kept for later.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first.
+        num_particles: Number S of draws for each datum.
+        constant: Whether the draws are constants, through which no gradient passes.
+    """
     return Particles(model, guide).log_densities(args, num_particles, constant)
 
 
@@ -253,18 +261,18 @@ class _CutOff(Messenger):
         msg["value"] = self.leaves[-1]
 
 
-def _latents(drawn: Run) -> Latents:
+def _latents(drawn: ParticleRun) -> Latents:
     """What was drawn of the model's latents; an auxiliary site only makes their values."""
     sites = (site for site in latent_sites(drawn.trace) if not site["infer"].get("is_auxiliary"))
     return {site["name"]: drawn.value(site["name"]) for site in sites}
 
 
-def _of_guide(drawn: Run) -> Tensor:
+def _of_guide(drawn: ParticleRun) -> Tensor:
     """log q at what was drawn: of a latent made from an auxiliary site, that site's density and the volume's change."""
     return _total(drawn, {site["name"] for site in latent_sites(drawn.trace)})
 
 
-def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, count: int, ways: Ways) -> Run:
+def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, count: int, ways: Ways) -> ParticleRun:
     """The model at these latents; ``rows`` are what the guide's plates chose, which the model's must choose."""
     found = run(model, args, count, ways.model, latents, rows, layout=ways.layout)
     if more := latents.keys() - found.sites.keys():
@@ -277,7 +285,7 @@ def _at(model: Pair, args: tuple[Any, ...], latents: Latents, rows: Latents, cou
     return found
 
 
-def _total(found: Run, names: Iterable[str], like: Tensor | None = None) -> Tensor:
+def _total(found: ParticleRun, names: Iterable[str], like: Tensor | None = None) -> Tensor:
     """Sum over sites, ``(S, B)``; zeros where there are none."""
     terms = [found.log_prob(name) for name in found.sites if name in names]
     if terms:
@@ -313,6 +321,11 @@ def per_datum_kl(model: Pair, guide: Pair, args: tuple[Any, ...]) -> Tensor | No
 
     It counts as known when there is one latent site, so that none is the parent of another, and a closed form is
     registered for the classes of its guide's and its prior's distribution.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first.
     """
     traces = pair_trace(model, guide, args, {})
     try:

@@ -103,7 +103,12 @@ def check_guide(model: Pair, guide: Pair, args: tuple[Any, ...]) -> None:
 
 @torch.no_grad()
 def met_parameters(functions: tuple[Pair, ...], args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The unconstrained leaf tensors behind what ``pyro.param`` gives some functions when they run, by name."""
+    """The unconstrained leaf tensors behind what ``pyro.param`` gives some functions when they run, by name.
+
+    Arguments:
+        functions: Pyro functions that take the same arguments, a model and its guide say.
+        args: Their arguments, batch first.
+    """
     with poutine.trace(param_only=True) as params:
         for function in functions:
             function(*args)

@@ -33,14 +33,14 @@ from pyro_aevb.traces.plates import (
 )
 from pyro_aevb.traces.sites import Latents, Site, UnknownDensityError, describe, sample_sites, subsamples
 
-__all__ = ["Around", "Run", "Way", "rows_of", "run"]
+__all__ = ["Around", "ParticleRun", "Way", "rows_of", "run"]
 
 Way = Literal["broadcast", "fold", "loop"]
 Around = Callable[[Pair], Pair]
 """A handler to put outside of the plate of particles: inside, it would draw once, before the plate asks for many."""
 
 
-class Run:
+class ParticleRun:
     """A Pyro function, run for S particles: its sites' values and log densities for each.
 
     Arguments:
@@ -49,7 +49,7 @@ class Run:
         way: How the particles were run.
         rows: Number B of data; ``None`` where the arguments do not tell it.
         device: Device that the data lie on.
-        layout: What log densities are for.
+        layout: How the log densities of a run are laid out.
 
     Raises:
         InputError: If a site does not lie where the layout has it, or not every run draws the same sites.
@@ -91,9 +91,9 @@ class Run:
         self.sizes = {name: size // copies for name, size in self._in_run.items()}
         self.size = max(self.sizes.values(), default=rows or 0)
 
-    def laid_out(self, layout: Layout) -> "Run":
+    def laid_out(self, layout: Layout) -> "ParticleRun":
         """The same run, whose log densities are for something else."""
-        return Run(self.traces, self.count, self.way, self._rows, self.device, layout)
+        return ParticleRun(self.traces, self.count, self.way, self._rows, self.device, layout)
 
     def _check_same_sites(self) -> None:
         for part in self.parts[1:]:
@@ -183,7 +183,7 @@ def run(
     rows: Latents | None = None,
     around: Around | None = None,
     layout: Layout = SIMPLE,
-) -> Run:
+) -> ParticleRun:
     """Run a Pyro function for so many particles; one particle is one run, whatever the way.
 
     Arguments:
@@ -215,7 +215,7 @@ def run(
             if count > 1:  # a transform remembers what it has drawn last, not what it drew for the particle before
                 _remember_log_probs(traces[-1])
             rows = rows or subsamples(traces[0])  # later particles are of the rows that the first one's plates chose
-    return Run(traces, count, way, rows_of(args), device_of(args), layout)
+    return ParticleRun(traces, count, way, rows_of(args), device_of(args), layout)
 
 
 def _trace(function: Pair, args: tuple[Any, ...], data: Latents, around: Around | None) -> Trace:

@@ -23,6 +23,11 @@ def modules_of(model: Pair, guide: Pair, args: tuple[Any, ...]) -> dict[str, nn.
     """The modules that take part when a pair runs, by names that are the same in every process.
 
     The run changes nothing: noise, parameter store, buffers and training switches are afterwards what they were.
+
+    Arguments:
+        model: The model, any Pyro function.
+        guide: Its guide.
+        args: Arguments of both, batch first.
     """
     with untouched(args), torch.no_grad(), pyro.validation_enabled(False):  # data are looked at by others
         with without_a_trace() as of_guide:
@@ -63,7 +68,7 @@ def refused_in_one_line(what: str, args: tuple[Any, ...], model: Pair, guide: Pa
     """A block whose errors, where a pair does not fit its data, are raised as an ``InputError`` of one line.
 
     Arguments:
-        what: What has failed, the beginning of the message.
+        what: Beginning of the message, which says what has failed.
         args: The pair's arguments, whose precision the message tells where it differs from the weights'.
         model: The model.
         guide: Its guide.

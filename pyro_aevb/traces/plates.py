@@ -115,7 +115,7 @@ def global_latents(model_trace: Trace, guide_trace: Trace, plate: DataPlate | No
     """Latents that are the same for all data, as Appendix F's weights are: those outside the plate of the data."""
 
     def is_global(site: Site) -> bool:
-        """By the model's plates, since a guide may name its own otherwise."""
+        """Whether a latent is the same for all data, by the model's plates: a guide may name its own otherwise."""
         of_model: Site = model_trace.nodes.get(site["name"], site)
         frames = of_model["cond_indep_stack"]
         if plate is None:

@@ -29,7 +29,7 @@ class Term(NamedTuple):
     value: Tensor
     """What the bound counts."""
     path: Tensor | float
-    """The same without what has a gradient of zero on average: log q of a latent without a path."""
+    """The term without what has a gradient of zero on average: log q of a latent without a path."""
     is_kl: bool
     """Whether it belongs to log q(z) - log p(z) rather than to log p(x|z)."""
     closed_form: bool = False
@@ -68,6 +68,10 @@ def sampled_terms(model_trace: Trace, guide_trace: Trace, without_paths: bool = 
 
 def analytic_terms(model_trace: Trace, guide_trace: Trace) -> Iterator[Term]:
     """The terms of log p(x|z) - KL(q || p), the KL in closed form where there is one (7).
+
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
 
     Raises:
         InputError: If no closed form is registered for a site's two distributions.
@@ -137,7 +141,11 @@ def _scored(site: Site, score: Tensor, terms: list[Term], beta: Tensor | None, d
 
 
 def has_baseline(site: Site) -> bool:
-    """Whether a latent's site says what its score is to be compared with, as Pyro's ``TraceGraph_ELBO`` reads it."""
+    """Whether a latent's site says what its score is to be compared with, as Pyro's ``TraceGraph_ELBO`` reads it.
+
+    Arguments:
+        site: A latent site of the guide's trace.
+    """
     return "baseline" in site["infer"]
 
 
@@ -163,5 +171,9 @@ class Tracked(Messenger):
 
 
 def untracked(value: Tensor) -> Tensor:
-    """A tensor without the marks of :class:`Tracked`."""
+    """A tensor without the marks of :class:`Tracked`.
+
+    Arguments:
+        value: A tensor that was computed inside such a block.
+    """
     return detach_provenance(value)

@@ -78,12 +78,20 @@ def pair_trace(
 
 
 def observed_sites(trace: Trace) -> list[Site]:
-    """The sites of a trace that carry data."""
+    """The sites of a trace that carry data.
+
+    Arguments:
+        trace: Trace of a model or a guide.
+    """
     return [site for site in sample_sites(trace) if site["is_observed"]]
 
 
 def latent_sites(trace: Trace) -> list[Site]:
-    """The sites of a trace that were sampled."""
+    """The sites of a trace that were sampled.
+
+    Arguments:
+        trace: Trace of a model or a guide.
+    """
     return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
@@ -147,7 +155,11 @@ def _parts_of(distribution: Any) -> Iterator[Distribution]:
 
 
 def without_gradient(function: Pair) -> Pair:
-    """The same Pyro function, whose samples are constants: no gradient passes through them."""
+    """The same Pyro function, whose samples are constants: no gradient passes through them.
+
+    Arguments:
+        function: A model or a guide.
+    """
     return _WithoutGradient()(function)
 
 
@@ -161,6 +173,9 @@ class _Reparameterised(Messenger):
 
 def reparameterised(guide: Pair) -> Pair:
     """The same guide, refused at a site that has no reparameterisation.
+
+    Arguments:
+        guide: The guide, any Pyro function.
 
     Raises:
         InputError: When run: names the site and the estimator that serves.
@@ -180,12 +195,21 @@ def _check_site(site: Site) -> None:
 
 
 def log_likelihood_sum(model_trace: Trace) -> Tensor:
-    r"""Scaled sum of the observed sites' log densities, :math:`\frac NM \sum_i \log p(x_i \mid z_i)`."""
+    r"""Scaled sum of the observed sites' log densities, :math:`\frac NM \sum_i \log p(x_i \mid z_i)`.
+
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+    """
     return _sum(site["log_prob_sum"] for site in observed_sites(model_trace))
 
 
 def log_weight_sum(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    r"""Scaled sum of all sites' log densities, :math:`\frac NM \sum_i \log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
+    r"""Scaled sum of all sites' log densities, :math:`\frac NM \sum_i \log p(x_i, z_i) - \log q(z_i \mid x_i)`.
+
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
+    """
     return torch.as_tensor(model_trace.log_prob_sum() - guide_trace.log_prob_sum())
 
 
@@ -253,7 +277,12 @@ def _kl_by_dimension(model_site: Site, guide_site: Site) -> Tensor:
 
 
 def drawn_after_their_parents(model_trace: Trace, guide_trace: Trace) -> list[str]:
-    """Latents of which all that come before them in the model come before them in the guide too."""
+    """Latents of which all that come before them in the model come before them in the guide too.
+
+    Arguments:
+        model_trace: Trace of the model, replayed on the guide's samples.
+        guide_trace: Trace of the guide.
+    """
     order = {site["name"]: place for place, site in enumerate(latent_sites(guide_trace))}
     names = [site["name"] for site in latent_sites(model_trace)]
     return [name for i, name in enumerate(names) if all(order[before] < order[name] for before in names[:i])]
@@ -273,6 +302,10 @@ def site_kls(model_trace: Trace, guide_trace: Trace) -> Iterable[tuple[Site, Ten
 def site_kl(model_site: Site, guide_site: Site) -> Tensor:
     """The closed-form KL(q || p) of one latent's two sites, unscaled and unmasked, in nats.
 
+    Arguments:
+        model_site: The latent's site in the model's trace.
+        guide_site: The latent's site in the guide's trace.
+
     Raises:
         InputError: If none is registered for their distributions.
     """
@@ -289,7 +322,11 @@ def site_kl(model_site: Site, guide_site: Site) -> Tensor:
 
 
 def has_own_density(distribution: Any) -> bool:
-    """Whether its class, less what wraps it, has another density than the class of torch that it extends."""
+    """Whether its class, less what wraps it, has another density than the class of torch that it extends.
+
+    Arguments:
+        distribution: A distribution of torch or Pyro, or of a class that extends one.
+    """
     kind: Any = type(base_of(distribution))
     extended: Any = next((parent for parent in kind.__mro__ if parent in TORCHS_OWN), kind)
     return kind.log_prob is not extended.log_prob and kind not in PYROS_OWN and not has_closed_form(kind)

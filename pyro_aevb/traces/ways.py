@@ -22,7 +22,7 @@ from pyro_aevb.traces.agreement import (
     check_one_plate_scale,
     check_one_scale,
 )
-from pyro_aevb.traces.particles import Run, Way, rows_of, run
+from pyro_aevb.traces.particles import ParticleRun, Way, rows_of, run
 from pyro_aevb.traces.parts import device_of, untouched
 from pyro_aevb.traces.plates import (
     JOINT,
@@ -48,7 +48,7 @@ SHAKE = 0.1  # how far weights are moved, of their usual size
 
 
 class Ways(NamedTuple):
-    """In which way many particles of guide and model are run, and what the plates scale the sum over data by."""
+    """How many particles of guide and model are run at once, and what the plates scale the sum over data by."""
 
     guide: Way = "loop"
     model: Way = "loop"
@@ -116,7 +116,7 @@ class Choices:
 
 
 def _identity(function: Any) -> tuple[int, int]:
-    """Of a method, which is a new object each time that it is looked up: its owner's and its function's."""
+    """The identity of a function; of a method, a new object at each look-up, that of its owner and its function."""
     owner = getattr(function, "__self__", None)
     return (id(function), 0) if owner is None else (id(owner), id(function.__func__))
 
@@ -180,7 +180,7 @@ def _look(model: Pair, guide: Pair | None, args: tuple[Any, ...]) -> Ways:
     return ways
 
 
-def _layout(model: Pair, args: tuple[Any, ...], found: Run, drawn: Run, latents: Latents) -> Layout:
+def _layout(model: Pair, args: tuple[Any, ...], found: ParticleRun, drawn: ParticleRun, latents: Latents) -> Layout:
     """What log-weights are for: each datum, if every latent belongs to one, else all together."""
     layout = layout_of(found.trace, rows_of(args))
     nesting = nesting_of([*found.sites.values(), *drawn.sites.values()])
@@ -200,7 +200,7 @@ def _check_proper(site: Site) -> None:
         return
 
 
-def _is_global(model: Pair, args: tuple[Any, ...], found: Run, latents: Latents) -> str | None:
+def _is_global(model: Pair, args: tuple[Any, ...], found: ParticleRun, latents: Latents) -> str | None:
     """The name of a latent in another plate than the data's, though of its size, that other data depend on."""
     for name in in_other_plates(found.sites.values()):
         if name not in latents:
@@ -283,7 +283,7 @@ def _equal_in_plates(model: Pair, guide: Pair, args: tuple[Any, ...], layout: La
         return False
 
 
-def _of_different_particles(guide: Pair, args: tuple[Any, ...], layout: Layout) -> Run:
+def _of_different_particles(guide: Pair, args: tuple[Any, ...], layout: Layout) -> ParticleRun:
     """Draws that differ between particles in each latent: where they are the same nothing tells them apart.
 
     Raises:
@@ -316,7 +316,7 @@ def _way_of_guide(guide: Pair, args: tuple[Any, ...]) -> tuple[Way, Latents, Lat
     return "loop", {name: drawn.value(name) for name in drawn.sites}, drawn.rows()
 
 
-def _cannot_tell(drawn: Run, expected: Run) -> bool:
+def _cannot_tell(drawn: ParticleRun, expected: ParticleRun) -> bool:
     """A planar flow's densities of given values cannot be compared; one site is only expanded, which changes none."""
     try:
         _numbers(expected)
@@ -346,7 +346,7 @@ def _possible(args: tuple[Any, ...]) -> list[Way]:
     return ["broadcast"] if rows_of(args) is None else ["broadcast", "fold"]
 
 
-def _numbers(found: Run) -> dict[str, Tensor]:
+def _numbers(found: ParticleRun) -> dict[str, Tensor]:
     return {name: found.log_prob(name) for name in found.sites}
 
 

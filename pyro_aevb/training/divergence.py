@@ -31,7 +31,7 @@ class Watch:
         """See whether what was reported is still where it should be.
 
         Arguments:
-            gathered: What the report is the mean of.
+            gathered: Losses that the report is the mean of.
             reported: The report, nats per datum.
 
         Warns:

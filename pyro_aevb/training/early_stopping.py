@@ -31,7 +31,7 @@ class EarlyStopping:
             print(progress.held_out_bound)
 
     Arguments:
-        trainer: What trains, on the other data.
+        trainer: Trainer of the pair, on the other data.
         held_out: Data that it does not train on, as :class:`~pyro_aevb.Trainer` takes them, fixed.
         patience: How many reports in a row may be no better than the best before the training ends.
         seed: Seed of the noise of the held-out bound.
@@ -63,7 +63,7 @@ class EarlyStopping:
         Where the samples end first the trainer stays as it is, so that another ``run`` goes on: see :meth:`restore`.
 
         Arguments:
-            samples: As for :meth:`Trainer.run`.
+            samples: As for :meth:`pyro_aevb.Trainer.run`.
 
         Yields:
             The trainer's reports, with the held-out bound in those at multiples of ``report_every``.
@@ -126,7 +126,7 @@ class EarlyStopping:
         """Go on with the patience of a saved state.
 
         Arguments:
-            state: What :meth:`state_dict` gave.
+            state: A state that :meth:`state_dict` gave.
             best_state: The :attr:`best_state` of then, to go back to; by default what comes is compared with the best
                 bound all the same, and only a better state is gone back to.
 

@@ -87,11 +87,11 @@ class RecordedSteps(NamedTuple):
     """The recordings for one size of minibatch."""
 
     move: TensorFunction
-    """As :meth:`EagerSteps.transition`"""
+    """The E-step's transition as a recorded graph"""
     loss_and_gradients: TensorFunction
-    """Of u and data; gradients by ``trained``"""
+    """The loss as a recorded graph: takes u and data, gives loss and gradients by ``trained``"""
     gradients: TensorFunction
-    """The same without the loss"""
+    """The gradients alone, as a recorded graph"""
     trained: list[Tensor]
     """The parameters that the loss depends on"""
 

@@ -156,7 +156,7 @@ class Ensemble(Loop[list[Progress]]):
         )
 
     def _tensors(self) -> list[Tensor]:
-        """Those of all members."""
+        """The tensors of all members."""
         objectives = [trainer.objective for trainer in self.trainers]
         return [tensor for each in objectives for tensor in (*each.trained(), *each.further_tensors())]
 

@@ -39,7 +39,7 @@ Report = TypeVar("Report")
 # Compiling takes 14 s the first time on two cores and saves 1.5 ms a step at 784-500-20: less is not worth it.
 AUTO_CAPTURE_STEPS = 10_000
 STATE_FORMAT = "pyro_aevb training state 4"
-KINDS: dict[str, type] = {
+STATE_TYPES: dict[str, type] = {
     "kind": str,
     "identity": dict,
     "step": int,
@@ -304,11 +304,11 @@ class Training(Loop[Progress]):
         earlier = self.earlier.get(str(state.get("format"))) if isinstance(state, Mapping) else None
         if not isinstance(state, Mapping) or (earlier is None and state.get("format") != STATE_FORMAT):
             raise InputError(f"this is not a training state of pyro_aevb: give what {self.kind}.state_dict made")
-        keys = KINDS.keys() if earlier is None else earlier.keys
+        keys = STATE_TYPES.keys() if earlier is None else earlier.keys
         if missing := keys - state.keys():
             raise InputError(f"this training state lacks {', '.join(sorted(missing))}: it is not whole")
         today = dict(state) if earlier is None else _as_of_today(state, self.kind, earlier)
-        check_kinds(today, KINDS)
+        check_kinds(today, STATE_TYPES)
         if earlier is None and not today["settings"]:
             raise InputError("this training state lacks settings of the processor: it is not whole")
         if today["kind"] != self.kind:
@@ -357,7 +357,7 @@ class Training(Loop[Progress]):
         self.settings = self._settings_of(state)
 
     def _settings_of(self, state: dict[str, Any]) -> Settings:
-        """Those that the state was trained with, unless the user named some; states of earlier versions have none."""
+        """The settings that the state was trained with, unless the user named some; earlier versions saved none."""
         if not state["settings"]:
             return self.settings
         saved = settings_of_state(state["settings"], self.settings, self.device)
@@ -403,8 +403,8 @@ def broken_parameters(parameters: Mapping[str, Tensor]) -> list[str]:
 
 def _as_of_today(state: Mapping[str, Any], kind: str, earlier: Earlier) -> dict[str, Any]:
     """A state of an earlier version in today's shape; what it lacks is empty."""
-    empty: dict[str, Any] = {key: {} if kind_of is dict else False for key, kind_of in KINDS.items()}
-    known = {key: state[key] for key in KINDS if key in state}
+    empty: dict[str, Any] = {key: {} if kind_of is dict else False for key, kind_of in STATE_TYPES.items()}
+    known = {key: state[key] for key in STATE_TYPES if key in state}
     return {**empty, **known, "format": STATE_FORMAT, "kind": kind, "own": earlier.own(state)}
 
 

@@ -60,22 +60,22 @@ class MonteCarloEM(Training):
 
     Arguments:
         model: The model, any Pyro function with continuous latents in one data plate and weights in modules.
-        data: As for :class:`~pyro_aevb.Trainer`.
-        optimizer: As there, of ``torch.optim``; by default the paper's: Adagrad with step size 0.02 and the prior
-            N(0, I) on all weights.
-        batch_size: Data per minibatch, the paper's M.
+        data: Training data, ``(N, ...)``, in any form that :class:`~pyro_aevb.Trainer` takes.
+        optimizer: A callable that makes a ``torch.optim`` optimizer of parameters, or an optimizer; by default the
+            paper's: Adagrad with step size 0.02 and the prior N(0, I) on all weights.
+        batch_size: Number of data in a minibatch, the paper's M.
         seed: Seed of order, binarisation, first positions and noise.
         engine: ``captured``, transition and gradients recorded as graphs and compiled; ``eager``, the same step
             without; ``auto``, ``captured`` from the first ``run`` on that is long enough, as for
             :class:`~pyro_aevb.Trainer`. The two round differently.
-        leapfrog_steps: How many leapfrog steps each transition takes.
-        target_acceptance: Mean acceptance that the leapfrog step size is adapted to reach, between 0 and 1.
-        updates: How many steps the optimizer takes in each M-step.
+        leapfrog_steps: Number of leapfrog steps in each transition.
+        target_acceptance: Acceptance rate that the leapfrog step size is adapted to reach, between 0 and 1.
+        updates: Number of steps that the optimizer takes in each M-step.
         e_step: Whose chains move before the weights do: a ``minibatch``'s, of which the weights then learn; or ``all``,
             and the weights learn from one minibatch after the other.
-        device: As for :class:`~pyro_aevb.Trainer`.
-        report_every: Data between reports.
-        settings: Of the processor, as for :class:`~pyro_aevb.Trainer`.
+        device: ``auto`` for CUDA, then MPS, then the CPU; or a device's name.
+        report_every: Number of training samples (data visited) between two reports.
+        settings: Settings of the processor, as for :class:`~pyro_aevb.Trainer`.
 
     Raises:
         InputError: If the data do not fit the model, a latent is discrete or global, or the model has no weights; if
@@ -141,7 +141,7 @@ class MonteCarloEM(Training):
 
     @property
     def model(self) -> Pair:
-        """The model; for another make another training."""
+        """The model that is trained; it cannot be replaced: make another training for another model."""
         return self._given
 
     @property
@@ -238,7 +238,7 @@ class MonteCarloEM(Training):
     # ------------------------------------------------------------ the first run
 
     def _find_modules(self) -> dict[str, nn.Module]:
-        """Those that take part when the model runs, moved to the device."""
+        """The modules that take part when the model runs, moved to the device."""
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
             return traces.moved_parts(self._model, self._model, self.batches[0], self.device)
 

@@ -9,10 +9,10 @@ __all__ = ["Gathered", "Progress"]
 
 
 class Progress(NamedTuple):
-    """What a training reports."""
+    """What a training reports: how many training samples it has seen, and the bound since the report before."""
 
     samples_seen: int
-    """Training data visited since the beginning, the paper's horizontal axis."""
+    """Number of training samples, data visited, since the beginning: the horizontal axis of the paper's figures."""
     bound: float
     """Mean of the estimator's bound over the minibatches since the last report, nats per datum; NaN for a
     :class:`~pyro_aevb.MonteCarloEM`, which knows none."""

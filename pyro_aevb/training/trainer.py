@@ -53,8 +53,9 @@ class Trainer(Training):
 
     The pair moves to ``device`` and so do the data, as one tensor, where they are in memory. The first batch is run
     once with all of Pyro's checks on, whatever their setting. The caller's parameter store and random state are never
-    touched: parameters made by ``pyro.param`` live in a store of the trainer's own, see :meth:`param_store`. A run is a
-    function of its seed and its initial weights, which the caller has already drawn.
+    touched: parameters made by ``pyro.param`` live in a store of the trainer's own, see
+    :meth:`param_store <pyro_aevb.Trainer.param_store>`. A run is a function of its seed and its initial weights, which
+    the caller has already drawn.
 
     Arguments:
         model: The model, any Pyro function whose arguments are the data, batch first.
@@ -69,7 +70,7 @@ class Trainer(Training):
             ``weight_decay`` the prior N(0, I) on all weights, so that training maximises
             :math:`\frac NM \sum_i \mathcal L(x_i) + \log p(\theta, \phi)`; without it for a pair with global latents,
             whose prior is in the model.
-        batch_size: Data per step, the paper's M; the last of an epoch may be smaller.
+        batch_size: Number of data in a minibatch, the paper's M; the last minibatch of an epoch may be smaller.
         seed: Seed of order, binarisation and noise, each its own stream.
         engine: ``captured``, the step recorded as a graph and compiled; ``eager``, the same step without; ``svi``,
             Pyro's ``SVI``; ``auto``, ``svi`` for an optimizer of ``pyro.optim``, else ``captured`` from the first
@@ -78,26 +79,28 @@ class Trainer(Training):
         device: ``auto`` for CUDA, then MPS, then the CPU; or a device's name.
         precision: ``float32``; ``bfloat16`` or ``auto`` to allow products in bfloat16 where the processor has units
             for it.
-        report_every: Data between reports.
-        settings: Of the processor, :class:`~pyro_aevb.hardware.Settings`: matrix products and threads, both of which
-            round otherwise. By default they follow from the processor's make and the pair's size, and a resumed run
-            goes on with those of its state; those that are named here always win.
+        report_every: Number of training samples (data visited) between two reports.
+        settings: Settings of the processor, :class:`~pyro_aevb.hardware.Settings`: which library multiplies matrices
+            and how many threads compute, both of which change how numbers are rounded. By default they follow from the
+            processor's make and the pair's size, and a resumed run goes on with those of its state; those that are
+            named here always win.
         scheduler: A callable that makes a scheduler of ``torch.optim.lr_scheduler`` of the optimizer, or one of the
             optimizer that is given; by default the step size stays. Its factor and that of this package's own
             optimizers, which change step sizes themselves, multiply.
-        scheduler_every: What it is stepped after: each ``step``, each ``epoch``, or each ``report`` at a multiple of
-            ``report_every``. A ``ReduceLROnPlateau`` is stepped by the reported bound: ``report``, and its
-            ``mode="max"``, ``threshold_mode="abs"``.
-        clip_norm: Longest length of all gradients together, as ``clip_grad_norm_`` of ``torch.nn.utils`` clips them; by
-            default any.
-        clip_value: Largest size of a gradient's elements, as ``clip_grad_value_`` there; by default any.
+        scheduler_every: What the scheduler is stepped after: each ``step``, each ``epoch``, or each ``report`` at a
+            multiple of ``report_every``. A ``ReduceLROnPlateau`` follows the reported bound: give ``report`` here, and
+            make it with ``mode="max"`` and ``threshold_mode="abs"``.
+        clip_norm: Largest norm of all gradients together; longer ones are scaled down to it, as by
+            ``torch.nn.utils.clip_grad_norm_``. By default gradients stay as they are.
+        clip_value: Largest absolute value of an element of a gradient, as by ``torch.nn.utils.clip_grad_value_``. By
+            default gradients stay as they are.
         averaging: Decay of an exponential moving average of the weights over steps, 0.999 say, for evaluation inside
             ``with trainer.averaged()``; by default none is kept. Buffers are not averaged.
 
     Raises:
         InputError: If the data are empty, too few, not finite or outside the likelihood's support; if the device is not
             there; if the pair breaks its contract; if the scheduler does not suit the optimizer; if ``engine="svi"``,
-            whose optimizers are Pyro's, is given one of the last five.
+            whose optimizers are Pyro's, is given a scheduler, clipping or averaging.
     """
 
     kind = "Trainer"
@@ -160,22 +163,22 @@ class Trainer(Training):
 
     @property
     def model(self) -> Pair:
-        """The model; for another make another trainer."""
+        """The model that is trained; it cannot be replaced: make another trainer for another model."""
         return self._given[0]
 
     @property
     def guide(self) -> Pair:
-        """The guide; for another make another trainer."""
+        """The guide that is trained; it cannot be replaced: make another trainer for another guide."""
         return self._given[1]
 
     @property
     def estimator(self) -> ELBO:
-        """The estimator; for another make another trainer."""
+        """The estimator; it cannot be replaced: make another trainer for another estimator."""
         return self._estimator
 
     @property
     def objective(self) -> Objective:
-        """What is stepped on: the estimator's loss of the pair on minibatches."""
+        """What each step descends: the estimator's loss of the pair on a minibatch."""
         return Objective(
             *self._pair,
             self.estimator,
@@ -208,14 +211,14 @@ class Trainer(Training):
     # ------------------------------------------------------------ the loop
 
     def begin(self, samples: float) -> None:
-        """Record the step if so many data are worth it; what is recorded is compared first."""
+        """Record the step if a run of this many samples is worth it; what was recorded before is compared first."""
         self._refuse_averaged("train")
         if self.auto and samples >= AUTO_CAPTURE_STEPS * self.batches.batch_size:
             self.capture()
         self.engine.check_next()  # the caller may have changed anything since the last run
 
     def take_steps(self, target: int) -> None:
-        """As many as the engine takes at once, if they do not pass ``target``; else one."""
+        """Take as many steps as the engine takes at once, if they do not pass ``target`` samples; else one step."""
         annealed = isinstance(self.estimator, Estimator) and self.estimator.anneal(self.samples_seen)
         at_once = 1 if annealed else self.engine.steps_at_once
         whole = self.batches.samples_seen(self.step + at_once) <= target
@@ -308,7 +311,7 @@ class Trainer(Training):
             raise InputError(f"the averaged weights are in place: leave 'with trainer.averaged()' to {what}")
 
     def own_identity(self) -> dict[str, Any]:
-        """The kind of optimizer."""
+        """What a resumed training must have again, besides data, seed and batch size: the kind of optimizer."""
         return {"optimizer": "pyro.optim" if self.engine.name == "svi" else "torch.optim"}
 
     def own_tensors(self) -> dict[str, Tensor]:
@@ -322,7 +325,7 @@ class Trainer(Training):
     # ------------------------------------------------------------ the first run
 
     def _find_modules(self) -> dict[str, nn.Module]:
-        """Those that take part when the pair runs, moved to the device."""
+        """The modules that take part when the pair runs, moved to the device."""
         with self.param_store(), seeded(derive(self.seed, "weights"), self.device):
             return traces.moved_parts(*self._pair, self.batches[0], self.device)
 

@@ -13,7 +13,7 @@ class Weights:
     """What trains, and the modules' weights that do not, as they were when a training was made.
 
     Arguments:
-        parameters: What trains, by name.
+        parameters: Parameters that are trained, by name.
         modules: The modules that take part, by name.
     """
 
@@ -57,6 +57,6 @@ class Weights:
                 )
 
     def _moving(self) -> Iterator[tuple[str, Tensor]]:
-        """Those of the modules of the beginning that are not frozen, by name."""
+        """The weights that are not frozen, of the modules of the beginning, by name."""
         modules = self.modules.items()
         return ((f"{m}.{n}", p) for m, module in modules for n, p in module.named_parameters() if p.requires_grad)

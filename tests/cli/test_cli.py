@@ -54,8 +54,8 @@ def test_train_evaluate_plot_sample(cli, tmp_path):
     numbers = json.loads(printed)
     assert code == 0
     assert numbers["bound"]["mean"] == pytest.approx(run.metrics()[-1]["test_bound"])
-    assert numbers["bound"]["mean"] == pytest.approx(numbers["log_likelihood"]["mean"] - numbers["kl"]["mean"])
-    assert numbers["evidence"]["mean"] > numbers["bound"]["mean"]
+    assert numbers["bound"]["mean"] == pytest.approx(numbers["log_px_given_z"]["mean"] - numbers["kl"]["mean"])
+    assert numbers["log_px"]["mean"] > numbers["bound"]["mean"]
     assert (numbers["binarize"], numbers["count"], numbers["unit"]) == ("dynamic", 297, "nats per datum")
     assert 0 <= numbers["active_units"] <= 2
 
@@ -80,7 +80,7 @@ def test_evaluation_does_not_depend_on_chunks_or_on_what_ran_before(cli):
     printed = [cli("evaluate", "run", "--num_samples=70", f"--chunk_size={c}", "--json")[1] for c in (70, 13, 70)]
     first, second, third = map(json.loads, printed)
     assert first == third
-    assert first["evidence"]["mean"] == pytest.approx(second["evidence"]["mean"], rel=1e-6)
+    assert first["log_px"]["mean"] == pytest.approx(second["log_px"]["mean"], rel=1e-6)
 
 
 def test_config_repeats_a_run(cli):
@@ -282,9 +282,9 @@ def test_the_numbers_of_evaluate_by_their_definition(cli):
     bound = evidence.bound(run.model, run.guide, x).bound.double()
     weights = evidence.importance_weights(run.model, run.guide, x, 20)
     assert numbers["bound"]["se"] == pytest.approx(bound.std().item() / 297**0.5, rel=1e-4)
-    assert numbers["evidence"]["mean"] == pytest.approx(weights.log_likelihood.mean().item(), rel=1e-5)
+    assert numbers["log_px"]["mean"] == pytest.approx(weights.log_likelihood.mean().item(), rel=1e-5)
     monte_carlo = sum(e**2 for e in weights.standard_error.tolist()) ** 0.5 / 297
-    assert numbers["evidence"]["monte_carlo_se"] == pytest.approx(monte_carlo, rel=1e-4)
+    assert numbers["log_px"]["monte_carlo_se"] == pytest.approx(monte_carlo, rel=1e-4)
     assert Folder("run").metrics()[-1]["test_se"] == pytest.approx(numbers["bound"]["se"], rel=1e-4)
 
 
@@ -300,17 +300,20 @@ def test_evidence_by_several_methods_side_by_side(cli, tmp_path):
         "--keep=kept",
     )
     numbers = json.loads(cli("evaluate", "run", *words, "--json")[1])
-    for name in ("appendix_d", "ais"):
-        gap = numbers[name]["mean"] - numbers["evidence"]["mean"]
+    for name in ("log_px_appendix_d", "log_px_ais"):
+        gap = numbers[name]["mean"] - numbers["log_px"]["mean"]
         assert abs(gap) < 5 * numbers[name]["monte_carlo_se"] + 0.05
-    assert numbers["ais"]["acceptance"] > 0.5
+    assert numbers["log_px_ais"]["acceptance"] > 0.5
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["ais.pt", "appendix_d.pt", "importance.pt"]
     assert json.loads(cli("evaluate", "run", *words, "--json")[1]) == numbers
-    printed = cli("evaluate", "run", *words)[1]
+    printed = cli("evaluate", "run", *words, "--out=each.csv")[1]
+    columns = set((tmp_path / "each.csv").read_text().splitlines()[0].split(","))
+    told = {name for name, number in numbers.items() if isinstance(number, dict) and "mean" in number}
+    assert told == {"bound", "log_px_given_z", "kl", "log_px", "log_px_appendix_d", "log_px_ais"} == told & columns
     assert "appendix D, 40 + 40 draws" in printed
-    assert "annealed, 30 steps, 8 chains" in printed
+    assert "AIS, 30 steps, 8 chains" in printed
     double = json.loads(cli("evaluate", "run", *words[:-1], "--float64=true", "--json")[1])
-    assert double["ais"]["mean"] == pytest.approx(numbers["ais"]["mean"], abs=0.2)
+    assert double["log_px_ais"]["mean"] == pytest.approx(numbers["log_px_ais"]["mean"], abs=0.2)
     code, _, errors = cli("evaluate", "run", *words, "--seed=1")
     assert (code, "other data, weights or settings" in errors) == (2, True)
     code, _, errors = cli("evaluate", "run", "--evidence=harmonic")
@@ -325,10 +328,10 @@ def test_a_method_that_is_refused_loses_no_other(cli):
     assert code == 0
     assert "log p(x), appendix D, 5 + 5 draws" in printed
     assert "refused" in printed
-    assert "appendix_d is not told: " in errors
+    assert "log_px_appendix_d was not estimated: " in errors
     numbers = json.loads(cli("evaluate", "run", "--evidence=importance,appendix_d", *few, "--json")[1])
-    assert numbers["evidence"]["mean"] < 0
-    assert "draws" in numbers["appendix_d"]["refused"]
+    assert numbers["log_px"]["mean"] < 0
+    assert "draws" in numbers["log_px_appendix_d"]["refused"]
     assert cli("evaluate", "run", "--evidence=appendix_d", *few)[0] == 2
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from pyro_aevb import diagnostics, evidence, runs
+from pyro_aevb import diagnostics, evidence, plots, runs
+from pyro_aevb.cli.pictures import _latent_space
 from pyro_aevb.plots.diagnostics import draw_diagnostics
 from tests.commands import train
 from tests.diagnosed_pairs import Amortised
@@ -25,9 +26,25 @@ def test_it_prints_a_table_and_writes_numbers_and_a_figure(cli, tmp_path):
     assert (tmp_path / "run/figures/diagnostics.png").read_bytes()[:4] == b"\x89PNG"
     told = json.loads((tmp_path / "run/diagnostics.json").read_text())
     assert told["mutual_information"]["mean"] + told["marginal_kl"]["mean"] == pytest.approx(told["kl"]["mean"])
-    parts = [told["gaps"][name]["mean"] for name in ("bound", "amortisation", "approximation", "log_likelihood")]
+    parts = [told["gaps"][name]["mean"] for name in ("bound", "amortisation", "approximation", "log_px")]
     assert sum(parts[:3]) == pytest.approx(parts[3], abs=1e-3)
-    assert [d["dimension"] for d in told["dimensions"]] == [0, 1]
+    assert [(d["dimension"], d["name"]) for d in told["dimensions"]] == [(0, "z[0]"), (1, "z[1]")]
+
+
+def test_dimensions_have_one_name_in_table_json_and_figures(cli):
+    """``z[0]`` is the first one: in the table, in JSON, in the figure of the diagnosis and in that of the latents."""
+    train(cli)
+    printed = cli("diagnose", "run", "--gap_count=0", "--count=60")[1]
+    names = {line.split()[0] for line in printed.split("dimension ")[1].splitlines()[1:3]}
+    run = runs.load_run("run", device="cpu")
+    found = diagnostics.diagnose(run.model, run.guide, run.data.test[:60], gap_count=0)
+    figure = draw_diagnostics(found)
+    ticks = {t.get_text() for t in figure.subfigs[0].axes[0].get_xticklabels()}
+    z = plots.latent_space(found.aggregate.draws).axes[0]
+    assert names == ticks == {z.get_xlabel(), z.get_ylabel()} == set(found.kl.dimensions) == {"z[0]", "z[1]"}
+    of_run = _latent_space(run).axes[0]
+    assert [of_run.get_xlabel(), of_run.get_ylabel()] == ["posterior mean of z[0]", "posterior mean of z[1]"]
+    assert list(run.encode().columns[1:]) == ["z0", "z0_sd", "z1", "z1_sd"]  # a column is named without brackets
 
 
 def test_its_numbers_are_those_of_the_library(cli):
@@ -116,7 +133,9 @@ def test_the_figure_shows_bars_gaps_and_histograms(tmp_path):
     kl = found.kl.per_dimension.mean(0)
     assert sorted(heights) == pytest.approx(sorted(kl.tolist()))
     assert [t.get_text() for t in panels[0].get_legend().get_texts()] == ["active: 2 of 3", "not active: 1 of 3"]
-    assert [int(t.get_text()) for t in panels[0].get_xticklabels()] == kl.argsort(descending=True).tolist()
+    order = kl.argsort(descending=True).tolist()
+    assert [t.get_text() for t in panels[0].get_xticklabels()] == [f"z[{k}]" for k in order]
+    assert [axes.get_xlabel() for axes in panels[2:]] == [f"z[{k}]" for k in order]
     steps = [(bar.get_y(), bar.get_height()) for bar in panels[1].patches]
     gaps = found.gaps
     expected = [(gaps.bound, gaps.amortisation), (gaps.optimised_bound, gaps.approximation)]

@@ -49,7 +49,7 @@ def ran(cli, *words):
 def refused(cli, *words):
     code, _, errors = cli(*words)
     assert code == 2
-    lines = [line for line in errors.splitlines() if "others by --kinds" not in line]  # which says what is what
+    lines = [line for line in errors.splitlines() if "--kinds COLUMN=KIND" not in line]  # which says what is what
     assert len(lines) == 1, errors
     return errors
 
@@ -278,7 +278,7 @@ def test_five_priors_and_three_seeds_are_five_lines_of_shell(cli, plants, tmp_pa
             out = f"runs/{prior}-{seed}"
             ran(cli, "train", *ROLES, f"--prior={prior}", f"--seed={seed}", *QUICK[:-1], f"--out={out}")
             found[prior, seed] = json.loads(ran(cli, "evaluate", out, "--num_samples=10", "--json")[0])
-    means = {key: each["evidence"]["mean"] for key, each in found.items()}
+    means = {key: each["log_px"]["mean"] for key, each in found.items()}
     assert len(set(means.values())) == 15
     assert all(np.isfinite(mean) for mean in means.values())
 

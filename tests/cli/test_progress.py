@@ -30,11 +30,13 @@ def said(times, target=1_000_000, seen=0):
 def test_off_a_terminal_a_line_every_so_often():
     assert said([1, EVERY - 1]) == []
     assert said([10, 20, 31, 40, 60, 61]) == [
-        "pyro-aevb: 30,000 of 1,000,000 samples, bound -98.21, 16 min 42 s left",
-        "pyro-aevb: 60,000 of 1,000,000 samples, bound -98.21, 15 min 56 s left",
+        "pyro-aevb: 30,000 of 1,000,000 samples, bound -98.21 nats per datum, 16 min 42 s left",
+        "pyro-aevb: 60,000 of 1,000,000 samples, bound -98.21 nats per datum, 15 min 56 s left",
     ]
     assert said([100], seen=500_000, target=1_000_000)[0].endswith("1 h 21 min left")
-    assert said([40, 80], target=20_000) == ["pyro-aevb: 10,000 of 20,000 samples, bound -98.21, 40 s left"]
+    assert said([40, 80], target=20_000) == [
+        "pyro-aevb: 10,000 of 20,000 samples, bound -98.21 nats per datum, 40 s left"
+    ]
 
 
 def test_on_a_terminal_a_bar():
@@ -45,6 +47,7 @@ def test_on_a_terminal_a_bar():
     file = Terminal()
     with Shown(0, 100, file=file) as shown:
         shown.report(Progress(50, -3.0))
+        assert shown._bar.postfix == "bound -3.00 nats per datum"
     assert "0/100" in file.getvalue()
     assert "pyro-aevb:" not in file.getvalue()
 

@@ -77,7 +77,7 @@ def test_a_latent_cut_into_sites_is_diagnosed_as_one():
     first, second = (diagnostics.mean_of(found.decoder_use) for found in (one, several))
     assert abs(first.mean - second.mean) < 4 * math.hypot(first.se, second.se)
     torch.testing.assert_close(several.aggregate.distances, one.aggregate.distances, atol=0.1, rtol=0)
-    assert "dimension a[" in str([axes.get_title() for axes in draw_diagnostics(several).get_axes()])
+    assert "a[" in str([axes.get_title() for axes in draw_diagnostics(several).get_axes()])
 
 
 def test_mutual_information_is_exact_at_the_guides_own_density():
