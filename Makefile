@@ -59,4 +59,4 @@ lint: $(BIN)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) docs/_build docs/.jupyter_cache docs/reference/api .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) docs/_build docs/.jupyter_cache docs/reference/api docs/reference/command_line.rst .mypy_cache .pytest_cache .ruff_cache *.egg-info

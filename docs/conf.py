@@ -32,7 +32,7 @@ nitpick_ignore_regex = [  # other libraries: their inventories are elsewhere, an
     ("py:.*", r"(jsonargparse|matplotlib|narwhals|numpy|pandas|pyro|torch|torchvision)\..*"),
     ("py:.*", r"pyro_aevb\..*\._\w+"),  # private base classes
     # type variables
-    ("py:.*", r"pyro_aevb\..*\.(Earlier|Kind|Options|Parameters|Recording|Report|Result)|~Parameters"),
+    ("py:.*", r"pyro_aevb\..*\.(Called|Earlier|Kind|Number|Options|Parameters|Recording|Report|Result)|~Parameters"),
     ("py:class", "TakenApart"),  # imported for type checkers alone, where its module imports the one that names it
 ]
 suppress_warnings = ["config.cache"]

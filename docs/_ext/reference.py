@@ -137,9 +137,9 @@ def write_pages(app: Sphinx) -> None:
     homes: dict[tuple[str, int], str] = {}
     pages = {f"{module.__name__}.rst": _page(module, homes) for module in modules()}
     pages["index.rst"] = _index([name.removesuffix(".rst") for name in pages])
-    pages["command_line.rst"] = command_line.page()
     for stale in {path.name for path in folder.iterdir()} - set(pages):
         (folder / stale).unlink()
+    pages["../command_line.rst"] = command_line.page()
     for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text() != text:
