@@ -58,13 +58,6 @@ def modules() -> Iterator[ModuleType]:
             yield module
 
 
-def _canonical(value: Any) -> str | None:
-    """Where a class or function is written, which autodoc enters beside the name that it describes."""
-    if isinstance(value, type) or callable(value):
-        return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', None)}"
-    return None
-
-
 def _directive(value: Any) -> str:
     """Which directive of autodoc describes a value."""
     if isinstance(value, type):
@@ -102,8 +95,8 @@ def _entry(module: ModuleType, name: str, homes: dict[tuple[str, int], str]) -> 
     home = homes.setdefault((name, id(value)), full)  # equal numbers are one object, with two names
     if home == full:
         return f".. {_directive(value)}:: {full}\n{_members(value)}"
-    if _canonical(value) == full:
-        return ""
+    if isinstance(value, type) and f"{value.__module__}.{value.__qualname__}" == full:
+        return ""  # autodoc enters a class by the place where it is written as well
     return f".. py:data:: {full}\n\n   The same as :any:`{home}`.\n"
 
 
