@@ -104,7 +104,7 @@ def resolved(uv: str, version: tuple[int, int]) -> str:
 def told(requirements: str) -> str:
     """The versions worth telling, among lines such as ``torch==2.15.0``."""
     versions = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", requirements, re.MULTILINE))
-    return ", ".join(f"{name} {versions[name]}" for name in TOLD)
+    return ", ".join(f"{name} {versions.get(name, '?')}" for name in TOLD)
 
 
 def leg(uv: str, folder: Path, python: str, *options: str) -> str:

@@ -115,7 +115,8 @@ def _run(command: str, arguments: Sequence[str]) -> int:
             raise
         asked = re.search(r"allocate (\d+) bytes", str(error))
         size = f" for {int(asked[1]) / 1e9:,.1f} GB more" if asked else ""
-        return _fail(error, f"there is not enough memory{size}: is {LARGE[command]} too large?", 2)
+        question = f": is {LARGE[command]} too large?" if command in LARGE else ""
+        return _fail(error, f"there is not enough memory{size}{question}", 2)
     except KeyboardInterrupt:
         print("pyro-aevb: interrupted", file=sys.stderr)
         return 130

@@ -71,7 +71,7 @@ class Config:
         likelihood: The likelihood p(x|z); of a table, when nothing is said, Columns.
         guide: The guide q(z|x).
         estimator: The objective, any ``pyro.infer.ELBO``.
-        optimizer: Optimizer of the weights; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
+        optimizer: How the weights are stepped; Adagrad's weight_decay 1 is the paper's prior N(0, I) on them.
         scheduler: Scheduler of the optimizer's step size, a class of torch.optim.lr_scheduler; none by default.
         scheduler_every: What the scheduler is stepped after.
         clip_norm: Largest norm of all gradients together, longer ones are scaled down to it; no clipping by default.

@@ -163,7 +163,7 @@ def test_a_room_that_cannot_be_imported_says_why():
 
 def test_the_version_is_that_of_the_metadata():
     text = (Path(aevb.__file__).parents[1] / "pyproject.toml").read_text()
-    assert aevb.__version__ == re.search(r'^version = "(.+)"$', text, re.MULTILINE)[1]
+    assert aevb.__version__ == re.search(r'^version = "([^"]+)"', text, re.MULTILINE)[1]
 
 
 def test_classes_are_pickled_by_where_they_are_defined():

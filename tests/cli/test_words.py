@@ -358,6 +358,15 @@ def test_a_number_of_plates_may_be_typed(cli):
     assert "max_plate_nesting must be a whole number" in said(cli, "train", "--estimator.max_plate_nesting=1.5")
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - LARGE.keys()))
+def test_too_little_memory_for_a_command_without_such_options(command, cli, monkeypatch):
+    def fails(arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(f"pyro_aevb.cli.{COMMANDS[command][0].replace(':', '.')}", fails)
+    assert said(cli, command) == "there is not enough memory"
+
+
 @pytest.mark.parametrize("command", LARGE)
 def test_too_little_memory_names_the_command_s_own_options(command, cli, monkeypatch):
     def fails(arguments):

@@ -80,7 +80,7 @@ def test_what_an_earlier_version_saved_opens(name, tmp_path):
     assert (run.samples_seen, run.device, run.path) == (state["samples_seen"], torch.device("cpu"), tmp_path / name)
     lines = [json.loads(line) for line in (FIXTURES / name / "metrics.jsonl").read_text().splitlines()]
     assert run.metrics == [{key: value for key, value in line.items() if key != "crc32"} for line in lines]
-    assert run.title == f"{name}: digits, binarize={run.config.binarize}, {run.samples_seen:,} samples"
+    assert run.title == f"{name}: digits, binarize={run.config.binarize}, trained on {run.samples_seen:,} samples"
     assert run.title in repr(run)
     assert files_of(tmp_path) == before
 
