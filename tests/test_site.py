@@ -70,7 +70,7 @@ def test_every_public_name_can_be_looked_up(site):
     missing = {f"{module}.{name}" for module, name in public_names()} - entered
     assert not missing
     options = set(inventory.data["std:cmdoption"])
-    assert {"pyro-aevb train.--prior", "pyro-aevb evaluate.--num_samples"} <= options
+    assert {"pyro-aevb-train.--prior", "pyro-aevb-evaluate.--num_samples"} <= options
 
 
 def test_no_page_loads_anything_from_outside(site):

@@ -97,7 +97,7 @@ def _entry(module: ModuleType, name: str, homes: dict[tuple[str, int], str]) -> 
         return f".. {_directive(value)}:: {full}\n{_members(value)}"
     if isinstance(value, type) and f"{value.__module__}.{value.__qualname__}" == full:
         return ""  # autodoc enters a class by the place where it is written as well
-    return f".. py:data:: {full}\n\n   The same as :py:obj:`{home}`.\n"
+    return f".. py:data:: {name}\n\n   The same as :py:obj:`{home}`.\n"  # its module is the current one
 
 
 def _page(module: ModuleType, homes: dict[tuple[str, int], str]) -> str:
