@@ -89,8 +89,9 @@ def identity(path: Path) -> tuple[tuple[int, int], str]:
 def installed_uv(folder: Path) -> str:
     """Install uv into an environment of its own."""
     subprocess.run([sys.executable, "-m", "venv", folder / "uv"], check=True)
-    subprocess.run([folder / "uv" / "bin" / "python", "-m", "pip", "install", "-q", "uv>=0.9"], check=True)
+    subprocess.run([folder / "uv" / "bin" / "python", "-m", "pip", "install", "-q", "uv>=0.13"], check=True)
     os.environ["UV_CACHE_DIR"] = str(folder / "cache")
+    os.environ.setdefault("UV_SYSTEM_CERTS", "true")  # those that pip trusts; uv's own list does not know every proxy
     return str(folder / "uv" / "bin" / "uv")
 
 
