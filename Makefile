@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread a worker: torch's threads of two workers would fight over the same cores.
-# Of a test with many cases two are run, and no slow one; make test SAMPLE= runs all, as CI does, in some 25 minutes.
+# Of a test with many cases two are run, and no slow one; make test SAMPLE= runs all, as CI does, in under 20 minutes.
 SAMPLE ?= --sample=2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal $(SAMPLE) $(PYTEST_OPTIONS)
 
