@@ -32,7 +32,7 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(config, items):
-    """With ``--sample`` deselect slow tests, and most cases of those that have many: all take under 20 minutes, in CI."""
+    """With ``--sample`` deselect slow tests, and most cases of those that have many: all take 15 minutes, in CI."""
     most = config.getoption("--sample")
     if most is None:
         return
