@@ -6,6 +6,7 @@ the text only gives them names that are the same in every process.
 """
 
 import dis
+import gc
 import itertools
 import sys
 import threading
@@ -255,7 +256,8 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
 
     A module is seen when it is called, when any method of it is, ``forward`` called directly for one, and when a weight
     is read from it: each is a call of a Python function with the module as its first argument. That is what
-    ``sys.setprofile`` tells; where somebody else's profiler is at work, calls of modules are seen alone.
+    ``sys.setprofile`` tells; where somebody else's profiler is at work, calls of modules are seen alone. Meanwhile Python
+    looks for no garbage: to close a generator of a module of somebody else's is such a call too.
 
     Arguments:
         evaluate: Whether to switch modules to ``eval()`` as they are first seen.
@@ -266,15 +268,28 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
     switched = _Switched(evaluate, keep_buffers=True)
     handle = register_module_forward_pre_hook(lambda module, _: switched.see(module))
     before = sys.getprofile()
-    if before is None:
-        sys.setprofile(partial(_on_call, switched.see))
-    try:
-        yield switched.seen
-    finally:
+    with _no_garbage_collected():
         if before is None:
-            sys.setprofile(None)
-        handle.remove()
-        switched.restore()
+            sys.setprofile(partial(_on_call, switched.see))
+        try:
+            yield switched.seen
+        finally:
+            if before is None:
+                sys.setprofile(None)
+            handle.remove()
+            switched.restore()
+
+
+@contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """A block in which Python closes nothing that others have thrown away, and looks for it as before afterwards."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _on_call(see: Callable[[nn.Module], None], frame: FrameType, event: str, _: Any) -> None:

@@ -1,6 +1,7 @@
 """What a pair is made of is found by running it: switched, moved, saved and put back; nothing else is touched."""
 
 import copy
+import gc
 from functools import partial
 
 import pyro
@@ -14,7 +15,7 @@ from torch import nn
 import pyro_aevb as aevb
 from pyro_aevb import evidence, traces
 from pyro_aevb.estimators import SGVB
-from pyro_aevb.pairs import modules_named_by
+from pyro_aevb.pairs import modules_named_by, without_a_trace
 from pyro_aevb.states import sealed
 from tests.pairs import binary, paper_pair, q, std
 from tests.trainings import assert_equal
@@ -379,3 +380,21 @@ def test_captured_and_eager_move_buffers_alike():
         list(trainer.run(300))
         ends.append({**net.state_dict(), "count": net.count})
     assert_equal(*ends)
+
+
+def test_what_python_throws_away_meanwhile_takes_no_part():
+    """To close a generator of a module that nobody holds any more is a call with that module as its first argument."""
+    stranger = torch.nn.Linear(3, 7)
+    gc.collect()
+    gc.disable()
+    try:
+        garbage = [stranger.parameters()]
+        next(garbage[0])
+        garbage.append(garbage)
+        del garbage
+    finally:
+        gc.enable()
+    with without_a_trace() as seen:
+        assert len([[] for _ in range(1_000_000)]) == 1_000_000  # as many as make Python look for garbage
+    assert not seen
+    assert gc.isenabled()
