@@ -256,8 +256,8 @@ def without_a_trace(evaluate: bool = True) -> Iterator[dict[int, nn.Module]]:
 
     A module is seen when it is called, when any method of it is, ``forward`` called directly for one, and when a weight
     is read from it: each is a call of a Python function with the module as its first argument. That is what
-    ``sys.setprofile`` tells; where somebody else's profiler is at work, calls of modules are seen alone. Meanwhile Python
-    looks for no garbage: to close a generator of a module of somebody else's is such a call too.
+    ``sys.setprofile`` tells; where somebody else's profiler is at work, calls of modules are seen alone. Python
+    looks for no garbage meanwhile: to close a generator of a module of somebody else's is such a call too.
 
     Arguments:
         evaluate: Whether to switch modules to ``eval()`` as they are first seen.

@@ -203,18 +203,8 @@ def full_bayes_b(
               + \log p(x_i \mid z_i, \theta)\Big)
               + \tfrac12 \sum_j (1 + \log\sigma_{\theta,j}^2 - \mu_{\theta,j}^2 - \sigma_{\theta,j}^2)
 
-    Arguments:
-        x: A minibatch, ``(M, D)``.
-        noise: Draws from N(0, I) that become the latents, ``(M, K)``.
-        weights_noise: Draws from N(0, I) that become the decoder's weights, ``(P,)``.
-        encoder: From x to mean and log variance of q(z|x) side by side, ``(M, 2K)``.
-        decoder: From weights ``(P,)`` and latents ``(M, K)`` to what ``log_likelihood`` takes as outputs.
-        log_likelihood: From x and outputs to log p(x|z), ``(M,)``.
-        weights: Mean and log variance of q(theta) side by side, ``(2P,)``.
-        size: Number N of all data.
-
-    Returns:
-        The estimate of the bound on log p(X) of all data, a scalar, in nats.
+    Its arguments are those of :func:`full_bayes_a`, and so is its result: an estimate of the bound on log p(X) of all
+    data, a scalar, in nats.
     """
     mean, log_variance = weights.chunk(2)
     theta = reparameterise(mean, log_variance, weights_noise)

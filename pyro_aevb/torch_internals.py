@@ -76,9 +76,13 @@ def step_without_hooks(step: Any, closure: Any) -> Any:
 
 
 def is_failed_allocation(error: BaseException) -> bool:
-    """Whether torch was refused memory of a CPU's."""
-    # torch.OutOfMemoryError is of accelerators alone. A test asks for more than there is, and fails when this changes.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # it has no class of its own
+    """Whether torch was refused memory of a CPU's.
+
+    torch raises a bare ``RuntimeError`` then: ``torch.OutOfMemoryError`` is of accelerators alone. So its words are all
+    that tells it from a fault of the program. ``tests/test_private_names.py`` asks for more memory than there is, and
+    fails where torch says it in other words.
+    """
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # by words: torch has no class
 
 
 to_copy = torch.ops.aten._to_copy.default

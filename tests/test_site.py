@@ -22,9 +22,8 @@ SITE = DOCS / "_build" / "html"
 @pytest.fixture
 def site(request):
     """The folder of the built pages."""
-    if not (SITE / "objects.inv").exists():
-        message = "the documentation is not built: make docs"
-        pytest.fail(message) if request.config.getoption("--require-docs") else pytest.skip(message)
+    if not (SITE / "objects.inv").exists() and not request.config.getoption("--require-docs"):
+        pytest.skip("the documentation is not built: make docs builds it")
     return SITE
 
 

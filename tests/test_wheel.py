@@ -90,7 +90,12 @@ def built(index, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     checkout = folder / "checkout"
     unwanted = shutil.ignore_patterns(".git", ".venv", ".*cache", "__pycache__", ".hypothesis", "_build", "*.egg-info")
-    shutil.copytree(ROOT, checkout, ignore=unwanted)
+
+    def ignored(place, names):
+        """What the tools of a developer left, and at the top what somebody trained and built: it may be gigabytes."""
+        return unwanted(place, names) | ({"runs", "dist", "build"} if Path(place) == ROOT else set())
+
+    shutil.copytree(ROOT, checkout, ignore=ignored)
     for place in ("runs/mine", "pyro_aevb/runs/mine", "docs/_build", "build"):
         (checkout / place).mkdir(parents=True, exist_ok=True)
         (checkout / place / STRAY).write_text("left by somebody")

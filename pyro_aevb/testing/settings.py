@@ -18,13 +18,13 @@ __all__ = ["check", "nothing_global_touched", "require_unseeded"]
 
 def _put_back_device(device: str) -> None:
     """Make a device torch's default again, with ``None`` for the processor, as torch begins."""
-    torch.set_default_device(None if device == "cpu" else device)  # a ``with device:`` would end with this call
+    torch.set_default_device(None if device == "cpu" else device)  # undoes what a part under test has set
 
 
 # The package sets no global state. What a stranger's part under test has set is put back, by these setters and with
 # what their getters told before: one part that sets the default dtype would spoil the tests of all that come after it.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),  # it has no context manager
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),  # undoes what the part set
     "torch's default device": (
         lambda: torch.empty(0).device.type,
         _put_back_device,
