@@ -74,7 +74,10 @@ mathjax_path = "mathjax/tex-svg.js"
 mathjax4_config = {
     "loader": {"load": []},
     "svg": {"fontCache": "global"},
-    "options": {"enableSpeech": False, "enableBraille": False, "enableExplorer": False, "enableMenu": False},
+    "options": {  # speech would be made by a worker that is loaded from elsewhere; screen readers are given MathML
+        "enableMenu": False,
+        "menuOptions": {"settings": {"speech": False, "braille": False, "enrich": False, "assistiveMml": True}},
+    },
 }
 
 napoleon_google_docstring = True

@@ -110,17 +110,14 @@ def _page(module: ModuleType, homes: dict[tuple[str, int], str]) -> str:
     return "\n".join([head, *(entry for entry in entries if entry)])
 
 
-def _index(names: list[str]) -> str:
-    """The page that leads to all others."""
-    public = [f"   {name}" for name in names if name in PUBLIC]
-    behind = [f"   {name}" for name in names if name not in PUBLIC]
-    return "\n".join(
-        [
-            *("Modules", "=======", "", "What a user meets:", "", ".. toctree::", "   :maxdepth: 1", "", *public, ""),
-            *("What stands behind it, for those who change the library; names here may change between versions:", ""),
-            *(".. toctree::", "   :maxdepth: 1", "", *behind, ""),
-        ]
-    )
+def _index(title: str, introduction: str, names: list[str], further: str = "") -> str:
+    """A page that leads to modules, each with the first sentence of its docstring."""
+    lines = []
+    for name in names:
+        first = (inspect.getdoc(importlib.import_module(name)) or "").split("\n\n")[0]
+        lines.append(f"* :doc:`{name} <{name}>`: {' '.join(first.split())}")
+    tree = [".. toctree::", "   :hidden:", "", *(f"   {name}" for name in names), f"   {further}" if further else ""]
+    return "\n".join([title, "=" * len(title), "", introduction, "", *lines, "", *tree, ""])
 
 
 def write_pages(app: Sphinx) -> None:
@@ -129,7 +126,12 @@ def write_pages(app: Sphinx) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     homes: dict[tuple[str, int], str] = {}
     pages = {f"{module.__name__}.rst": _page(module, homes) for module in modules()}
-    pages["index.rst"] = _index([name.removesuffix(".rst") for name in pages])
+    names = [name.removesuffix(".rst") for name in pages]
+    behind = [name for name in names if name not in PUBLIC]
+    more = "What stands behind these modules, for those who change the library: :doc:`behind`."
+    pages["index.rst"] = _index("Modules", f"What a user meets. {more}", list(PUBLIC), "behind")
+    told = "The modules behind the public ones, for those who change the library. Names here may change with a version."
+    pages["behind.rst"] = _index("Behind the public modules", told, behind)
     for stale in {path.name for path in folder.iterdir()} - set(pages):
         (folder / stale).unlink()
     pages["../command_line.rst"] = command_line.page()
