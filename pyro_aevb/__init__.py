@@ -59,7 +59,9 @@ if TYPE_CHECKING:
         predictions,
         priors,
         sgvb,
+        sklearn,
         traces,
+        views,
     )
     from pyro_aevb.errors import InputError, NonFiniteLossError
     from pyro_aevb.models import GenerativeModel, RecognitionModel
@@ -99,7 +101,9 @@ __all__ = [
     "priors",
     "seeded",
     "sgvb",
+    "sklearn",
     "traces",
+    "views",
 ]
 
 _ROOMS_OF_NAMES = ("errors", "seeds", "models", "training", "runs")

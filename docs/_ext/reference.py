@@ -41,6 +41,8 @@ PUBLIC = (
     "pyro_aevb.predictions",
     "pyro_aevb.plots",
     "pyro_aevb.runs",
+    "pyro_aevb.sklearn",
+    "pyro_aevb.views",
     "pyro_aevb.testing",
     "pyro_aevb.errors",
     "pyro_aevb.seeds",

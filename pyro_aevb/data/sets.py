@@ -13,6 +13,7 @@ from pyro_aevb.data.mapped import Mapped, OnDemand, is_mapped, spans
 from pyro_aevb.data.schema import ALONE, Beside, Rows, Schema
 from pyro_aevb.errors import InputError, choice, instance
 from pyro_aevb.seeds import derive, hashed_uniform
+from pyro_aevb.views import html_table
 
 __all__ = [
     "Binarize",
@@ -159,6 +160,20 @@ class DataSet:
     beside_train: Beside = ALONE
     beside_test: Beside = ALONE
     held_out: Any = None
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: what it is called, sizes, and the columns of a table."""
+        facts = {
+            "training data": f"{len(self.train):,}",
+            "test data": f"{len(self.test):,}",
+            "shape of a datum": " x ".join(map(str, self.shape)),
+            "binarize": self.binarize,
+            "labels": ", ".join(self.label_names[:10]) + ", ..." * (len(self.label_names) > 10),
+            "NaN": "a missing value" if self.schema.missing else "refused",
+        }
+        columns = [(column.name, column.kind, ", ".join(column.categories)) for column in self.schema.columns]
+        table = html_table(columns, ("column", "kind", "categories")) if columns else ""
+        return html_table(((name, value) for name, value in facts.items() if value), title=self.name) + table
 
     @property
     def dim(self) -> int:

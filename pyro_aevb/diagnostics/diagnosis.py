@@ -16,6 +16,7 @@ from pyro_aevb.errors import InputError, function, whole
 from pyro_aevb.evaluation import DATA_BLOCK, AfterBlock, Data, map_blocks, mean_of, not_nan
 from pyro_aevb.pairs import Pair, evaluating, own_module
 from pyro_aevb.seeds import generator
+from pyro_aevb.views import NATS, html_table, mean_row
 
 __all__ = ["Diagnostics", "decoder_use", "diagnose"]
 
@@ -48,6 +49,41 @@ class Diagnostics(NamedTuple):
     """What a reader must know about the numbers."""
     warnings: list[str]
     """What is wrong with the pair."""
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: means over data, dimensions with the largest KL first, notes and warnings."""
+        size = len(self.kl.total)
+        active = f"active units: {int(self.kl.active.sum())} of {len(self.kl.active)}"
+        told = [*(f"note: {note}" for note in self.notes), *(f"warning: {each}" for each in self.warnings or ["none"])]
+        means = html_table(_mean_rows(self), NATS, f"Diagnosis of {size:,} data", [active, *told])
+        return means + html_table(_dimension_rows(self), DIMENSIONS, "Latent dimensions")
+
+
+DIMENSIONS = ("dimension", "KL, nats per datum", "variance of the posterior mean", "active")
+
+
+def _mean_rows(found: Diagnostics) -> list[tuple[Any, ...]]:
+    rows = [mean_row("KL(q(z|x) || p(z))", found.kl.total)]
+    if (aggregate := found.aggregate) is not None:
+        rows.append(mean_row("mutual information I(x; z)", aggregate.mutual_information))
+        rows += [] if aggregate.marginal_kl is None else [mean_row("KL(q(z) || p(z))", aggregate.marginal_kl)]
+    rows.append(mean_row("log p(x|z) lost with another datum's z", found.decoder_use))
+    if (gaps := found.gaps) is None:
+        return rows
+    parts = {"bound": gaps.bound, "amortisation gap": gaps.amortisation, "approximation gap": gaps.approximation}
+    of = f"of the first {len(gaps.bound)}"
+    return [*rows, *(mean_row(f"{name} {of}", part) for name, part in parts.items())]
+
+
+def _dimension_rows(found: Diagnostics) -> list[tuple[Any, ...]]:
+    """Name, KL where it is known, activity of each dimension; those that carry most first."""
+    kl = found.kl
+    means = None if kl.per_dimension is None else kl.per_dimension.mean(0)
+    order = (kl.activity if means is None else means).argsort(descending=True).tolist()
+    return [
+        (name_of(kl, k), None if means is None else means[k].item(), kl.activity[k].item(), bool(kl.active[k]))
+        for k in order
+    ]
 
 
 @takes_any_data

@@ -32,6 +32,7 @@ from pyro_aevb.errors import InputError, choice, whole
 from pyro_aevb.evaluation import AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
 from pyro_aevb.traces import LatentSpace
+from pyro_aevb.views import NATS, html_table, mean_row
 
 __all__ = ["AnnealedWeights", "Bracket", "annealed_importance_sampling", "bidirectional"]
 
@@ -52,6 +53,15 @@ class AnnealedWeights(NamedTuple):
     acceptance: Tensor
     """Mean acceptance rate of the transitions, between 0 and 1"""
 
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: means over data."""
+        title = f"Annealed importance sampling of {len(self.log_likelihood):,} data"
+        return html_table([mean_row("log p(x)", self.log_likelihood)], NATS, title, [_accepted(self.acceptance)])
+
+
+def _accepted(acceptance: Tensor) -> str:
+    return f"acceptance rate of the transitions: {acceptance.mean().item():.2f}"
+
 
 class Bracket(NamedTuple):
     """log p(x) from both sides, for data that the model has dreamt."""
@@ -64,6 +74,14 @@ class Bracket(NamedTuple):
     """The estimate by chains that run backwards from the posterior, at the latents that the data were dreamt with: in
     expectation an upper bound. All chains of a datum begin at the same latents, so that their spread, and with it the
     standard error, is too small while they remember these; the spread over data is right"""
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: means over data."""
+        lower, upper = self.lower.log_likelihood, self.upper.log_likelihood
+        ends = {"log p(x) from below": lower, "log p(x) from above": upper, "difference": upper - lower}
+        rows = [mean_row(name, values) for name, values in ends.items()]
+        notes = [_accepted(torch.cat([self.lower.acceptance, self.upper.acceptance]))]
+        return html_table(rows, NATS, f"Bidirectional Monte Carlo of {len(lower):,} dreamt data", notes)
 
 
 class _Path:

@@ -11,6 +11,7 @@ from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, function, real, whole
 from pyro_aevb.evaluation import Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
+from pyro_aevb.views import NATS, html_table, mean_row
 
 __all__ = ["BoundParts", "active_units", "activity", "bound", "posterior_means"]
 
@@ -27,6 +28,12 @@ class BoundParts(NamedTuple):
     def bound(self) -> Tensor:
         """The evidence lower bound of each datum, ``log_likelihood`` - ``kl``, ``(B,)``, in nats."""
         return self.log_likelihood - self.kl
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: means over data."""
+        parts = {"bound": self.bound, "log p(x|z)": self.log_likelihood, "KL(q(z|x) || p(z))": self.kl}
+        rows = [mean_row(name, values) for name, values in parts.items()]
+        return html_table(rows, NATS, f"Bound of {len(self.kl):,} data")
 
 
 @takes_any_data

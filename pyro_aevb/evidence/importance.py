@@ -14,6 +14,7 @@ from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, whole
 from pyro_aevb.evaluation import SAMPLE_BLOCK, AfterBlock, Data, map_blocks, not_nan
 from pyro_aevb.pairs import Pair
+from pyro_aevb.views import NATS, html_table, mean_row
 
 __all__ = ["WeightSums", "importance_sampling", "importance_weights", "weighted_draws"]
 
@@ -24,6 +25,10 @@ CPU_ROWS = 500  # draws times data for which the model is run at once on a CPU
 CHUNK = 50  # draws for which it is run at once elsewhere
 FEWEST_FOR_A_TAIL = 25
 """Number of samples below which no k-hat is fitted: a fifth of the samples is the tail, and a tail has at least 5."""
+
+
+LARGEST_KHAT = 0.7
+"""Largest k-hat with which an estimate and its standard error are to be trusted."""
 
 
 class WeightSums(NamedTuple):
@@ -68,6 +73,24 @@ class WeightSums(NamedTuple):
     def effective_samples(self) -> Tensor:
         r"""Effective sample size :math:`(\sum w)^2 / \sum w^2`, ``(B,)``, between 1 and S."""
         return (2 * self.log_sum - self.log_sum_squares).exp()
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: means over data, and for how many the estimate is not to be trusted."""
+        rows = [mean_row("log p(x)", self.log_likelihood)]
+        notes = [
+            f"Monte Carlo standard error of a datum: {_middle(self.standard_error, 'nats')}",
+            f"effective samples of a datum: {_middle(self.effective_samples, f'of {self.num_samples:,}')}",
+        ]
+        if not self.khat.isnan().all():
+            doubtful = int((self.khat > LARGEST_KHAT).sum())
+            notes.append(f"not to be trusted, Pareto k-hat being above {LARGEST_KHAT}: {doubtful:,} data")
+        return html_table(rows, NATS, f"Importance sampling of {len(self.log_sum):,} data", notes)
+
+
+def _middle(values: Tensor, unit: str) -> str:
+    """The median over data in words, and the ends."""
+    low, middle, high = (each(values).item() for each in (torch.min, torch.median, torch.max))
+    return f"median {middle:.3g} {unit}, between {low:.3g} and {high:.3g}"
 
 
 def importance_sampling(

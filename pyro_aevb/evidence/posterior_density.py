@@ -23,6 +23,7 @@ from pyro_aevb.errors import InputError
 from pyro_aevb.evaluation import AfterBlock, Data, map_blocks
 from pyro_aevb.hmc.posterior import check_counts
 from pyro_aevb.pairs import Pair
+from pyro_aevb.views import NATS, html_table, mean_row
 
 __all__ = ["PosteriorDensity", "appendix_d"]
 
@@ -45,6 +46,15 @@ class PosteriorDensity(NamedTuple):
     """The largest R-hat over latents: where it is above 1.1, say, or NaN, the chains do not agree"""
     kernel: Tensor
     """1 where a kernel density had the higher held-out score, 0 where a Gaussian had"""
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: means over data."""
+        notes = [
+            f"acceptance rate of the transitions: {self.acceptance.mean().item():.2f}",
+            f"largest R-hat: {self.rhat.max().item():.2f}",
+        ]
+        title = f"The paper's appendix D of {len(self.log_likelihood):,} data"
+        return html_table([mean_row("log p(x)", self.log_likelihood)], NATS, title, notes)
 
 
 @takes_any_data

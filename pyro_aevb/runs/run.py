@@ -39,6 +39,7 @@ from pyro_aevb.runs.tables import (
 from pyro_aevb.runs.trust import check_config, importable, modules_of
 from pyro_aevb.states import check_digest, check_tensors, digest_of
 from pyro_aevb.training.trainer import Trainer
+from pyro_aevb.views import html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -96,6 +97,32 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.title}>"
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: what was trained, for how long, and the last bounds."""
+        parts = {name: getattr(self.config, name).class_path for name in (*PAIR, "estimator", "optimizer")}
+        facts = {
+            "folder": str(self.path),
+            "data": f"{self.data.name}, {len(self.data.train):,} to train on and {len(self.data.test):,} to test",
+            "binarize": self.data.binarize,
+            **{name: class_path.removeprefix("pyro_aevb.") for name, class_path in parts.items()},
+            "latent dimensions": f"{self.config.latent_dim:,}",
+            "samples seen": f"{self.samples_seen:,}",
+            "seed": str(self.config.seed),
+            "state": f"{self.checkpoint}.pt{', averaged weights' if self.averaged else ''}, on {self.device}",
+            **self._last_bounds(),
+        }
+        return html_table(facts.items(), title=f"Run {self.path.name}")
+
+    def _last_bounds(self) -> dict[str, str]:
+        """The last bounds of ``metrics.jsonl`` in words; where it is damaged what is wrong with it."""
+        try:
+            records = self.metrics
+        except InputError as error:
+            return {"bounds": str(error)}
+        last = {name: each for each in records for name in ("bound", "test_bound") if each.get(name) is not None}
+        names = {"bound": "last training bound", "test_bound": "last test bound"}
+        return {names[name]: _bound_in_words(each, name) for name, each in last.items()}
 
     @property
     def path(self) -> Path:
@@ -239,6 +266,11 @@ class Run:
             trainer = make_trainer(config, parts, self.data, make_pair(config, parts, self.data))
         trainer.load_state_dict(state["trainer"])
         return trainer
+
+
+def _bound_in_words(record: dict[str, Any], name: str) -> str:
+    error = f" ± {record['test_se']:.2f}" if name == "test_bound" and "test_se" in record else ""
+    return f"{record[name]:.2f}{error} nats per datum, at {record['samples_seen']:,} samples"
 
 
 def load_run(

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_aevb.views import html_table
+
 __all__ = ["Gathered", "Progress"]
 
 
@@ -23,6 +25,14 @@ class Progress(NamedTuple):
     held_out_bound: float | None = None
     """Mean bound of the data that an :class:`~pyro_aevb.EarlyStopping` holds out, nats per datum; ``None`` elsewhere,
     and in a report that comes early, at the end of a run."""
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        bounds = {"bound": self.bound, "log p(x, z)": self.log_joint, "bound of held-out data": self.held_out_bound}
+        rows: list[tuple[str, float | None, str]] = [("samples seen", self.samples_seen, "")]
+        rows += [(name, value, "nats per datum") for name, value in bounds.items() if value is not None]
+        rows += [] if self.beta is None else [("weight of the KL", self.beta, "")]
+        return html_table(rows)
 
 
 class Gathered:
