@@ -1,13 +1,14 @@
 """The reference of the command line, made from its own parsers: what ``--help`` says, as entries to link to."""
 
+import importlib
 import re
 from collections.abc import Iterator
 
-from pyro_aevb.cli import COMMANDS, compare, diagnose, evaluate, outputs, pictures
+from pyro_aevb.cli import COMMANDS
 from pyro_aevb.runs import options
 from pyro_aevb.runs.parser import Parser
 
-MODULES = (compare, diagnose, evaluate, outputs, pictures, options)
+MODULES = (options, *(importlib.import_module(f"pyro_aevb.cli.{place.split(':')[0]}") for place, _ in COMMANDS.values()))
 
 INTRODUCTION = """\
 The command line

@@ -24,17 +24,21 @@ __all__ = ["main"]
 
 COMMANDS = {
     "train": ("train:train", "train a model and its guide, and keep the run in a folder"),
+    "sweep": ("sweep:sweep", "train over several values of options and seeds, resumable, with a table as it goes"),
     "evaluate": ("evaluate:evaluate", "the bound and its parts, the log-likelihood, active units of a saved run"),
     "compare": (
         "compare:compare",
         "gradients of several estimators on a saved run: bias, variance, signal-to-noise, time",
     ),
+    "report": ("report:report", "several runs side by side, in a page and a table: errors over data and over seeds"),
     "diagnose": ("diagnose:diagnose", "KL by latent dimension, aggregate posterior, gaps, collapse of a saved run"),
     "encode": ("outputs:encode", "q(z|x) of each datum of a run or of new data, in a table"),
     "reconstruct": ("outputs:reconstruct", "what a saved run's model makes of each datum"),
     "impute": ("outputs:impute", "fill gaps of data by what was observed"),
     "sample": ("pictures:sample", "draw from a saved run's model"),
     "plot": ("pictures:plot", "draw all figures of a saved run"),
+    "explore": ("explore:explore", "a page of saved runs to look at, drag and draw in, that opens from disk"),
+    "export": ("export:export", "encoder and decoder as ONNX and safetensors, with a model card"),
     "list": (
         "listing:list_parts",
         "tables of all priors, likelihoods, guides, estimators, optimizers, networks, data",

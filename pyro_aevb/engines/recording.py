@@ -23,7 +23,7 @@ from pyro_aevb.engines.places import LARGEST
 from pyro_aevb.seeds import unchanged_random_state
 from pyro_aevb.traces import Unvalidated, without_looking
 
-__all__ = ["Codes", "Recording", "TensorFunction", "record", "record_function"]
+__all__ = ["Codes", "Recording", "TensorFunction", "record", "record_function", "traced"]
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +216,31 @@ def record_function(
             return tuple(replay(*now, *held))
 
     return recorded
+
+
+def traced(function: TensorFunction, arguments: tuple[Tensor, ...]) -> GraphModule:
+    """A function as a graph of few kinds of operations, none of which changes a tensor, for others to run than torch.
+
+    Tensors that it finds elsewhere are the graph's own attributes; noise is drawn by operations of the graph.
+
+    Arguments:
+        function: Function to record.
+        arguments: An example of its arguments.
+
+    Raises:
+        Exception: Whatever tracing raises, such as control flow that depends on data.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.export import default_decompositions
+    from torch.func import functionalize
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with without_looking(), Unvalidated(), _OneHot(), tracing(TracingContext(FakeTensorMode())):
+        simpler = cast(dict[Any, Callable[..., Any]], default_decompositions())
+        graph = make_fx(function, decomposition_table=simpler)(*arguments)
+        _refuse_shapes_that_depend_on_data(graph)
+        return make_fx(functionalize(graph, remove="mutations_and_views"))(*arguments)
 
 
 def _trace(function: TensorFunction, inputs: tuple[Tensor, ...], fuse_tiny: bool) -> GraphModule:

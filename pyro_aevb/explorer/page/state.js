@@ -1,0 +1,46 @@
+// What is shown, kept in the address after #, so that a link shows the same and back goes back.
+
+const WHOLE = new Set(["run", "across", "up", "datum", "to", "seed"]);
+const START = { view: "map", run: 0, axes: "z", across: null, up: null, datum: 0, to: 1, seed: 1, z: null, x: null };
+const STEPS = new Set(["view", "run"]); // which make an entry of their own in the history
+
+export function makeState(changed) {
+  const state = { ...START, ...read(location.hash) };
+  state.set = (changes) => {
+    const step = Object.keys(changes).some((key) => STEPS.has(key) && changes[key] !== state[key]);
+    Object.assign(state, changes);
+    history[step ? "pushState" : "replaceState"](null, "", `#${written(state)}`);
+    changed(Object.keys(changes));
+  };
+  const again = () => {
+    Object.assign(state, START, read(location.hash));
+    changed(["view", "run"]);
+  };
+  addEventListener("popstate", again);
+  addEventListener("hashchange", again);
+  return state;
+}
+
+function read(hash) {
+  const found = {};
+  for (const [key, text] of new URLSearchParams(hash.slice(1))) {
+    if (key === "z" || key === "x") found[key] = numbersOf(text);
+    else if (WHOLE.has(key) && /^\d{1,9}$/.test(text)) found[key] = Number(text);
+    else if (key === "view" || key === "axes") found[key] = text;
+  }
+  return found;
+}
+
+function numbersOf(text) {
+  const values = text.split(",").map((word) => (word === "" ? NaN : Number(word)));
+  return values.every((value) => value === value || text.includes(",,") || text === "") ? Float64Array.from(values) : null;
+}
+
+function written(state) {
+  const said = new URLSearchParams();
+  for (const key of ["view", "run", "axes", "across", "up", "datum", "to", "seed"]) if (state[key] !== null) said.set(key, state[key]);
+  if (state.z) said.set("z", Array.from(state.z, (value) => Number(value.toPrecision(6))).join(","));
+  // A datum that was drawn or typed; of whole numbers alone, which is short enough for an address.
+  if (state.x && state.x.length <= 1024) said.set("x", Array.from(state.x, (v) => (v === v ? Number(v.toPrecision(4)) : "")).join(","));
+  return said.toString().replaceAll("%2C", ",");
+}
