@@ -40,6 +40,8 @@ from shared.training_runs import RunFailedError, arguments, said
 import pyro_aevb as aevb
 from pyro_aevb.bayesian import bayesian, draw_model, marginal_likelihood_bound, predictive_log_likelihood
 from pyro_aevb.files import replaced
+from pyro_aevb.plots import save
+from pyro_aevb.plots.style import COLORS, MARKERS, SMALL, WIDEST, in_style, panels_of, plain_numbers
 
 SIZES = {1000: 1.0, 50_000: 1.5}  # training images, and how many times --samples are visited in all
 METHODS = {"ML": {"point_mass": True, "prior_scale": 1e6}, "MAP": {"point_mass": True}, "VB": {"initial_scale": 0.03}}
@@ -173,29 +175,34 @@ def differences(records: list[dict]) -> list[dict]:
     return rows
 
 
-def plot(rows: list[dict]) -> Figure:
-    """log p(x | X) of training and test images, and VB's bound on log p(X)."""
+@in_style
+def plot(rows: list[dict], paired: list[dict]) -> Figure:
+    """log p(x | X) of training and test images, and VB's bound on log p(X); paired differences at the end in words."""
     words = {
         "test_predictive": "log p(x | X), test images",
         "train_predictive": "log p(x | X), training images",
         "log_px_bound": "bound on log p(X) / N",
     }
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    panels = dict(zip(SIZES, figure.subplots(1, 2), strict=True))
+    figure = Figure(figsize=(WIDEST, 5.4), layout="constrained")
+    panels = dict(zip(SIZES, panels_of(figure, 1, 2), strict=True))
     curves = dict.fromkeys(results.of(row, CURVE) for row in rows)
     for (size, method, seed), (column, style) in product(curves, CURVES.items()):
         own = [row for row in rows if results.of(row, CURVE) == (size, method, seed)]
         points = {row["samples"]: row[column] for row in own if row[column] is not None}
         name = f"{method}, {words[column]}" if points and seed == 0 else None
-        style = f"C{[*METHODS].index(method)}{style}"
-        panels[size].plot([*points], [*points.values()], style, ms=3, label=name)
+        place = [*METHODS].index(method)
+        drawn = {"color": COLORS[place], "marker": MARKERS[place], "linestyle": style.strip("o"), "ms": 4, "lw": 1.3}
+        panels[size].plot([*points], [*points.values()], label=name, **drawn)
     for size, axes in panels.items():
-        axes.set(
-            title=f"N = {size:,} training images", xlabel="training samples seen", ylabel="nats per datum", xscale="log"
-        )
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_minor_formatter("")
-    figure.axes[0].legend(fontsize="x-small")
+        differences = [row for row in paired if (row["size"], row["seed"]) == (size, 0)]
+        at_end = [f"{r['difference']}: {r['test_predictive']:+.1f} ± {r['se']:.1f}" for r in differences]
+        said = ["test images at the end, paired:" * bool(at_end), *at_end]
+        axes.set_title("\n".join([f"N = {size:,} training images", *said]), fontsize=SMALL)
+        axes.set(xlabel="training samples seen", xscale="log")
+        plain_numbers(axes.xaxis)
+        axes.grid()
+    figure.axes[0].set_ylabel("nats per datum")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -214,7 +221,8 @@ def keep(records: list[dict], folder: Path, device: str) -> None:
 
 def draw(folder: Path) -> None:
     """The figure of what is there."""
-    plot(results.read_csv(folder / "points.csv")).savefig(folder / "appendix_f.png", dpi=100)
+    figure = plot(results.read_csv(folder / "points.csv"), results.read_csv(folder / "differences.csv"))
+    save(figure, folder / "appendix_f.png")
 
 
 def run(runs: Path, samples: float, seeds: int, device: str, jobs: int) -> list[dict]:

@@ -14,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +27,9 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 from shared.contestants import CONTESTANTS, Shape, Step  # the file beside this one
 from shared.results import provenance, write
+
+from pyro_aevb.plots import save
+from pyro_aevb.plots.style import COLORS, SMALL, WIDEST, blank, entitle, in_style, mark, panels_of, plain_numbers
 
 FOLDER = Path(__file__).parent / "benchmark"
 
@@ -201,32 +205,35 @@ def table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+@in_style
 def draw_bars(results: dict) -> Figure:
     """Milliseconds a step at the first size, a bar for each contestant."""
     key = next(iter(results["steps"]))
     row = results["steps"][key]
     names = sorted(row, key=lambda name: row[name]["ms"], reverse=True)
-    figure = Figure(figsize=(8.5, 0.34 * len(names) + 0.9), layout="constrained")
-    axes = figure.subplots()
-    shown = [SHOWN.get(name, name) for name in names]
-    bars = axes.barh(shown, [row[n]["ms"] for n in names], color=["C1" if n == OURS else "C0" for n in names])
-    axes.bar_label(bars, [f"{row[n]['ms']:.2f}" for n in names], padding=3, fontsize="small")
+    figure, axes = blank(WIDEST, 0.34 * len(names) + 1.3)
+    shown = [textwrap.fill(SHOWN.get(name, name), 36) for name in names]
+    bars = axes.barh(shown, [row[n]["ms"] for n in names], color=[COLORS[n == OURS] for n in names])
+    axes.bar_label(bars, [f"{row[n]['ms']:.2f}" for n in names], padding=3, fontsize=SMALL)
     axes.set(xlabel="milliseconds a step, median over rounds", xlim=(0, 1.1 * max(row[n]["ms"] for n in names)))
-    axes.set_title(f"{key}, {results['device']}", fontsize="small")
+    network, _, batch = key.partition(", M=")
+    entitle(figure, f"network {network}, minibatches of {batch}, {results['device']}; vermilion: {OURS}", WIDEST)
     return figure
 
 
+@in_style
 def draw_growth(results: dict) -> Figure:
     """Milliseconds as batch size, hidden units, latents and particles grow."""
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    for axes, (quantity, rows) in zip(
-        figure.subplots(1, len(results["growth"])), results["growth"].items(), strict=True
-    ):
-        for name in GROWTH_CONTESTANTS:
-            axes.loglog(rows["values"], rows[name], "o-", ms=3, label=name)
+    figure = Figure(figsize=(WIDEST, 5.6), layout="constrained")
+    for axes, (quantity, rows) in zip(panels_of(figure, 2, 2), results["growth"].items(), strict=True):
+        for place, name in enumerate(GROWTH_CONTESTANTS):
+            axes.loglog(rows["values"], rows[name], label=name, **mark(place))
         axes.set(xlabel=quantity, ylabel="milliseconds a step")
-        axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+        axes.set_xticks(rows["values"], map(str, rows["values"]))
+        axes.set_xticks([], minor=True)
+        plain_numbers(axes.yaxis)
+        axes.grid()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -234,9 +241,14 @@ def keep(results: dict, folder: Path) -> None:
     """Write JSON, table and charts."""
     write(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write(folder / "table.md", table(results))
-    draw_bars(results).savefig(folder / "steps.png", dpi=110)
+    draw(results, folder)
+
+
+def draw(results: dict, folder: Path) -> None:
+    """Charts of what was measured."""
+    save(draw_bars(results), folder / "steps.png")
     if results["growth"]:
-        draw_growth(results).savefig(folder / "growth.png", dpi=110)
+        save(draw_growth(results), folder / "growth.png")
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -266,7 +278,12 @@ if __name__ == "__main__":
     parser.add_argument("--shapes", nargs="*", default=[*SHAPES], choices=[*SHAPES])
     parser.add_argument("--batches", nargs="*", type=int, default=BATCHES)
     parser.add_argument("--smoke", action="store_true", help="one small size, one short round in one process")
+    parser.add_argument("--redraw", action="store_true", help="charts from the results there")
     chosen = parser.parse_args()
+    if chosen.redraw:
+        for kept in (FOLDER, FOLDER / "cuda"):
+            draw(json.loads((kept / "results.json").read_text()), kept)
+        raise SystemExit
     if chosen.smoke:
         chosen.rounds = 1
         chosen.seconds = 0.02

@@ -29,6 +29,9 @@ from shared import paper
 from shared.results import beside, note, of, provenance, read_csv, taken, write_csv
 from shared.training_runs import all_kept, arguments, minutes_of, said, train
 
+from pyro_aevb.plots import save
+from pyro_aevb.plots.style import COLORS, DASHES, WIDEST, in_style, panels_of
+
 PANELS = {  # latents: learning rate, and how many times --samples
     "frey_face": {2: (2e-3, 0.25), 5: (2e-3, 0.25), 10: (1e-3, 0.5), 20: (1e-3, 0.5)},
     "mnist": {**dict.fromkeys((3, 5, 10, 20), (3e-3, 1.0)), 200: (3e-3, 1.25)},
@@ -110,35 +113,43 @@ def table(rows: list[dict]) -> list[dict]:
     return out
 
 
+@in_style
 def plot(rows: list[dict]) -> Figure:
     """The paper's AEVB behind, a panel for each number of latents; then the two with all parts."""
-    figure = Figure(figsize=(16, 9), layout="constrained")
-    panels = figure.subplots(3, 5)
-    for line, (data, dims) in enumerate(sorted(PANELS.items(), reverse=True)):
-        for axes, latent_dim in zip(panels[line], dims, strict=False):
-            draw_panel(axes, rows, data, latent_dim, [MAIN])
-    for axes, (data, latent_dim) in zip(panels[2], BESIDE.items(), strict=False):
-        draw_panel(axes, rows, data, latent_dim, [*PARTS])
-    panels[2][2].legend(*panels[2][0].get_legend_handles_labels(), loc="center left", fontsize="small", frameon=False)
-    for unused in (axes for axes in panels.flat if not axes.lines):
+    shown = [(data, dim, [MAIN]) for data, dims in sorted(PANELS.items(), reverse=True) for dim in dims]
+    shown += [(data, dim, [*PARTS]) for data, dim in BESIDE.items()]
+    lines = -(-len(shown) // 3)
+    figure = Figure(figsize=(WIDEST, 2.3 * lines + 1.0), layout="constrained")
+    panels = panels_of(figure, lines, 3)
+    for axes, (data, latent_dim, parts) in zip(panels, shown, strict=False):
+        draw_panel(axes, rows, data, latent_dim, parts)
+    for unused in panels[len(shown) :]:
         unused.axis("off")
+    for axes in panels[max(0, len(shown) - 3) : len(shown)]:
+        axes.set_xlabel("training samples seen")
+    figure.supylabel("bound on test data, nats per datum")
+    handles = panels[len(shown) - 1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3)
     return figure
 
 
 def draw_panel(axes: object, rows: list[dict], data: str, latent_dim: int, parts: list[str]) -> None:
     """Test bounds: the paper's broad, its value after 1e8 samples a line, ours thin."""
     theirs = paper.figure2(data, latent_dim, "AEVB", "test")
-    axes.plot(*zip(*theirs, strict=True), color="C3", lw=3.5, alpha=0.22, label="the paper's AEVB")
-    axes.axhline(paper.at(theirs, MILESTONE), color="C3", lw=0.6, ls=":", label="its value after 1e8 samples")
-    for color, part in enumerate(parts):
+    axes.plot(*zip(*theirs, strict=True), color=COLORS[6], lw=3.5, alpha=0.4, label="the paper's AEVB")
+    last = {"color": COLORS[7], "lw": 0.8, "ls": ":", "label": "its value after 100 million samples"}
+    axes.axhline(paper.at(theirs, MILESTONE), **last)
+    for i, part in enumerate(parts):
         for seed in sorted({r["seed"] for r in rows if of(r, CURVE[:3]) == (data, latent_dim, part)}):
             own = bounds_of(rows, data, latent_dim, part, seed)
-            label = None if seed else part
-            axes.plot(*list(zip(*own, strict=True))[:2], color=f"C{color}", lw=1.2, label=label)
-    axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents", xlim=(4e4, 1.2e8))
+            style = {"color": COLORS[i], "linestyle": DASHES[i], "lw": 1.3, "label": None if seed else part}
+            axes.plot(*list(zip(*own, strict=True))[:2], **style)
+    beside = "\nwith other parts" if len(parts) > 1 else ""
+    axes.set(xscale="log", title=f"{WORDS[data]}, {latent_dim} latents{beside}", xlim=(4e4, 1.2e8))
     axes.set_ylim(*((-165, -90) if data == "mnist" else (0, 1650)))
-    axes.set(xlabel="training samples seen", ylabel="bound on test data, nats per datum")
-    axes.grid(alpha=0.3)
+    axes.set_xticks([1e5, 1e6, 1e7, 1e8])
+    axes.set_xticks([], minor=True)
+    axes.grid()
 
 
 def keep(curve: dict, folder: Path) -> None:
@@ -158,7 +169,7 @@ def draw(folder: Path) -> None:
     """Table and figure of what is there."""
     rows = read_csv(folder / "curves.csv")
     write_csv(folder / "table.csv", table(rows))
-    plot(rows).savefig(folder / "beyond.png", dpi=90)
+    save(plot(rows), folder / "beyond.png")
 
 
 def run(runs: Path, some: list[tuple], device: str, jobs: int, folder: Path) -> int:

@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
-from shared.results import provenance, write_csv
+from shared.results import provenance, read_csv, write_csv
 from torch import nn
 
 import pyro_aevb as aevb
 from pyro_aevb import estimators
 from pyro_aevb.cli.compare import table
 from pyro_aevb.diagnostics import gradients as comparison
-from pyro_aevb.plots.pictures import draw_comparison
+from pyro_aevb.plots import draw_comparison, save
+from pyro_aevb.plots.curves import coinciding
+from pyro_aevb.plots.style import WIDEST, blank, entitle, in_style, mark, panels_of, plain_numbers
 
 FOLDER = Path(__file__).parent / "estimators"
 HIDDEN = 200
@@ -151,42 +152,55 @@ def measure_few_latents(data: aevb.data.DataSet, samples: int, particles: tuple[
     return rows
 
 
+@in_style
 def draw_few_latents(rows: list[dict]) -> Figure:
     """Signal-to-noise against particles; variance against how far the guide is from the posterior."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDEST, 3.5), layout="constrained")
     labels = {
         "particles": ("number of particles", "signal-to-noise ratio of\nthe gradient by the guide's φ"),
         "gap": ("log p(x) less the bound, nats per datum", "variance of the gradient\nby the guide's φ"),
     }
-    for axes, (what, (x, y)) in zip(figure.subplots(1, 2), labels.items(), strict=True):
-        for name in dict.fromkeys(row["estimator"] for row in rows if row["what"] == what):
+    for axes, (what, (x, y)) in zip(panels_of(figure, 1, 2), labels.items(), strict=True):
+        for place, name in enumerate(dict.fromkeys(row["estimator"] for row in rows if row["what"] == what)):
             points = [(r["at"], r["value"]) for r in rows if (r["what"], r["estimator"]) == (what, name)]
-            axes.loglog(*zip(*points, strict=True), "o-", ms=4, label=name)
+            style = (
+                mark(place) if what == "particles" else {**mark(place), "linestyle": "none"}
+            )  # trainings by themselves
+            axes.loglog(*zip(*points, strict=True), label=name, **style)
         axes.set(xlabel=x, ylabel=y)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        if what == "particles":
+            counts = sorted({row["at"] for row in rows if row["what"] == what})
+            axes.set_xticks(counts, map(str, counts))
+            axes.set_xticks([], minor=True)
+        else:
+            plain_numbers(axes.xaxis)
+        plain_numbers(axes.yaxis)
+        axes.grid()
+        axes.legend()
     return figure
 
 
+@in_style
 def draw_stages(rows: list[dict]) -> Figure:
     """Variance of phi's gradient as training goes on, one particle."""
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = blank(WIDEST, 4.2)
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     names = list(dict.fromkeys(row["estimator"] for row in rows if row["num_particles"] == 1))
+    curves = {}
     for i, name in enumerate(names):
         points = {
             r["stage"]: r["variance"]
             for r in rows
             if (r["estimator"], r["num_particles"], r["part"]) == (name, 1, "guide")
         }
+        curves[name] = [(place, points[stage]) for place, stage in enumerate(stages)]
         width = 1 + 2.5 * (1 - i / len(names))  # so that of lines that coincide all are seen
-        axes.semilogy(stages, [points[stage] for stage in stages], "o-", ms=2 + width, lw=width, label=name)
+        axes.semilogy(stages, [points[stage] for stage in stages], ms=3 + width, lw=width, label=name, **mark(i))
+    same = "; ".join(f"{' and '.join(group)} coincide" for group in coinciding(curves))
     axes.set(xlabel="stage of the training", ylabel="variance of the gradient by the guide's φ")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
+    entitle(axes, f"one particle, MNIST, {LATENT_DIM} latents\n{same}", WIDEST)
+    axes.grid()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -194,7 +208,7 @@ def keep_few_latents(rows: list[dict]) -> None:
     """Write CSV and figure."""
     FOLDER.mkdir(exist_ok=True)
     write_csv(FOLDER / "few_latents.csv", rows)
-    draw_few_latents(rows).savefig(FOLDER / "few_latents.png", dpi=110)
+    save(draw_few_latents(rows), FOLDER / "few_latents.png")
 
 
 def keep(rows: list[dict], training: list[dict], settings: dict) -> None:
@@ -203,21 +217,31 @@ def keep(rows: list[dict], training: list[dict], settings: dict) -> None:
     write_csv(FOLDER / "gradients.csv", rows)
     write_csv(FOLDER / "training.csv", training)
     (FOLDER / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+    draw(rows)
+
+
+def draw(rows: list[dict]) -> None:
+    """Figures of the gradients' statistics."""
     trained = [
         comparison.GradientStatistics(**{k: v for k, v in row.items() if k != "stage"})
         for row in rows
         if row["stage"] == "trained"
     ]
-    title = f"MNIST, 784-{HIDDEN}-{LATENT_DIM}, one minibatch of {BATCH}, trained on 2,000,000 samples"
-    draw_comparison(trained, title).savefig(FOLDER / "gradients.png", dpi=110)
-    draw_stages(rows).savefig(FOLDER / "stages.png", dpi=110)
+    title = f"MNIST, {HIDDEN} hidden units, {LATENT_DIM} latents, one minibatch of {BATCH}, after 2,000,000 samples"
+    save(draw_comparison(trained, title), FOLDER / "gradients.png")
+    save(draw_stages(rows), FOLDER / "stages.png")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="few draws, nothing kept")
     parser.add_argument("--only_few_latents", action="store_true", help="this part alone")
+    parser.add_argument("--redraw", action="store_true", help="figures from the results there")
     options = parser.parse_args()
+    if options.redraw:
+        draw(read_csv(FOLDER / "gradients.csv"))
+        save(draw_few_latents(read_csv(FOLDER / "few_latents.csv")), FOLDER / "few_latents.png")
+        raise SystemExit
     started = time.perf_counter()
     mnist = aevb.data.load("mnist", binarize="dynamic")
     if options.smoke:

@@ -59,6 +59,8 @@ from shared.training_runs import RunFailedError, arguments, said
 import pyro_aevb as aevb
 from pyro_aevb.files import replaced
 from pyro_aevb.optimizers import Adagrad
+from pyro_aevb.plots import save
+from pyro_aevb.plots.style import COLORS, MARKERS, WIDEST, in_style, panels_of, plain_numbers
 
 SIZES = (1000, 50_000)  # training images
 LATENT_DIM = 3
@@ -243,25 +245,37 @@ def table(rows: list[dict]) -> list[dict]:
 CURVE = ("size", "method", "seed")
 
 
+@in_style
 def plot(rows: list[dict]) -> Figure:
     """The paper's curves behind ours."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for axes, size in zip(figure.subplots(1, 2), SIZES, strict=True):
-        for color, method in zip(("C3", "C2", "C0", "C9"), (*METHODS, *MONTE_CARLO_EM), strict=True):
+    figure = Figure(figsize=(WIDEST, 4.9), layout="constrained")
+    panels = panels_of(figure, 1, 2, sharey=True)
+    for axes, size in zip(panels, SIZES, strict=True):
+        for place, method in enumerate((*METHODS, *MONTE_CARLO_EM)):
             for split, style in (("train", "--"), ("test", "-")):
-                if paper := paper_figure3(size, method, split):
-                    axes.plot(*zip(*paper, strict=True), style, color=color, lw=3.5, alpha=0.22)
-                for seed in sorted({r["seed"] for r in rows if (r["size"], r["method"]) == (size, method)}):
-                    ours = [(r["samples"], r[split]) for r in rows if of(r, CURVE) == (size, method, seed)]
-                    called = WORDS.get(method, method).replace("MCEM", "Monte Carlo EM")
-                    name = f"{called}, {split}" if seed == 0 else None
-                    axes.plot(*zip(*ours, strict=True), style, marker="o", ms=3, color=color, lw=1.2, label=name)
-        axes.set(title=f"N = {size:,} training images", xlabel="training samples evaluated")
-        axes.set(ylabel="estimate of log p(x), nats per datum")
-        axes.set(ylim=(-180, -95), xscale="log", xlim=(2e5, 1e8))
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="x-small", ncols=2, title="thin: ours; broad: the paper's", title_fontsize="x-small")
+                draw_curves(axes, rows, (size, method, split), {"color": COLORS[place], "linestyle": style}, place)
+        samples = [x for line in axes.lines for x in line.get_xdata()]
+        axes.set(title=f"N = {size:,} training images", xlabel="training samples evaluated", xscale="log")
+        axes.set(ylim=(-180, -95), xlim=(min(samples) / 1.2, max(samples) * 1.2))
+        plain_numbers(axes.xaxis)
+        axes.grid()
+    panels[0].set_ylabel("estimate of log p(x), nats per datum")
+    title = "thin, with markers: ours; broad: the paper's"
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, title=title)
     return figure
+
+
+def draw_curves(axes: object, rows: list[dict], curve: tuple, style: dict, place: int) -> None:
+    """One method's estimates of one split: the paper's broad, ours thin."""
+    size, method, split = curve
+    if paper := paper_figure3(size, method, split):
+        axes.plot(*zip(*paper, strict=True), lw=3.5, alpha=0.25, **style)
+    for seed in sorted({r["seed"] for r in rows if (r["size"], r["method"]) == (size, method)}):
+        ours = [(r["samples"], r[split]) for r in rows if of(r, CURVE) == (size, method, seed)]
+        called = WORDS.get(method, method).replace("MCEM", "Monte Carlo EM")
+        name = f"{called}, {'training' if split == 'train' else 'test'} images" if seed == 0 else None
+        axes.plot(*zip(*ours, strict=True), marker=MARKERS[place], ms=4, lw=1.2, label=name, **style)
 
 
 def write(runs: Path, rows: list[dict], folder: Path, device: str) -> None:
@@ -283,7 +297,7 @@ def draw(folder: Path) -> None:
     """Table and figure of what is there."""
     rows = read_csv(folder / "points.csv")
     write_csv(folder / "table.csv", table(rows))
-    plot(rows).savefig(folder / "figure3.png", dpi=100)
+    save(plot(rows), folder / "figure3.png")
 
 
 def run(runs: Path, seeds: int, samples: int, device: str, jobs: int, only: list[str]) -> list[dict]:

@@ -38,10 +38,11 @@ def run(runs: Path, data: str, seed: int, samples: int, device: str) -> dict:
         options = beyond.options_of(data, 2, beyond.MAIN, samples, seed, device)
     train(path, options, samples, max(1, samples // 10))
     trained = load_run(path)  # which may have been trained for longer before
+    z = plots.latent_grid(SIDE)
     with torch.no_grad():
-        means = trained.model.likelihood(plots.latent_grid(SIDE).to(trained.device)).mean.cpu()
+        means = trained.model.likelihood(z.to(trained.device)).mean.cpu()
     title = f"{figure2.WORDS[data]}, two latents, trained on {trained.samples_seen:,} samples"
-    plots.save(plots.manifold(means, trained.data.shape, title), path / "manifold.png")
+    plots.save(plots.manifold(means, trained.data.shape, title, z), path / "manifold.png")
     last = [m for m in trained.metrics if "test_bound" in m][-1]
     row = {"data": data, "seed": seed, "samples": last["samples_seen"]}
     return {**row, "test_bound": last["test_bound"], "minutes": minutes_of(trained.metrics)}

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from shared.results import provenance, shorter, write
 from shared.training_runs import all_of, arguments, call, said, train
 
+from pyro_aevb.plots import save
+from pyro_aevb.plots.style import WIDEST, in_style, panels_of
 from pyro_aevb.runs.folder import Folder
 
 SAMPLES = 2_000_000
@@ -35,14 +37,16 @@ def run(runs: Path, latent_dim: int, seed: int, samples: int, device: str, value
     return {"latent_dim": latent_dim, "seed": seed, "samples": Folder(path).metrics()[-1]["samples_seen"]}
 
 
+@in_style
 def plot(found: list[dict], values: Path) -> Figure:
-    """The samples of all models, side by side."""
-    figure = Figure(figsize=(3.2 * len(found), 3.5), layout="constrained")
-    for axes, row in zip(figure.subplots(1, len(found)), found, strict=True):
-        side = int(COUNT**0.5)
+    """The samples of all models, two in a line."""
+    lines = -(-len(found) // 2)
+    figure = Figure(figsize=(WIDEST, 3.75 * lines), layout="constrained")
+    side = int(COUNT**0.5)
+    for axes, row in zip(panels_of(figure, lines, 2), found, strict=False):
         images = torch.from_numpy(np.load(values / f"{row['latent_dim']}-{row['seed']}.npy")).view(side, side, 28, 28)
         axes.imshow(images.transpose(1, 2).reshape(28 * side, 28 * side), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{row['latent_dim']} latents, {row['samples']:,} samples", fontsize="small")
+        axes.set_title(f"{row['latent_dim']} latents, {row['samples']:,} samples")
         axes.axis("off")
     return figure
 
@@ -68,6 +72,6 @@ if __name__ == "__main__":
             about = folder / f"{name}.json"
             if about.exists() and shorter(rows, json.loads(about.read_text())["runs"], "latent_dim", "seed"):
                 continue
-            plot(rows, values).savefig(folder / f"{name}.png", dpi=100)
+            save(plot(rows, values), folder / f"{name}.png")
             write(about, json.dumps(provenance(1, chosen.device, runs=rows), indent=1) + "\n")
     print("samples drawn")

@@ -22,12 +22,14 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
-from shared.results import provenance, write_csv
+from shared.results import provenance, read_csv, write_csv
 from torch import Tensor, nn
 
 import pyro_aevb as aevb
 from pyro_aevb import likelihoods, priors
 from pyro_aevb.evidence import importance_weights
+from pyro_aevb.plots import save
+from pyro_aevb.plots.style import SMALL, WIDEST, entitle, in_style, panels_of
 
 FOLDER = Path(__file__).parent / "priors_likelihoods"
 HIDDEN = 200
@@ -215,35 +217,51 @@ def table(rows: list[dict], folder: Path) -> list[dict]:
     return out
 
 
+@in_style
 def plot(rows: list[dict], folder: Path, what: str) -> Figure:
-    """For each data set a column: samples of each case, its name and evidence beside."""
+    """For each data set a column: samples of each case, its name and evidence above, and the paired difference."""
     words = {"mnist": "MNIST", "frey_face": "Frey Face"}
     names = list(dict.fromkeys(r["data"] for r in rows))
     chosen = [[r for r in rows if (r["data"], r["what"]) == (name, what)] for name in names]
-    figure = Figure(figsize=(6.4 * len(names), 0.62 * max(map(len, chosen)) + 0.5), layout="constrained")
-    panels = figure.subplots(max(map(len, chosen)), len(names), squeeze=False)
+    lines = max(map(len, chosen))
+    figure = Figure(figsize=(WIDEST, 0.8 * lines + 1.1), layout="constrained")
+    panels = panels_of(figure, lines, len(names))
     for column, (data_name, some) in enumerate(zip(names, chosen, strict=True)):
         for line, row in enumerate(some):
-            axes = panels[line][column]
+            axes = panels[line * len(names) + column]
             axes.imshow(imread(folder / "cases" / f"{data_name}-{what}-{row['name']}.png"))
-            axes.set_title(
-                f"{words[data_name]}, {row['name']}: {row['evidence']:.1f} ± {row['se']:.1f}",
-                fontsize=7,
-                loc="left",
-                pad=2,
-            )
+            axes.set_title(about(row, "" if line else f"{words[data_name]}\n"), fontsize=SMALL, loc="left", pad=2)
             axes.axis("off")
-    figure.suptitle(
-        "log p(x) of test images, nats per datum ± standard error; below it means of p(x|z) with z from the prior",
-        fontsize=8,
+    first = chosen[0][0]["name"]
+    entitle(
+        figure,
+        "log p(x) of test images, nats per datum, ± its standard error over images; paired: the mean difference to "
+        f"{first} over the same images ± its standard error. Below: means of p(x|z), z from the prior.",
+        WIDEST,
     )
     return figure
+
+
+def about(row: dict, before: str) -> str:
+    """What stands above a case's pictures: its evidence, and how far it is from the reference, image by image."""
+    paired = f"; paired {row['difference']:+.1f} ± {row['difference_se']:.1f}" if row["difference_se"] else ""
+    return f"{before}{row['name']}\n{row['evidence']:.1f} ± {row['se']:.1f}{paired}"
+
+
+def draw(found: list[dict]) -> None:
+    """Pictures of all cases, with their numbers."""
+    for compared in ("prior", "likelihood"):
+        save(plot(found, FOLDER, compared), FOLDER / f"{compared}s.png")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="300 samples of each case, nothing kept")
-    if parser.parse_args().smoke:
+    parser.add_argument("--redraw", action="store_true", help="pictures from the results there")
+    options = parser.parse_args()
+    if options.redraw:
+        draw(read_csv(FOLDER / "evidence.csv"))
+    elif options.smoke:
         import tempfile
 
         SAMPLES = 300
@@ -251,11 +269,10 @@ if __name__ == "__main__":
         DRAWS = 3
         with tempfile.TemporaryDirectory() as temporary:
             found = table(run(["frey_face"], Path(temporary)), Path(temporary))
-            plot(found, Path(temporary), "likelihood").savefig(Path(temporary) / "samples.png")
+            save(plot(found, Path(temporary), "likelihood"), Path(temporary) / "samples.png")
         print(len(found), "cases measured")
     else:
         found = table(run(["mnist", "frey_face"], FOLDER), FOLDER)
-        for compared in ("prior", "likelihood"):
-            plot(found, FOLDER, compared).savefig(FOLDER / f"{compared}s.png", dpi=130)
+        draw(found)
         settings = {"samples": SAMPLES, "images": IMAGES, "draws": DRAWS, "seed": SEED}
         (FOLDER / "settings.json").write_text(json.dumps(provenance(**settings), indent=1) + "\n")

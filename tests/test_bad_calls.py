@@ -163,7 +163,22 @@ OF_ARGUMENT = {
     ("manifold", "means"): ROWS,
     ("manifold", "shape"): PICTURE,
     ("latent_grid", "draws"): [3, "a", torch.zeros(3), torch.zeros(3, 1), torch.zeros(0, 2)],
-    ("latent_space", "z"): [*ROWS, torch.zeros(4, 1)],
+    ("latent_space", "z"): ROWS,
+    ("latent_space", "axis_labels"): [3],
+    ("principal_axes", "z"): [*ROWS, torch.zeros(4, 1), torch.zeros(1, 3)],
+    ("manifold", "latents"): [3, "a", torch.zeros(4, 1), torch.zeros(3, 2)],
+    ("heat_map", "tables"): [None, 3, "a", {}, {"x": None}, {"x": torch.zeros(3)}, {"x": torch.zeros(4, 3)}],
+    ("heat_map", "names"): [None, 3, ["a"]],
+    **{("columns", name): [*ROWS, torch.zeros(4, 3)] for name in ("data", "drawn")},
+    **{("predicted_against_observed", name): [*ROWS, torch.zeros(4, 3)] for name in ("observed", "predicted")},
+    **{(name, "names"): [["a"]] for name in ("columns", "predicted_against_observed")},
+    **{(name, "categories"): [] for name in ("columns", "predicted_against_observed")},
+    ("predicted_against_observed", "kinds"): [3, ["real"], ["real", "int"]],
+    ("predicted_against_observed", "interval"): [(torch.zeros(3, 2), torch.zeros(4, 2))],
+    ("predicted_against_observed", "level"): [-0.1, 1.1, *NO_NUMBER],
+    ("draw_training", "rows"): [None, 3, "a", [3], []],
+    ("training_summary", "rows"): [None, 3, "a", [3], []],
+    ("compare_training", "seeds"): [3, "a", [], ["a"], [-1], [1.5], [1, 1]],
     ("latent_space", "labels"): [3, "a", torch.zeros(3), torch.zeros(4, 2)],
     ("latent_space", "axis_name"): [],
     ("learning_curve", "metrics"): [None, 3, "a", [3], ["bound"]],
@@ -210,6 +225,8 @@ OWN_NAMES = {("priors", "Laplace"): "Laplace prior"}
 STATE = hmc.State(torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.zeros(1, 2, 3))
 
 
+TRAINED = comparison.TrainingStatistics("SGVB", 1, -3.0, -4.0)
+TABLE = torch.rand(4, 2)
 STATISTICS = comparison.GradientStatistics("SGVB", 1, "model", 0.0, 0.1, 1.0, 1.0, 1.0)
 
 
@@ -318,6 +335,15 @@ FUNCTIONS = {
     "latent_space": (plots.latent_space, {"z": torch.rand(4, 2)}),
     "learning_curve": (plots.learning_curve, {"metrics": [{"samples_seen": 1, "bound": 1.0}]}),
     "draw_comparison": (plots.draw_comparison, {"rows": [STATISTICS, STATISTICS._replace(part="guide")]}),
+    "draw_training": (plots.draw_training, {"rows": [TRAINED]}),
+    "training_summary": (comparison.training_summary, {"rows": [TRAINED]}),
+    "principal_axes": (plots.principal_axes, {"z": torch.rand(4, 3)}),
+    "heat_map": (plots.heat_map, {"tables": {"data": TABLE}, "names": ["a", "b"]}),
+    "columns": (plots.columns, {"data": TABLE, "drawn": TABLE, "names": ["a", "b"]}),
+    "predicted_against_observed": (
+        plots.predicted_against_observed,
+        {"observed": TABLE, "predicted": TABLE, "names": ["a", "b"]},
+    ),
     "save": (plots.save, {"figure": Figure(), "path": os.devnull}),
     "NormalMixture": (
         distributions.NormalMixture,

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 from shared.results import HERE
 
+from pyro_aevb.runs import sweeps
 from pyro_aevb.runs.folder import Folder
 
 
@@ -118,22 +118,6 @@ def all_kept(function: Callable[..., Any], keep: Callable[[Any], None], cases: I
     return all_of(run_and_keep, cases, jobs)
 
 
-def copy(run: Path, other: Path) -> None:
-    """Copy a run to another path; where the copy is interrupted nothing is there."""
-    half = other.parent / f"{other.name}.half"
-    shutil.rmtree(half, ignore_errors=True)
-    shutil.copytree(run, half)
-    half.rename(other)
-
-
 def minutes_of(metrics: list[dict]) -> float:
-    """Minutes of training, all sessions of a run together: the clock in ``metrics.jsonl`` starts anew with each."""
-    seconds = [m["seconds"] for m in metrics if "seconds" in m]
-    sessions = (now for now, following in zip(seconds, [*seconds[1:], 0.0], strict=True) if following < now)
-    return round(sum(sessions) / 60, 1)
-
-
-def training_bound(metrics: list[dict], since: int = 0) -> float:
-    """Mean of the training bounds reported after so many samples."""
-    bounds = [m["bound"] for m in metrics if "bound" in m and m["samples_seen"] > since]
-    return sum(bounds) / len(bounds)
+    """Minutes of training, all sessions of a run together."""
+    return round(sweeps.minutes_of(metrics), 1)

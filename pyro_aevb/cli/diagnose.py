@@ -16,6 +16,7 @@ from pyro_aevb.diagnostics import AggregatePosterior, Diagnostics, mean_of
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import replaced
 from pyro_aevb.plots.diagnostics import draw_diagnostics
+from pyro_aevb.plots.style import DPI
 from pyro_aevb.runs.parser import FLAG, read_options
 from pyro_aevb.runs.run import Run
 
@@ -92,7 +93,7 @@ def write(told: dict[str, Any], found: Diagnostics, run: Run, out: Path | None) 
     with replaced(numbers_path) as file:
         file.write((json_format.dumps(told, indent=2) + "\n").encode())
     with replaced(picture) as file:
-        draw_diagnostics(found, run.title).savefig(file, dpi=110, format="png")
+        draw_diagnostics(found, run.title).savefig(file, dpi=DPI, format="png")
     return [numbers_path, picture]
 
 

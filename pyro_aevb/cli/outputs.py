@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -146,6 +147,14 @@ def write_values(run: Run, x: Tensor, out: Path, rows: Rows | None = None) -> No
             np.save(file, x.view(-1, *run.data.shape).numpy())
     elif out.suffix == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
-        plots.save(plots.image_grid(torch.nan_to_num(x), run.data.shape, title=run.title), out)
+        plots.save(_picture(run, x), out)
     else:
         write_table(values_frame(run, x, rows), out)
+
+
+def _picture(run: Run, x: Tensor) -> Figure:
+    """Values as pictures side by side; a table's as a heat map with the names of its columns."""
+    columns = run.data.schema.columns
+    if columns:
+        return plots.heat_map({"": x}, [column.name for column in columns], run.title)
+    return plots.image_grid(torch.nan_to_num(x), run.data.shape, title=run.title)

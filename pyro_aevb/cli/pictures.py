@@ -13,14 +13,22 @@ from torch import Tensor
 from pyro_aevb import evidence, plots, predictions
 from pyro_aevb.cli.options import RunOptions, check_count, check_table, opened
 from pyro_aevb.cli.outputs import ARRAYS, write_values
+from pyro_aevb.data import Rows
+from pyro_aevb.data.schema import Column
 from pyro_aevb.errors import InputError
+from pyro_aevb.plots.checked import is_image
 from pyro_aevb.priors import StandardNormal
 from pyro_aevb.runs.parser import read_options
 from pyro_aevb.runs.run import Run
 from pyro_aevb.runs.tables import condition_of, sampled
 from pyro_aevb.seeds import derive, seeded
 
-MOST_ROWS = 5000  # that the picture of a table is of
+MOST_ROWS = 5000  # that histograms of columns are of
+HEAT_ROWS = 30  # of the heat map
+PREDICTED_ROWS = 1000  # that predictions are compared with
+LATENT_ROWS = 20_000  # in latent space
+REDRAWN = 200  # draws of each row that its predictive interval is of
+LEVEL = 0.9  # of values that it is to cover
 
 __all__ = ["PlotOptions", "SampleOptions", "plot", "sample"]
 
@@ -50,7 +58,9 @@ class SampleOptions(RunOptions):
 class PlotOptions(RunOptions):
     """Draw all figures of a saved run: learning curve, samples, reconstructions, latent space, manifold.
 
-    Of a table it draws its columns, beside those that the model draws, in place of pictures.
+    Of a table, or of rows that are no pictures, it draws in place of pictures the columns beside those that the model
+    draws, rows beside their reconstructions as a heat map, and what the model predicts of each column against what was
+    observed.
 
     They go to the folder figures of the run, where they replace those of an earlier call.
 
@@ -105,7 +115,7 @@ def _check_memory(option: str, value: int, run: Run, pictures: int | None = None
 
 
 def _figures(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
-    if run.data.schema.columns:
+    if run.data.schema.columns or not is_image(run.data.shape):
         return _figures_of_table(run, config)
     shape = run.data.shape
     title = run.title
@@ -116,29 +126,84 @@ def _figures(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
         "latent_space": lambda: _latent_space(run),
     }
     if run.config.latent_dim == 2:
-        figures["manifold"] = lambda: plots.manifold(_manifold(run, config), shape, title)
+        figures["manifold"] = lambda: _manifold_figure(run, config)
     return figures
 
 
 def _figures_of_table(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
-    """The figures of a table: histograms of its columns beside those that the model draws, in place of pictures."""
+    """The figures of a table: of its columns and rows beside those that the model makes, in place of pictures."""
     return {
         "learning_curve": lambda: plots.learning_curve(run.metrics, run.title),
         "columns": lambda: _columns(run, config.seed),
+        "heat_map": lambda: _heat_map(run, config.seed),
+        "predicted_against_observed": lambda: _predicted(run, config.seed),
         "latent_space": lambda: _latent_space(run),
     }
+
+
+def _known(run: Run) -> tuple[Column, ...]:
+    """The columns of the data; of an array numbered ones, binary where they have no numbers but 0 and 1."""
+    if run.data.schema.columns:
+        return run.data.schema.columns
+    rows = run.data.rows("test").x
+    binary = ((rows == 0) | (rows == 1) | rows.isnan()).all(0).tolist()
+    return tuple(Column(f"x{i}", "binary" if each else "real") for i, each in enumerate(binary))
 
 
 def _columns(run: Run, seed: int) -> Figure:
     """Each training row beside one drawn with the same condition and exposure."""
     rows = run.data.rows("train").first(MOST_ROWS)
-    made = predictions.sample(
-        run.model, len(rows.x), condition=rows.beside.condition, exposure=rows.beside.exposure, seed=seed
-    )
-    drawn = made.cpu()
-    known = run.data.schema.columns
+    known = _known(run)
     names = [column.name for column in known]
-    return plots.columns(rows.x, drawn, names, [column.categories for column in known], run.title)
+    return plots.columns(rows.x, _drawn(run, rows, seed), names, [column.categories for column in known], run.title)
+
+
+def _drawn(run: Run, rows: Rows, seed: int) -> Tensor:
+    """As many rows as there are, drawn from the model with their conditions and exposures, ``(N, D)``."""
+    beside = rows.beside
+    drawn = predictions.sample(run.model, len(rows.x), condition=beside.condition, exposure=beside.exposure, seed=seed)
+    return drawn.cpu()
+
+
+def _heat_map(run: Run, seed: int) -> Figure:
+    """The first test rows, their reconstructions, and rows drawn from the model."""
+    rows = run.data.rows("test").first(HEAT_ROWS)
+    tables = {
+        "data": rows.x,
+        "reconstructions": predictions.reconstruct(run.model, run.guide, rows.arguments).cpu(),
+        "drawn from the model": _drawn(run, rows, seed),
+    }
+    return plots.heat_map(tables, [column.name for column in _known(run)], f"{run.title}; test data")
+
+
+def _predicted(run: Run, seed: int) -> Figure:
+    """Each test row's values against what the model makes of the row: p(x'|x), with z from q(z|x)."""
+    rows = run.data.rows("test").first(PREDICTED_ROWS)
+    draws = _redrawn(run, rows, seed)  # (S, B, D)
+    known = _known(run)
+    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws.dtype)
+    low, high = draws.quantile(tail, dim=0)
+    probability = torch.tensor([column.kind == "binary" for column in known])
+    made = predictions.reconstruct(run.model, run.guide, rows.arguments).cpu()
+    return plots.predicted_against_observed(
+        rows.x,
+        torch.where(probability, draws.mean(0).to(made), made),
+        [column.name for column in known],
+        kinds=[column.kind for column in known],
+        categories=[column.categories for column in known],
+        interval=(low, high),
+        level=LEVEL,
+        title=f"{run.title}\neach of {len(rows.x):,} test rows as the model reconstructs it from the row itself",
+    )
+
+
+@torch.no_grad()
+def _redrawn(run: Run, rows: Rows, seed: int) -> Tensor:
+    """Draws of each row anew, x' from p(x|z) with z from q(z|x), ``(S, B, D)``."""
+    z = predictions.encode(run.guide, rows.arguments, REDRAWN, seed=seed).draws.to(run.device)  # (S, B, K)
+    beside = {name: part.to(run.device) for name, part in rows.beside.tensors().items()}
+    with seeded(derive(seed, "evaluation"), run.device):
+        return torch.stack([run.model.likelihood_at(each, **beside).sample().cpu() for each in z])
 
 
 def _in_turn(run: Run, config: PlotOptions) -> str:
@@ -173,14 +238,19 @@ def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor]:
     return rows.x.nan_to_num(0.0), made.cpu()
 
 
+def _manifold_figure(run: Run, config: PlotOptions) -> Figure:
+    means, z = _manifold(run, config)
+    return plots.manifold(means, run.data.shape, run.title, z)
+
+
 @torch.no_grad()
-def _manifold(run: Run, config: PlotOptions) -> Tensor:
-    """Means of p(x|z,c) over the grid of latents, ``(side * side, D)``, at one condition: by default the first."""
+def _manifold(run: Run, config: PlotOptions) -> tuple[Tensor, Tensor]:
+    """Means of p(x|z,c) over the grid of latents, ``(side * side, D)``, at one condition, by default the first; z."""
     beside = _beside(run, config.condition, 1)
     one = {name: None if part is None else part.to(run.device) for name, part in beside.items()}
     z = _manifold_latents(run, config.side, one["condition"]).to(run.device)
     each = {name: None if part is None else part.expand(len(z), *part.shape[1:]) for name, part in one.items()}
-    return run.model.likelihood_at(z, **each).mean.cpu()
+    return run.model.likelihood_at(z, **each).mean.cpu(), z.cpu()
 
 
 def _manifold_latents(run: Run, side: int, condition: Tensor | None) -> Tensor:
@@ -193,21 +263,17 @@ def _manifold_latents(run: Run, side: int, condition: Tensor | None) -> Tensor:
 
 
 def _latent_space(run: Run) -> Figure:
-    """Posterior means of the test data; their two leading principal components where z has more dimensions than two."""
-    z = evidence.posterior_means(run.guide, run.data.rows("test").first(5000).arguments).cpu()
-    axes: dict[str, str | list[float]] = {}
-    if z.shape[1] > 2 and len(z) > 1:
-        from sklearn.decomposition import PCA  # a second to import, so only where it is used
-
-        z = torch.from_numpy(PCA(2).fit_transform(z.numpy()))
-        axes = {f"{axis}label": f"{which} principal component" for axis, which in (("x", "first"), ("y", "second"))}
-    if z.shape[1] == 1:
-        z = torch.cat([z, torch.zeros_like(z)], dim=1)
-        axes = {"ylabel": "", "yticks": []}
+    """Posterior means of the test data; along their two principal axes where z has more dimensions than two."""
+    z = evidence.posterior_means(run.guide, run.data.rows("test").first(LATENT_ROWS).arguments).cpu()
     labels = None if run.data.labels_test is None else run.data.labels_test[: len(z)]
     column = run.data.schema.labels
     coloured = "" if labels is None else f", coloured by {'label' if column in (None, 'labels') else column}"
     title = f"{run.title}\nposterior means of {len(z):,} test data{coloured}"
-    figure = plots.latent_space(z, labels, title, "posterior mean of z", run.data.label_names)
-    figure.axes[0].set(**axes)
-    return figure
+    axes: list[str] = []
+    if z.shape[1] > 2 and len(z) > 1:
+        count = z.shape[1]
+        z, shares = plots.principal_axes(z)
+        words = zip(("first", "second"), shares, strict=True)
+        axes = [f"{which} principal axis of z, {share:.0%} of the variance" for which, share in words]
+        title += f", {count} latents along the two axes in which they vary most"
+    return plots.latent_space(z, labels, title, "posterior mean of z", run.data.label_names, axes)

@@ -4,9 +4,10 @@ For one minibatch, gradients of the same quantity are drawn many times. All numb
 datum, for the model's parameters :math:`\theta` and the guide's :math:`\phi` separately.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from pyro_aevb import evidence, traces
 from pyro_aevb.data import as_tensors, taken_apart
 from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.errors import InputError, function, instance, positive, real, told, whole
-from pyro_aevb.estimators import SGVB, Estimator, Reference
+from pyro_aevb.estimators import SGVB, Estimator, Reference, Renyi
 from pyro_aevb.evaluation import Data
 from pyro_aevb.pairs import Pair, modules_named_by, own_module
 from pyro_aevb.seeds import derive, seeded, unchanged_random_state
@@ -26,12 +27,15 @@ from pyro_aevb.training.trainer import Trainer
 __all__ = [
     "GradientStatistics",
     "Moments",
+    "TrainedBound",
     "TrainingStatistics",
+    "TrainingSummary",
     "compare",
     "compare_training",
     "gradient_moments",
     "label",
     "reference_of",
+    "training_summary",
 ]
 
 EVIDENCE_LOWER_BOUND = Reference(SGVB, 1)  # a mean over samples has the same expected gradient for any number of them
@@ -82,6 +86,36 @@ class TrainingStatistics(NamedTuple):
     """Bound in nats per datum after as many training data as all estimators get"""
     bound_at_seconds: float
     """Bound in nats per datum at the first report after as many seconds of training as all estimators get"""
+    seed: int = 0
+    """Seed of the training: of its initial weights, order of data and noise"""
+
+
+class TrainedBound(NamedTuple):
+    """A bound after training, over seeds, and how far it is from the first estimator's; all in nats per datum."""
+
+    bound: float
+    """Mean over seeds"""
+    bound_error: float
+    """Standard error of this mean over seeds; NaN of one seed"""
+    difference: float
+    """Mean over seeds of the difference to the first estimator's bound, each seed's to that of the same seed"""
+    difference_error: float
+    """Standard error of the mean difference over seeds; NaN of one seed"""
+
+
+class TrainingSummary(NamedTuple):
+    """What trainings with an estimator from several seeds come to, beside those with the first estimator."""
+
+    estimator: str
+    """Name of the estimator"""
+    num_particles: int
+    """Number of samples per datum"""
+    seeds: int
+    """Number of seeds"""
+    at_samples: TrainedBound
+    """The bound after as many training data as all estimators get"""
+    at_seconds: TrainedBound
+    """The bound after as many seconds of training as all estimators get"""
 
 
 def reference_of(estimator: ELBO) -> Reference:
@@ -203,27 +237,32 @@ def _words(reference: Reference) -> str:
 
 
 def compare_training(
-    make_trainer: Callable[[Estimator], Trainer],
+    make_trainer: Callable[..., Trainer],
     chosen: Iterable[Estimator],
     test: Data,
     *,
     samples: int,
     seconds: float,
+    seeds: Sequence[int] | None = None,
     progress: Callable[[str], Any] | None = None,
 ) -> list[TrainingStatistics]:
-    """Train with each estimator, for equally many data and equally many seconds.
+    """Train with each estimator, for equally many data and equally many seconds, from each of several seeds.
 
     Arguments:
-        make_trainer: Function that makes a trainer with an estimator, with the same parameters and data in each call.
+        make_trainer: Function that makes a trainer with an estimator, with the same parameters and data in each call;
+            where ``seeds`` are given it is called with an estimator and a seed, and the parameters depend on the seed
+            alone.
         chosen: The estimators to compare.
         test: Test data, ``(B, ...)``, on which the bound is evaluated.
         samples: Number of training data after which the bounds are compared.
         seconds: Seconds of training after which they are compared too; evaluation does not count.
+        seeds: Seeds, each of which every estimator is trained from once; by default each is trained once, and the row's
+            seed is 0.
         progress: Function that is called before a training, with the name and number of particles of its estimator; by
             default nothing is called.
 
     Returns:
-        A row for each estimator.
+        A row for each estimator, and for each seed of it. :func:`training_summary` takes them together over seeds.
 
     Raises:
         InputError: If an argument is not what is said above.
@@ -235,13 +274,69 @@ def compare_training(
     chosen = _estimators(chosen)
     if progress is not None:
         function("progress", progress)
+    starts = [()] if seeds is None else [(seed,) for seed in _seeds(seeds)]
     rows = []
-    for estimator in chosen:
+    for estimator, start in itertools.product(chosen, starts):
         if progress:
-            progress(f"training with {label(estimator)} {int(estimator.num_particles)}")
-        bounds = _bounds(make_trainer(estimator), test, samples, seconds)
-        rows.append(TrainingStatistics(label(estimator), int(estimator.num_particles), *bounds))
+            of_seed = "".join(f", seed {seed}" for seed in start)
+            progress(f"training with {label(estimator)} {int(estimator.num_particles)}{of_seed}")
+        bounds = _bounds(make_trainer(estimator, *start), test, samples, seconds)
+        rows.append(TrainingStatistics(label(estimator), int(estimator.num_particles), *bounds, *start))
     return rows
+
+
+def _seeds(seeds: Sequence[int]) -> list[int]:
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence) or not seeds:
+        raise InputError(f"seeds must be whole numbers in a list, one at least, not {told(seeds)}: give [0, 1, 2]")
+    found = [whole("each of seeds", seed, least=0) for seed in seeds]
+    if len(set(found)) < len(found):
+        raise InputError(
+            f"seeds must differ from one another, not {told(seeds)}: a training repeated tells nothing new"
+        )
+    return found
+
+
+def training_summary(rows: Sequence[TrainingStatistics]) -> list[TrainingSummary]:
+    r"""Bounds after training with each estimator, over seeds, and their paired differences to the first estimator's.
+
+    .. math:: \bar d = \frac1n \sum_{i=1}^n (b_i - b^{(1)}_i), \qquad
+              \mathrm{se}(\bar d) = \sqrt{\frac{\sum_i (d_i - \bar d)^2}{n (n - 1)}}
+
+    Oracle: ``scipy.stats.sem`` and ``scipy.stats.ttest_rel``.
+
+    Arguments:
+        rows: What :func:`compare_training` returned.
+
+    Raises:
+        InputError: If there are none, or the estimators were not trained from the same seeds.
+    """
+    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, TrainingStatistics) for row in rows):
+        raise InputError(f"rows must be what compare_training returned, one row at least, not {told(rows)}")
+    groups: dict[tuple[str, int], list[TrainingStatistics]] = {}
+    for row in rows:
+        groups.setdefault(row[:2], []).append(row)
+    first = next(iter(groups.values()))
+    seeds = [row.seed for row in first]
+    if any([row.seed for row in group] != seeds for group in groups.values()):
+        raise InputError("rows must have the same seeds for each estimator, in one order, to be paired")
+    return [
+        TrainingSummary(
+            *name, len(seeds), *(_against(first, group, field) for field in TrainingStatistics._fields[2:4])
+        )
+        for name, group in groups.items()
+    ]
+
+
+def _against(first: Sequence[TrainingStatistics], group: Sequence[TrainingStatistics], field: str) -> TrainedBound:
+    bounds = torch.tensor([getattr(row, field) for row in group], dtype=torch.float64)
+    firsts = torch.tensor([getattr(row, field) for row in first], dtype=torch.float64)
+    return TrainedBound(*_mean_and_error(bounds), *_mean_and_error(bounds - firsts))
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean and its standard error; NaN of one value."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return values.mean().item(), error
 
 
 def _bounds(trainer: Trainer, test: Data, samples: int, seconds: float) -> tuple[float, float]:
@@ -261,9 +356,10 @@ def _bounds(trainer: Trainer, test: Data, samples: int, seconds: float) -> tuple
 
 
 def label(estimator: Estimator) -> str:
-    """An estimator's name for tables and figures, with its baseline where it has one: ``ScoreFunction (mean)``."""
+    """An estimator's name for tables and figures, ``ScoreFunction (mean)`` with its baseline, ``Renyi(0.5)``."""
     baseline = getattr(_estimator("estimator", estimator), "baseline", "none")
-    return type(estimator).__name__ + ("" if baseline == "none" else f" ({baseline})")
+    alpha = f"({float(estimator.alpha):g})" if isinstance(estimator, Renyi) else ""
+    return type(estimator).__name__ + alpha + ("" if baseline == "none" else f" ({baseline})")
 
 
 def _estimator(name: str, estimator: ELBO) -> ELBO:

@@ -1,7 +1,7 @@
-"""Figures from tensors; no display needed, no global state of matplotlib touched."""
+"""Pictures from rows of pixels; no display needed, no global state of matplotlib touched."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from torch import Tensor
 from pyro_aevb.errors import InputError, instance, told, whole, wholes
 from pyro_aevb.errors import path as as_path
 from pyro_aevb.files import replaced
+from pyro_aevb.plots.checked import is_image, rows_checked
+from pyro_aevb.plots.curves import draw_comparison
+from pyro_aevb.plots.heat import heat_map
+from pyro_aevb.plots.style import DPI, SMALL, blank, entitle, in_style, plain, styled
 
 __all__ = [
     "draw_comparison",
     "image_grid",
     "latent_grid",
-    "latent_space",
-    "learning_curve",
     "manifold",
     "plain",
     "reconstructions",
@@ -28,127 +30,67 @@ __all__ = [
 ]
 
 Shape = Sequence[int]
+Pixels = np.ndarray[Any, Any]
+
+TICKS = 4  # numbers at a side of the manifold, without the middle
 
 
-def draw_comparison(rows: Sequence[Any], title: str = "") -> Figure:
-    """Variance and signal-to-noise ratio of gradients against the number of particles, one line for each estimator.
-
-    All axes are logarithmic. The left column is of gradients by the model's parameters, the right one by the guide's.
-    Where lines coincide, the later ones are thinner, so that all of them are seen.
-
-    Arguments:
-        rows: What :func:`pyro_aevb.diagnostics.gradients.compare` returned.
-        title: Text printed above the figure; by default none.
-
-    Raises:
-        InputError: If ``rows`` are not what ``compare`` returns, or there are none.
-    """
-    if not _all(rows, lambda row: hasattr(row, "estimator")) or not rows:
-        raise InputError(f"rows must be what compare returned, one row at least, not {told(rows)}")
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True)
-    names = list(dict.fromkeys(row.estimator for row in rows))
-    counts = sorted({row.num_particles for row in rows})
-    for column, (part, symbol) in enumerate((("model", "θ"), ("guide", "φ"))):
-        panels[0][column].set_title(f"gradient by the {part}'s parameters {symbol}", fontsize="medium")
-        for line, (quantity, words) in enumerate((("variance", "variance"), ("snr", "signal-to-noise ratio"))):
-            axes = panels[line][column]
-            for i, name in enumerate(names):
-                points = [
-                    (r.num_particles, getattr(r, quantity)) for r in rows if (r.estimator, r.part) == (name, part)
-                ]
-                width = 1 + 2.5 * (1 - i / len(names))
-                axes.loglog(*zip(*points, strict=True), "o-", color=f"C{i}", ms=2 + width, lw=width, label=name)
-            axes.set(ylabel="" if column else words, xlabel="number of particles" if line else "")
-            axes.set_xticks(counts, [str(count) for count in counts])
-            axes.set_xticks([], minor=True)
-            axes.grid(alpha=0.3)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(plain(title), fontsize="small")
-    return figure
-
-
-def learning_curve(metrics: Sequence[dict[str, Any]], title: str = "") -> Figure:
-    """The bound against the number of training samples seen, on a logarithmic axis, as in the paper's Figure 2.
-
-    Arguments:
-        metrics: Records of a run, a dictionary each: ``samples_seen`` with ``bound`` (training), or with ``test_bound``
-            and its standard error ``test_se``; bounds in nats per datum.
-        title: Text printed above the figure; by default none.
-
-    Raises:
-        InputError: If ``metrics`` is no list of dictionaries.
-    """
-    if not _all(metrics, lambda record: isinstance(record, Mapping)):
-        raise InputError(f"metrics must be a list of records, a dictionary each, not {told(metrics)}")
-    figure, axes = _figure(5.2, 3.4)
-    train = [(m["samples_seen"], m["bound"]) for m in metrics if "bound" in m]
-    test = [(m["samples_seen"], m["test_bound"], m["test_se"]) for m in metrics if "test_bound" in m]
-    if train:
-        x, y = zip(*train, strict=True)
-        axes.plot(x, y, color="C0", lw=1, label="training data, mean since the last report")
-    if test:
-        x, y, error = zip(*test, strict=True)
-        axes.errorbar(x, y, error, color="C1", fmt="o-", ms=3, lw=1, label="test data, ± standard error")
-    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound, nats per datum")
-    axes.set_title(plain(title), fontsize="small")
-    _cut_beginning(axes, [point[:2] for point in (*train, *test)])
-    axes.grid(alpha=0.3)
-    if train or test:
-        axes.legend()
-    return figure
-
-
+@in_style
 def image_grid(images: Tensor, shape: Shape, columns: int | None = None, title: str = "") -> Figure:
     """Rows of pixels as pictures, side by side, black at 0 and white at 1 (or at the extremes beyond).
 
+    Rows of one dimension, which are no pictures, are drawn as :func:`pyro_aevb.plots.heat_map` does.
+
     Arguments:
         images: The pictures, a row of pixels each, ``(N, D)``.
-        shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours.
+        shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours. Any
+            other number of channels is shown as so many grey pictures side by side.
         columns: Number of pictures in a line; by default as many as there are lines, or one more.
         title: Text printed above the figure; by default none.
 
     Raises:
         InputError: If ``images`` are not rows of as many numbers as ``shape`` holds.
     """
-    _check_rows("images", images)
-    pixels = math.prod(wholes("shape", shape))
-    if images.shape[1] != pixels:
-        raise InputError(f"shape {told(shape)} holds {pixels} pixels, the rows {images.shape[1]}: give their own shape")
-    columns = math.ceil(math.sqrt(len(images))) if columns is None else whole("columns", columns)
-    tiles = _tiles(images, shape)
-    figure, axes = _figure(*_size(tiles, columns))
-    _show(axes, _mosaic(tiles, columns))
-    axes.set_title(plain(title), fontsize="small")
+    _check_pixels("images", images, shape)
+    across = math.ceil(math.sqrt(len(images))) if columns is None else whole("columns", columns)
+    if not is_image(shape):
+        return heat_map({"": images}, [str(i) for i in range(images.shape[1])], title=title)
+    figure, axes = _mosaic_figure(_tiles(images, shape), across, title)
+    axes.set_axis_off()
     return figure
 
 
+@in_style
 def reconstructions(originals: Tensor, means: Tensor, shape: Shape, title: str = "") -> Figure:
-    """Data, and below them their reconstructions: two lines per eight data.
+    """Data, and below them their reconstructions: two lines per eight data, named at the left.
 
     Arguments:
         originals: The data, a row of pixels each, ``(N, D)``.
         means: Mean of p(x|z) for each datum, with z from q(z|x), ``(N, D)``.
         shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours.
-        title: Text printed above the figure; by default none but what the lines are.
+        title: Text printed above the figure; by default none.
 
     Raises:
         InputError: If the two are not rows of one shape, as many numbers each as ``shape`` holds.
     """
-    _check_rows("originals", originals)
-    if _check_rows("means", means).shape != originals.shape:
+    _check_pixels("originals", originals, shape)
+    if rows_checked("means", means).shape != originals.shape:
         shapes = f"{tuple(means.shape)} and {tuple(originals.shape)}"
         raise InputError(f"means and originals must have one shape, they have {shapes}")
-    figure_rows = []
-    for x, y in zip(originals.split(8), means.split(8), strict=True):
-        filler = x.new_zeros(8 - len(x), x.shape[1])
-        figure_rows += [x, filler, y, filler]
-    return image_grid(
-        torch.cat(figure_rows),
-        shape,
-        columns=8,
-        title=f"{title}\nlines of data, each with its reconstructions below",
-    )
+    if not is_image(shape):
+        names = [str(i) for i in range(originals.shape[1])]
+        return heat_map({"data": originals, "reconstructions": means}, names, title=title)
+    across = min(8, len(originals))
+    both = _tiles(torch.cat([originals, means]), shape)
+    data, made = (_padded(part, across) for part in np.split(both, 2))
+    lines = [line for pair in zip(data, made, strict=True) for line in pair]  # data, reconstructions, data, ...
+    figure, axes = _mosaic_figure(np.concatenate(lines), across, title, least=3.8)
+    height = 1 + both.shape[1]
+    places = [height * (i + 0.5) for i in range(len(lines))]
+    axes.set_yticks(places, ["data", "reconstructed"] * len(data))
+    _no_frame(axes)
+    axes.set_xticks([])
+    return figure
 
 
 def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
@@ -167,76 +109,51 @@ def latent_grid(side: int, draws: Tensor | None = None) -> Tensor:
     >>> latent_grid(1)
     tensor([[0., 0.]])
     """
-    u = (torch.arange(whole("side", side)) + 0.5) / side
+    u = _linear(whole("side", side))
     down, right = torch.meshgrid(u.flip(0), u, indexing="ij")
     if draws is None:
         return torch.special.ndtri(torch.stack([right, down], dim=-1)).view(-1, 2)  # (side * side, 2)
-    _check_rows("draws", draws, least=2)
+    rows_checked("draws", draws, least=2)
     quantiles = [torch.quantile(draws[:, k], grid.flatten().to(draws)) for k, grid in enumerate((right, down))]
     return torch.stack(quantiles, dim=-1).cpu()  # (side * side, 2)
 
 
-def manifold(means: Tensor, shape: Shape, title: str = "") -> Figure:
-    """Mean of p(x|z) over a grid of latents, the paper's Figure 4.
+@in_style
+def manifold(means: Tensor, shape: Shape, title: str = "", latents: Tensor | None = None) -> Figure:
+    """Mean of p(x|z) over a grid of latents, the paper's Figure 4, with the two latents along its sides.
 
     Arguments:
         means: Mean of p(x|z) at each latent of :func:`latent_grid`, ``(side * side, D)``.
         shape: Shape of a picture, the product of which is D: height and width, and 3 first or last for colours.
         title: Text printed above the figure; by default none.
+        latents: The latents of the grid, ``(side * side, 2)``, the values of which stand along the sides; by default
+            the sides have the prior's quantiles, which are the same for every prior.
 
     Raises:
-        InputError: If ``means`` are not rows of as many numbers as ``shape`` holds.
+        InputError: If ``means`` are not rows of as many numbers as ``shape`` holds, or there is not one latent for
+            each.
     """
-    _check_rows("means", means)
-    return image_grid(means, shape, columns=math.isqrt(len(means)), title=title)
-
-
-def latent_space(
-    z: Tensor,
-    labels: Tensor | None = None,
-    title: str = "",
-    axis_name: str = "z",
-    names: Sequence[str] = (),
-) -> Figure:
-    """Data in two latent dimensions, coloured by label where there are any.
-
-    Arguments:
-        z: Latents of the data, ``(N, K)`` with K of at least 2, the first two of which are shown.
-        labels: Label of each datum, ``(N,)``; by default all data have one colour.
-        title: Text printed above the figure; by default none.
-        axis_name: What is shown. The axes are called by its first two dimensions, counted from 0: by default ``z[0]``
-            and ``z[1]``.
-        names: Name of each label, counted from 0, for the legend; by default its number. A label below 0 is none.
-
-    Raises:
-        InputError: If there are fewer than two latents, or not one label for each datum.
-    """
-    _check_rows("z", z, least=2)
-    if labels is not None and instance("labels", labels, Tensor).shape != z.shape[:1]:
-        raise InputError(f"labels must be one for each of the {len(z)} data, not of shape {tuple(labels.shape)}")
-    instance("names", names, Sequence, "give a text for each label")
-    figure, axes = _figure(4.8, 4.2)
-    if labels is None:
-        axes.scatter(z[:, 0], z[:, 1], s=3, lw=0)
-    else:
-        classes = labels.unique().tolist()
-        for i, label in enumerate(classes):
-            rows = z[labels == label]
-            called = "none" if label < 0 and names else names[label] if label < len(names) else f"{label}"
-            axes.scatter(rows[:, 0], rows[:, 1], s=4, lw=0, label=plain(called), color=f"C{i % 10}")
-        axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xlabel=f"{axis_name}[0]", ylabel=f"{axis_name}[1]")
-    axes.set_title(plain(title), fontsize="small")
+    _check_pixels("means", means, shape)
+    side = math.isqrt(len(means))
+    if latents is not None and rows_checked("latents", latents, least=2).shape != (len(means), 2):
+        raise InputError(f"latents must be of shape {(len(means), 2)}, one for each picture, not {_shape(latents)}")
+    if side * side != len(means) or not is_image(shape):
+        return image_grid(means, shape, columns=side, title=title)
+    tiles = _tiles(means, shape)
+    figure, axes = _mosaic_figure(tiles, side, title, least=4.2)
+    height, width = (1 + size for size in tiles.shape[1:3])
+    count = TICKS + side % 2  # as many on both sides of the middle, and the middle where there is one
+    chosen = sorted({round(i * (side - 1) / (count - 1)) for i in range(count)})
+    u = _linear(side)
+    right = u if latents is None else latents[:side, 0]
+    up = u if latents is None else latents.view(side, side, 2)[:, 0, 1].flip(0)
+    axes.set_xticks([1 + (i + 0.5) * width for i in chosen], [_number(right[i]) for i in chosen])
+    axes.set_yticks([1 + (side - i - 0.5) * height for i in chosen], [_number(up[i]) for i in chosen])
+    of = "" if latents is not None else ", quantile of the prior"
+    axes.set(xlabel=f"z[0]{of}", ylabel=f"z[1]{of}")
+    _no_frame(axes)
+    axes.tick_params(length=3)
     return figure
-
-
-def plain(title: str) -> str:
-    """A title as it is: a dollar sign in a folder's name begins no formula.
-
-    Arguments:
-        title: Text of a title.
-    """
-    return title.replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -247,45 +164,52 @@ def save(figure: Figure, path: Path) -> Path:
         path: Where it is written; the ending names the format.
     """
     target = as_path("path", path)
-    with replaced(target) as file:
+    with replaced(target) as file, styled():
         instance("figure", figure, Figure).savefig(
-            file, dpi=110, bbox_inches="tight", format=target.suffix.removeprefix(".") or "png"
+            file, dpi=DPI, bbox_inches="tight", format=target.suffix.removeprefix(".") or "png"
         )
     return target
 
 
-def _all(things: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether they are a sequence, no text, of things for which all ``holds``."""
-    return isinstance(things, Sequence) and not isinstance(things, str) and all(map(holds, things))
+def _check_pixels(name: str, rows: Tensor, shape: Shape) -> None:
+    """Refuse rows that do not have as many numbers as a picture of this shape."""
+    rows_checked(name, rows)
+    pixels = math.prod(wholes("shape", shape))
+    if rows.shape[1] != pixels:
+        raise InputError(f"shape {told(shape)} holds {pixels} pixels, the rows {rows.shape[1]}: give their own shape")
 
 
-def _check_rows(name: str, rows: Tensor, least: int = 1) -> Tensor:
-    """The rows, if they are a tensor of shape ``(N, D)`` with D of at least ``least``."""
-    if instance(name, rows, Tensor).dim() != 2 or len(rows) == 0 or rows.shape[1] < least or rows.is_meta:
-        found = f"of shape {tuple(rows.shape)}{' on the device meta' if rows.is_meta else ''}"
-        raise InputError(f"{name} must be rows, (N, D) with D at least {least}, not {found}")
-    return rows
+def _shape(rows: Tensor) -> str:
+    return str(tuple(rows.shape))
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+def _linear(side: int) -> Tensor:
+    """Middles of the cells of a grid of the unit interval, ``(side,)``."""
+    return (torch.arange(side) + 0.5) / side
 
 
-def _cut_beginning(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Show the last two decades of samples: the steep beginning would flatten all the rest."""
-    if points:
-        begin = min(x for x, _ in points)
-        end = max(x for x, _ in points)
-        shown = [y for x, y in points if x >= end / 100]
-        margin = 0.05 * (max(shown) - min(shown)) or 1.0
-        axes.set(xlim=(max(end / 110, begin / 1.1), end * 1.1), ylim=(min(shown) - margin, max(shown) + margin))
+def _number(value: Tensor) -> str:
+    """A latent's value in two digits, zero without a sign."""
+    return f"{value.item():.2g}" if abs(value.item()) > 1e-6 else "0"
 
 
-def _tiles(images: Tensor, shape: Shape) -> np.ndarray[Any, Any]:
-    """``(N, D)`` as ``(N, height, width)`` or ``(N, height, width, 3)``; a row of one dimension is one line."""
-    values = _grey(images.detach().cpu().float()).view(len(images), *_picture_shape(shape))
-    return values.movedim(1, -1).numpy() if values.dim() == 4 and values.shape[1] == 3 else values.numpy()
+def _no_frame(axes: Axes) -> None:
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=SMALL)
+
+
+def _tiles(images: Tensor, shape: Shape) -> Pixels:
+    """``(N, D)`` as ``(N, height, width)`` or ``(N, height, width, 3)``."""
+    values = _grey(images.detach().cpu().float())
+    sizes = [size for size in shape if size != 1]
+    if len(sizes) != 3:
+        return values.view(len(images), sizes[0], -1).numpy()
+    tiles = values.view(len(images), *sizes)
+    if sizes[0] != 3 and (sizes[2] == 3 or sizes[2] < sizes[0]):  # channels last
+        tiles = tiles.movedim(-1, 1)
+    if tiles.shape[1] == 3:
+        return tiles.movedim(1, -1).numpy()
+    return tiles.movedim(1, 2).flatten(2).numpy()  # (N, height, channels * width): channels side by side
 
 
 def _grey(values: Tensor) -> Tensor:
@@ -295,30 +219,26 @@ def _grey(values: Tensor) -> Tensor:
     return (values - low) / (high - low)
 
 
-def _picture_shape(shape: Shape) -> tuple[int, ...]:
-    sizes = tuple(size for size in shape if size != 1) or (1,)
-    if len(sizes) == 1:
-        return (1, *sizes)
-    return (
-        sizes
-        if len(sizes) == 2 or (len(sizes) == 3 and 3 in (sizes[0], sizes[2]))
-        else (sizes[0], math.prod(sizes[1:]))
-    )
-
-
-def _mosaic(tiles: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
+def _padded(tiles: Pixels, columns: int) -> list[Pixels]:
+    """Lines of so many tiles, the last one filled up with white ones."""
     missing = -len(tiles) % columns
-    padded = np.pad(tiles, [(0, missing)] + [(1, 0), (1, 0)] + [(0, 0)] * (tiles.ndim - 3), constant_values=1.0)
-    rows = padded.reshape(-1, columns, *padded.shape[1:])  # (rows, columns, height, width, ...)
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    padded = np.pad(tiles, [(0, missing)] + [(0, 0)] * (tiles.ndim - 1), constant_values=1.0)
+    return list(padded.reshape(-1, columns, *tiles.shape[1:]))  # (columns, height, width, ...) each
 
 
-def _size(tiles: np.ndarray[Any, Any], columns: int) -> tuple[float, float]:
-    rows = math.ceil(len(tiles) / columns)
-    width = min(8.0, max(2.0, columns * 0.45))
-    return width, min(12.0, max(0.8, width * rows * tiles.shape[1] / (columns * tiles.shape[2])) + 0.3)
+def _mosaic(tiles: Pixels, columns: int) -> Pixels:
+    """All tiles in one picture, a white line above and to the left of each."""
+    framed = np.pad(tiles, [(0, 0), (1, 0), (1, 0)] + [(0, 0)] * (tiles.ndim - 3), constant_values=1.0)
+    return np.concatenate([np.concatenate(list(line), axis=1) for line in _padded(framed, columns)], axis=0)
 
 
-def _show(axes: Axes, picture: np.ndarray[Any, Any]) -> None:
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_axis_off()
+def _mosaic_figure(tiles: Pixels, columns: int, title: str, least: float = 2.0) -> tuple[Figure, Axes]:
+    """A figure of tiles, each as high and as wide as its pixels say."""
+    picture = _mosaic(tiles, columns)
+    width = min(7.0, max(least, columns * 0.45))
+    height = min(12.0, max(0.6, width * picture.shape[0] / picture.shape[1]))
+    figure, axes = blank(width, height + 0.35)
+    extent = (0.0, float(picture.shape[1]), float(picture.shape[0]), 0.0)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+    entitle(axes, title, max(width, 5.0))
+    return figure, axes

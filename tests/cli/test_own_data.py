@@ -253,6 +253,8 @@ def test_pictures_of_a_table_are_of_its_columns(cli, plants, tmp_path):
     assert [line.split("/")[-1] for line in printed.split()] == [
         "learning_curve.png",
         "columns.png",
+        "heat_map.png",
+        "predicted_against_observed.png",
         "latent_space.png",
     ]
     printed, _ = ran(cli, "sample", "run", "--count=3", "--draw=x")

@@ -46,7 +46,7 @@ def test_the_command_line_answers_without_the_libraries(words, code):
 
 def test_what_an_unknown_command_is_told_is_what_it_was():
     *_, errors = loaded_by("from pyro_aevb.cli import main\nmain(['lst'])")
-    assert errors.startswith("pyro-aevb: unknown command 'lst': did you mean list? give one of train, evaluate")
+    assert errors.startswith("pyro-aevb: unknown command 'lst': did you mean list? give one of train, sweep, evaluate")
 
 
 def test_the_module_starts_without_the_libraries_too(tmp_path):

@@ -1,10 +1,13 @@
 """Estimators side by side: the statistics against what is known, and the command."""
 
 import csv
+import math
 
+import numpy as np
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from scipy import stats
 
 from pyro_aevb import InputError, estimators
 from pyro_aevb.cli.compare import make_estimators
@@ -113,6 +116,30 @@ def test_the_command_makes_each_estimator_from_its_least_number_of_particles_on(
         make_estimators("VIMCO", "0")
     made = [(type(e).__name__, e.num_particles) for e in make_estimators("VIMCO,SGVB", "1")]
     assert made == [("VIMCO", 2), ("SGVB", 1)]  # it vanished, and alone it was an IndexError
+
+
+def test_trainings_are_taken_together_over_seeds():
+    bounds = {"SGVB": [-10.0, -9.0, -11.5], "IWAE": [-9.5, -8.4, -10.6]}
+    rows = [comparison.TrainingStatistics(n, 1, b, 2 * b, s) for n, each in bounds.items() for s, b in enumerate(each)]
+    first, second = comparison.training_summary(rows)
+    assert second.at_samples.bound == pytest.approx(np.mean(bounds["IWAE"]))
+    assert second.at_samples.bound_error == pytest.approx(stats.sem(bounds["IWAE"]))
+    paired = np.subtract(bounds["IWAE"], bounds["SGVB"])
+    test = stats.ttest_rel(bounds["IWAE"], bounds["SGVB"])
+    assert second.at_samples.difference == pytest.approx(paired.mean())
+    assert second.at_samples.difference / second.at_samples.difference_error == pytest.approx(test.statistic)
+    assert second.at_seconds.difference_error == pytest.approx(2 * second.at_samples.difference_error)
+    assert first.at_samples[2:] == (0, 0)
+    assert (first.seeds, first.num_particles) == (3, 1)
+    assert math.isnan(comparison.training_summary(rows[:1])[0].at_samples.bound_error)
+    with pytest.raises(InputError, match="the same seeds for each estimator"):
+        comparison.training_summary(rows[:-1])
+
+
+def test_an_estimator_is_called_by_what_tells_it_from_others():
+    assert comparison.label(Renyi(2, alpha=0.0)) == "Renyi(0)"
+    assert comparison.label(Renyi(2, alpha=-1.5)) == "Renyi(-1.5)"
+    assert comparison.label(ScoreFunction(2, baseline="mean")) == "ScoreFunction (mean)"
 
 
 def test_it_leaves_everything_as_it_was():
