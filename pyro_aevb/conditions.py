@@ -93,7 +93,7 @@ class Conditioned(nn.Module):
         if condition is None or not self.condition:
             return None
         if not _is_category(condition):
-            return condition.reshape(len(condition), -1).to(like)
+            return condition.reshape(condition.shape[0], -1).to(like)  # len() would fix the number in a graph
         each = torch.arange(self.condition, device=condition.device)
         unknown = ((condition < 0) | (condition >= self.condition)).unsqueeze(-1)  # (B, 1)
         one_hot = (condition.unsqueeze(-1) == each).to(like)  # (B, C); comparing, since F.one_hot reads the values

@@ -26,6 +26,7 @@ __all__ = ["Info", "LogDensity", "State", "adapted", "init", "jittered", "leapfr
 LogDensity = Callable[[Tensor], Tensor]
 
 LARGEST_FACTOR = 1.25  # by which one transition may change the step size, as the paper's author had it
+LARGEST_ERROR = 1000.0  # nats of energy, beyond which a path is said to diverge
 JITTER = 0.2  # step sizes vary by this share of themselves, so that no orbit closes upon itself
 
 
@@ -41,12 +42,22 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a transition did to each chain: how probable its acceptance was, and whether it moved."""
+    """What a transition did to each chain: how probable its acceptance was, whether it moved, and its energy."""
 
     acceptance: Tensor
     """Probability with which the end of each chain's path was to be accepted, ``(C, B)``"""
     accepted: Tensor
     """Whether the end was accepted, so that the chain moved, ``(C, B)``"""
+    energy: Tensor
+    """Energy H where the chain is afterwards, with the momentum that it came there with, ``(C, B)``, in nats"""
+    energy_error: Tensor
+    """Energy at the path's end less that at its beginning, ``(C, B)``, in nats: 0 for a path without error, infinite
+    where the end has no density"""
+
+    @property
+    def diverging(self) -> Tensor:
+        """Whether the path left Hamilton's: its energy grew by more than 1,000 nats, as Stan counts it, ``(C, B)``."""
+        return self.energy_error > LARGEST_ERROR
 
 
 def init(log_density: LogDensity, position: Tensor) -> State:
@@ -96,6 +107,7 @@ def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_step
     whole("leapfrog_steps", leapfrog_steps)
     momentum = torch.randn_like(state.position)
     proposed, end = leapfrog(log_density, state, momentum, step_size, leapfrog_steps)
+    before = _kinetic(momentum) - state.log_density  # (C, B)
     gain = proposed.log_density - _kinetic(end) - state.log_density + _kinetic(momentum)  # (C, B)
     gain = torch.where(proposed.log_density.isfinite(), gain.nan_to_num(nan=-math.inf), -math.inf)
     acceptance = gain.clamp(max=0).exp()  # an end that is not finite is never accepted
@@ -104,7 +116,8 @@ def step(log_density: LogDensity, state: State, step_size: Tensor, leapfrog_step
         torch.where(accepted if new.dim() == accepted.dim() else accepted.unsqueeze(-1), new, old)
         for new, old in zip(proposed, state, strict=True)
     ]
-    return State(*chosen), Info(acceptance, accepted)
+    energy = torch.where(accepted, before - gain, before)
+    return State(*chosen), Info(acceptance, accepted, energy, -gain)
 
 
 def leapfrog(

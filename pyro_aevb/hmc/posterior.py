@@ -14,7 +14,7 @@ from pyro_aevb import traces
 from pyro_aevb.data.arguments import takes_any_data
 from pyro_aevb.data.given import as_tensors
 from pyro_aevb.errors import InputError, choice, function, positive, whole
-from pyro_aevb.hmc.kernel import LogDensity, State, adapted, init, jittered, step
+from pyro_aevb.hmc.kernel import Info, LogDensity, State, adapted, init, jittered, step
 from pyro_aevb.pairs import Pair, evaluating
 from pyro_aevb.traces import LatentSpace
 
@@ -40,6 +40,8 @@ class Samples(NamedTuple):
     """The map from u to the latents, ``space.latents(u)``."""
     state: State
     """Where the chains ended, from which they can go on."""
+    info: Info
+    """What each transition after burn-in did, ``(S, C, B)`` each"""
 
     @property
     def rhat(self) -> Tensor:
@@ -172,17 +174,17 @@ def _kept(
 ) -> Samples:
     positions: list[Tensor] = []
     logs: list[Tensor] = []
-    acceptance = torch.zeros_like(state.log_density)
-    moved = torch.zeros_like(acceptance, dtype=torch.bool)
+    infos: list[Info] = []
     for _ in range(count):
         state, info = step(log_density, state, jittered(size), leapfrog_steps)
         positions.append(state.position)
         logs.append(state.log_density)
-        acceptance += info.acceptance / count
-        moved |= info.accepted
-    if not moved.any():
+        infos.append(info)
+    every = Info(*map(torch.stack, zip(*infos, strict=True)))
+    if not every.accepted.any():
         raise InputError(
             f"no chain moved in {count} transitions at step size {size.mean().item():.2g}: take a longer burn_in, or a "
             "smaller step_size to begin with"
         )
-    return Samples(torch.stack(positions), torch.stack(logs), acceptance.mean(0), size, space, state)
+    acceptance = every.acceptance.mean((0, 1))
+    return Samples(torch.stack(positions), torch.stack(logs), acceptance, size, space, state, every)
