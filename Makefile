@@ -1,4 +1,4 @@
-# make demo: install, train on digits, evaluate, draw; make test: install, lint, types, tests, doctests;
+# make demo: install, train on digits, evaluate, draw, make a page to explore; make test: install, lint, types, tests, doctests;
 # make docs: the documentation, all code in it executed, without a network once all is installed;
 # make bench: what a training step costs, about 25 minutes; make figures: the paper's figures from as many samples as
 # take some 85 minutes on two cores, resumable; make figures FULL=1: from as many as the figures here, four to five hours.
@@ -29,7 +29,8 @@ demo: $(BIN)/installed
 	@[ -d runs/demo ] || $(BIN)/pyro-aevb train --data digits --latent_dim 2 --hidden 200 --samples 1e6 --out runs/demo
 	@echo; $(BIN)/pyro-aevb evaluate runs/demo --num_samples 1000
 	@echo; $(BIN)/pyro-aevb plot runs/demo
-	@echo; echo "Look at the pictures above. Once more from the beginning: rm -r runs/demo; make demo"
+	@echo; $(BIN)/pyro-aevb explore runs/demo --out runs/demo/explore.html
+	@echo; echo "Look at the pictures above, and open runs/demo/explore.html in a browser. Once more from the beginning: rm -r runs/demo; make demo"
 
 $(BIN)/docs-installed: $(BIN)/installed
 	$(BIN)/python -m pip install -q -e '.[dev,docs]'

@@ -30,7 +30,9 @@ The rooms of the package, in an order to read them in:
 * Hamiltonian Monte Carlo and draws from a posterior: ``hmc``;
 * what a trained pair is worth, and what it makes of data: ``evaluation``, ``evidence``, ``diagnostics``, ``bayesian``,
   ``predictions``;
-* pictures, runs on disk, the command line: ``plots``, ``runs``, ``cli``;
+* pictures, runs on disk, several side by side, a page to explore them: ``plots``, ``runs``, ``reports``, ``explorer``;
+* the tools that people have already: ``sklearn``, ``arviz``, ``trackers``, ``export``, and in a notebook ``views``;
+* the command line: ``cli``;
 * the contracts of parts, as functions that check yours: ``testing``.
 """
 
@@ -45,11 +47,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_aevb import (
+        arviz,
         bayesian,
         data,
         diagnostics,
         estimators,
         evidence,
+        explorer,
+        export,
         guides,
         hmc,
         likelihoods,
@@ -58,14 +63,17 @@ if TYPE_CHECKING:
         plots,
         predictions,
         priors,
+        reports,
         sgvb,
         sklearn,
         traces,
+        trackers,
         views,
     )
     from pyro_aevb.errors import InputError, NonFiniteLossError
     from pyro_aevb.models import GenerativeModel, RecognitionModel
-    from pyro_aevb.runs import load_run
+    from pyro_aevb.reports import compare_runs
+    from pyro_aevb.runs import load_run, train
     from pyro_aevb.seeds import seeded
     from pyro_aevb.training.early_stopping import EarlyStopping
     from pyro_aevb.training.ensemble import Ensemble
@@ -85,11 +93,15 @@ __all__ = [
     "Progress",
     "RecognitionModel",
     "Trainer",
+    "arviz",
     "bayesian",
+    "compare_runs",
     "data",
     "diagnostics",
     "estimators",
     "evidence",
+    "explorer",
+    "export",
     "guides",
     "hmc",
     "likelihoods",
@@ -99,14 +111,17 @@ __all__ = [
     "plots",
     "predictions",
     "priors",
+    "reports",
     "seeded",
     "sgvb",
     "sklearn",
     "traces",
+    "trackers",
+    "train",
     "views",
 ]
 
-_ROOMS_OF_NAMES = ("errors", "seeds", "models", "training", "runs")
+_ROOMS_OF_NAMES = ("errors", "seeds", "models", "training", "runs", "reports")
 """Rooms whose public names may be the package's own too, in the order of what they take to import."""
 
 _ONE_AT_A_TIME = threading.RLock()

@@ -24,6 +24,7 @@ __all__ = [
     "DivergenceWarning",
     "InputError",
     "NonFiniteLossError",
+    "TrackerWarning",
     "choice",
     "did_you_mean",
     "flag",
@@ -81,6 +82,10 @@ class NonFiniteLossError(ArithmeticError):
 
 class DivergenceWarning(UserWarning):
     """Training stays finite, and its bound lies far below what it was; the command line prints it as one line."""
+
+
+class TrackerWarning(UserWarning):
+    """A tracker raised an error and is left out; the training goes on. The command line prints it as one line."""
 
 
 # ---------------------------------------------------------------- checks of arguments

@@ -20,7 +20,7 @@ def pytest_addoption(parser):
         "--require-data", action="store_true", help="fail, rather than skip, where MNIST or Frey Face is missing"
     )
     parser.addoption("--require-docs", action="store_true", help="fail, rather than skip, where the site is not built")
-    parser.addoption("--require-browser", action="store_true", help="fail, rather than skip, where there is no Chromium")
+    parser.addoption("--require-browser", action="store_true", help="fail, rather than skip, without Chromium")
     parser.addoption("--random-pairs", type=int, default=500, help="how many random pairs, see test_random_pairs.py")
     parser.addoption("--random-seed", type=int, default=0, help="which random pairs")
     parser.addoption("--sample", type=int, help="so many cases of each parametrised test, evenly spread, no slow test")

@@ -8,7 +8,10 @@ from pyro_aevb.cli import COMMANDS
 from pyro_aevb.runs import options
 from pyro_aevb.runs.parser import Parser
 
-MODULES = (options, *(importlib.import_module(f"pyro_aevb.cli.{place.split(':')[0]}") for place, _ in COMMANDS.values()))
+MODULES = (
+    options,
+    *(importlib.import_module(f"pyro_aevb.cli.{place.split(':')[0]}") for place, _ in COMMANDS.values()),
+)
 
 INTRODUCTION = """\
 The command line

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 from pyro_aevb.cli.stopping import Stopped, stopping
-from pyro_aevb.errors import DivergenceWarning, InputError, NonFiniteLossError, did_you_mean
+from pyro_aevb.errors import DivergenceWarning, InputError, NonFiniteLossError, TrackerWarning, did_you_mean
 
 __all__ = ["main"]
 
@@ -51,6 +51,10 @@ DISTRIBUTIONS = {"pyro": "pyro-ppl", "pyro_aevb": "pyro_aevb", "torch": "torch"}
 
 LARGE = {
     "train": "--hidden, --latent_dim or --batch_size",
+    "sweep": "--hidden, --latent_dim, --batch_size or --jobs",
+    "report": "--count or --num_samples",
+    "explore": "--count or --num_samples",
+    "export": "--count or --num_samples",
     "evaluate": "--chunk_size, --chains or --draws",
     "encode": "--draws",
     "impute": "--num_samples or --draws",
@@ -157,7 +161,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Print our own warnings as one line each on standard error, without the place in our code."""
     from pyro_aevb.runs.origin import VersionsWarning
 
-    own_warnings = (VersionsWarning, DivergenceWarning)
+    own_warnings = (VersionsWarning, DivergenceWarning, TrackerWarning)
     show: Callable[..., None] = warnings.showwarning
 
     def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

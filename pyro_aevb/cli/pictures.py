@@ -30,7 +30,7 @@ LATENT_ROWS = 20_000  # in latent space
 REDRAWN = 200  # draws of each row that its predictive interval is of
 LEVEL = 0.9  # of values that it is to cover
 
-__all__ = ["PlotOptions", "SampleOptions", "plot", "sample"]
+__all__ = ["PlotOptions", "SampleOptions", "figures_of", "plot", "sample"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def plot(arguments: Sequence[str]) -> None:
     _check_memory("count", config.count, run)
     _check_memory("side", config.side, run, config.side**2)
     run.data.rows("test")  # without which nothing is drawn
-    for name, draw in _figures(run, config).items():
+    for name, draw in figures_of(run, config).items():
         print(plots.save(draw(), run.folder.figure(name)))
 
 
@@ -114,7 +114,13 @@ def _check_memory(option: str, value: int, run: Run, pictures: int | None = None
         raise InputError(f"--{option} {value} takes {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f}")
 
 
-def _figures(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
+def figures_of(run: Run, config: PlotOptions) -> dict[str, Callable[[], Figure]]:
+    """What ``plot`` draws of a run: by the name of each figure, a function that draws it.
+
+    Arguments:
+        run: The run.
+        config: How many data, and how they are shown.
+    """
     if run.data.schema.columns or not is_image(run.data.shape):
         return _figures_of_table(run, config)
     shape = run.data.shape

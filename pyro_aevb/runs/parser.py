@@ -316,7 +316,7 @@ def read_config(path: Path, trust: Sequence[str] = (), without: Collection[str] 
     if not isinstance(config, dict):
         raise InputError(f"{path} is no configuration: it needs lines 'option: value', as in a run's config.yaml")
     check_config(config, path, trust, without)
-    if typed := config.keys() & {"out", "trust", "resume", "config"}:
+    if typed := config.keys() & {"out", "trust", "resume", "config", "track", "seeds", "jobs"}:
         raise InputError(f"{path} has {min(typed)}, which is not read from a file: type --{min(typed)}")
     return config
 
