@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_aevb.errors import InputError
+from pyro_aevb.errors import path as path_of
 from pyro_aevb.files import check_place, replaced
 
 __all__ = ["MARK", "check_page", "make_page", "script", "write_page"]
@@ -158,7 +160,7 @@ def _is_ours(path: Path) -> bool:
         return MARK.encode() in file.read(200)
 
 
-def write_page(payload: Mapping[str, Any], out: Path) -> Path:
+def write_page(payload: Mapping[str, Any], out: str | os.PathLike[str]) -> Path:
     """Write a page, whole or not at all; an earlier one is replaced, nothing else.
 
     Arguments:
@@ -168,8 +170,9 @@ def write_page(payload: Mapping[str, Any], out: Path) -> Path:
     Raises:
         InputError: As :func:`check_page`.
     """
-    check_page(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(out) as file:
+    place = path_of("out", out)
+    check_page(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(place) as file:
         file.write(make_page(payload).encode())
-    return out
+    return place

@@ -189,16 +189,12 @@ def test_draws_are_those_of_prior_and_aggregate_posterior(digits):
 def by_hand(weights, x, eps):
     """The bound of the paper's pair at given noise, from its weights alone: equation (10) in plain torch."""
 
-    def mlp(name, value):
-        first, second = (f"{name}.{i}" for i in (0, 2))
-        hidden = torch.tanh(value @ weights[f"{first}.weight"].T + weights[f"{first}.bias"])
-        return hidden @ weights[f"{second}.weight"].T + weights[f"{second}.bias"]
+    def mlp(part, value):
+        hidden = torch.tanh(value @ weights[f"{part}.0.weight"].T + weights[f"{part}.0.bias"])
+        return hidden @ weights[f"{part}.2.weight"].T + weights[f"{part}.2.bias"]
 
-    parts = {re.sub(r"\.\d\.(weight|bias)$", "", name) for name in weights}
-    encoder, decoder = sorted(parts, key=lambda name: not name.startswith("guide"))
-    mean, log_variance = mlp(encoder, x).chunk(2, -1)
-    z = mean + (log_variance / 2).exp() * eps
-    logits = mlp(decoder, z)
+    mean, log_variance = mlp("guide.network", x).chunk(2, -1)
+    logits = mlp("likelihood.network", mean + (log_variance / 2).exp() * eps)
     log_likelihood = (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
     return log_likelihood + 0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(-1)
 
@@ -211,7 +207,7 @@ def test_the_cost_of_rounding_is_that_of_the_paper_by_hand(digits):
     for i, block in enumerate(x.split(100)):
         with seeded(derive(3, "evaluation", i)):
             eps.append(torch.randn(len(block), 2, dtype=torch.float64))
-    weights = {f"{part}.{name}": p.detach() for part in ("model", "guide") for name, p in _parameters(run, part)}
+    weights = {name: p.detach() for part in (run.model, run.guide) for name, p in part.named_parameters()}
     own = by_hand({name: p.double() for name, p in weights.items()}, x, torch.cat(eps))
     half = by_hand({name: p.half().double() for name, p in weights.items()}, x, torch.cat(eps))
     said = payload_of(run, seed=3)["runs"][0]["rounding"]
@@ -221,11 +217,6 @@ def test_the_cost_of_rounding_is_that_of_the_paper_by_hand(digits):
     assert said["se"] == pytest.approx(difference.std().item() / 120**0.5, rel=1e-9)
     assert said["largest"] == pytest.approx(difference.abs().max().item(), rel=1e-9)
     assert difference.abs().max() > 1e-7  # it costs something
-
-
-def _parameters(run, part):
-    """Weights of a part by the names of their layers, the last of these counted from 0."""
-    return [(name.removeprefix("_"), p) for name, p in getattr(run, part).named_parameters()]
 
 
 def test_float32_rounds_nothing(digits):
@@ -538,6 +529,22 @@ def test_a_page_refers_to_nothing_outside(digits):
     (policy,) = [a["content"] for tag, a in elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-eval" not in policy
+
+
+def test_the_papers_pair_on_mnist_fits_into_six_megabytes(tmp_path, mnist_root):
+    """784-500-20 with as many data as a page has by default, and their numbers."""
+    options = (
+        "--data=mnist",
+        "--latent_dim=20",
+        "--hidden=500",
+        "--evaluate_every=1000000",
+        f"--data_root={mnist_root}",
+    )
+    run = aevb.load_run(trained(tmp_path / "mnist", *options))
+    payload = payload_of(run, count=None, num_samples=2)
+    (shown,) = payload["runs"]
+    assert (shown["count"], shown["pair"] is None, len(shown["dimensions"])) == (1000, False, 20)
+    assert len(explorer.make_page(payload)) < 6_000_000
 
 
 @pytest.fixture(scope="module")

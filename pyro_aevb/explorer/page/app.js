@@ -18,6 +18,7 @@ function start() {
   app.datum = () => Math.min(app.state.datum, app.run().count - 1);
   app.other = () => Math.min(app.state.to, app.run().count - 1);
   app.latents = () => latentsOf(app);
+  app.moments = () => momentsOf(app);
   app.x = () => ownDatum(app) ?? rowOfArray(app.run().x, app.datum());
   app.chooseDatum = (datum) => app.state.set({ datum, x: null, z: Float64Array.from(rowOfArray(app.run().mean, datum)) });
   app.nextDraw = (count) => app.drawn++ % count;
@@ -30,13 +31,24 @@ function start() {
 function latentsOf(app) {
   const { z } = app.state;
   const right = z && z.length === app.run().latents && z.every(Number.isFinite);
-  return right ? z : Float64Array.from(rowOfArray(app.run().mean, app.datum()));
+  return right ? z : Float64Array.from(app.moments().mean);
 }
 
-// A datum that was drawn or typed, if it is one of this run's: of another it may have other columns.
+// Mean and standard deviation of q(z|x): of a datum of one's own computed here, once for each.
+function momentsOf(app) {
+  const run = app.run();
+  const x = ownDatum(app);
+  if (!x) return { mean: rowOfArray(run.mean, app.datum()), sd: rowOfArray(run.sd, app.datum()) };
+  if (app.encoded?.x !== x || app.encoded.run !== run) app.encoded = { x, run, moments: run.pair.encode(x) };
+  return app.encoded.moments;
+}
+
+// A datum that was drawn or typed, if it is one of this run's: of another it may have other columns, or no gaps.
 function ownDatum(app) {
   const { x } = app.state;
-  return x && app.run().pair && x.length === app.run().size ? x : null;
+  const run = app.run();
+  const right = x && run.pair && x.length === run.size && x.every((value) => Number.isFinite(value) || run.hasGaps);
+  return right ? x : null;
 }
 
 function changed(app, keys) {
@@ -46,12 +58,12 @@ function changed(app, keys) {
   return requestAnimationFrame(() => {
     const all = app.waiting;
     app.waiting = null;
-    app.view.update(all);
+    if (all) app.view.update(all); // else the whole view was made anew meanwhile
   });
 }
 
 function show(app) {
-  const name = app.state.view in VIEWS ? app.state.view : "map";
+  const name = Object.hasOwn(VIEWS, app.state.view) ? app.state.view : "map";
   const focused = document.activeElement?.id;
   document.querySelectorAll("nav button").forEach((tab) => {
     const own = tab.dataset.view === name;
@@ -75,7 +87,7 @@ function head(app) {
   const picker = choice("run", options, "0", (i) => app.state.set({ run: Number(i), z: null, x: null }));
   picker.querySelector("select").id = "run";
   const theme = button("", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark", app), { id: "theme" });
-  const tabs = Object.entries(VIEWS).map(([view, [words]]) => button(words, () => app.state.set({ view }), { role: "tab", "data-view": view, id: `tab-${view}` }));
+  const tabs = Object.entries(VIEWS).map(([view, [words]]) => button(words, () => app.state.set({ view }), { role: "tab", "data-view": view, "aria-controls": "main", id: `tab-${view}` }));
   const bar = element("nav", { role: "tablist", "aria-label": "views", on: { keydown: (event) => turnTabs(event, tabs) } }, tabs);
   document.getElementById("head").replaceChildren(element("div", { class: "bar" }, title, app.runs.length > 1 ? picker : null, theme), bar);
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");

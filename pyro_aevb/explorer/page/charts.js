@@ -6,8 +6,9 @@ import { colorOf } from "./pictures.js";
 
 const WIDTH = 560;
 const HEIGHT = 300;
-const LEFT = 62;
+const LEFT = 76;
 const BOTTOM = 44;
+const MOST_NAMES = 40; // of bars, below which each has its name
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 
 function frameOf({ label, xs, ys, xName, yName, logX = false, logY = false, bare = false }) {
@@ -21,7 +22,7 @@ function frameOf({ label, xs, ys, xName, yName, logX = false, logY = false, bare
   svg.append(...ticks(y0, y1, logY).map((value) => horizontal(y(value), plainNumber(value))));
   svg.append(words(LEFT + (WIDTH - LEFT) / 2, HEIGHT - 6, xName, "middle"));
   const upright = words(0, 0, yName, "middle");
-  upright.setAttribute("transform", `translate(12 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)`);
+  upright.setAttribute("transform", `translate(16 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)`);
   svg.append(upright);
   return { svg, x, y };
 }
@@ -88,6 +89,13 @@ export function chartLegend(names) {
     ]));
 }
 
+function barName(x, name, upright) {
+  if (!upright) return words(x, HEIGHT - BOTTOM + 15, name, "middle");
+  const made = words(0, 0, name, "end");
+  made.setAttribute("transform", `translate(${x + 4} ${HEIGHT - BOTTOM + 6}) rotate(-90)`);
+  return made;
+}
+
 export function barsChart(names, values, marked, settings) {
   const { svg, y } = frameOf({ ...settings, xs: [0, 1], ys: [0, ...values], bare: true });
   const step = (WIDTH - LEFT - 12) / values.length;
@@ -95,7 +103,7 @@ export function barsChart(names, values, marked, settings) {
     const [left, top] = [LEFT + i * step + step * 0.1, y(Math.max(value, 0))];
     svg.append(drawing("rect", { x: left, y: top, width: step * 0.8, height: Math.abs(y(0) - y(value)), fill: marked[i] ? colorOf(0) : "#8a8f96" },
       drawing("title", {}, `${names[i]}: ${plainNumber(value)}`)));
-    if (values.length <= 14) svg.append(words(left + step * 0.4, HEIGHT - BOTTOM + 15, names[i], "middle"));
+    if (values.length <= MOST_NAMES) svg.append(barName(left + step * 0.4, names[i], values.length > 10));
   });
   return svg;
 }

@@ -1,6 +1,6 @@
 // One datum: chosen from a sortable table, drawn with the mouse, or typed; and what the pair makes of it.
 
-import { button, columns, element, hint, nats, numbers, panel, say, withError, WORDS } from "./elements.js";
+import { button, columns, element, hint, nats, panel, renew, say, withError, WORDS } from "./elements.js";
 import { makeEditor } from "./draw.js";
 import { makeForm } from "./form.js";
 import { makeRandom } from "./numerics.js";
@@ -13,6 +13,7 @@ const FEW_DRAWS = 20; // draws while somebody draws
 const MANY_DRAWS = 500; // draws once they rest
 const AT_REST = 350; // milliseconds
 const TRUSTED = 0.7; // of k-hat
+const RELIABLE = 10; // effective samples, below which log p(x) is a guess
 
 export function datumView(app) {
   const run = app.run();
@@ -132,15 +133,18 @@ function showLive(app, run, place, count) {
     ["log p(x)", withError(found.value, found.se), WORDS.evidence],
     ["log p(x|z), mean of draws", withError(found.likelihood, found.likelihoodSe), WORDS.reconstruction],
     [kl ? "KL, exact" : "KL, mean of draws", kl ? nats(kl.total) : withError(found.divergence, found.divergenceSe), WORDS.kl],
-    ["effective samples", `${nats(found.ess, 1)} of ${count}`],
+    ["effective samples", `${nats(found.ess, 1)} of ${count}${found.ess < RELIABLE ? " ⚠ few" : ""}`, WORDS.effective],
   ];
-  place.replaceChildren(element("h3", {}, `In this page, from ${count} draws of seed ${app.state.seed}, in nats`), numbers(rows));
+  renew(place, `In this page, from ${count} draws of seed ${app.state.seed}, in nats`, rows);
   place.dataset.count = count;
   if (count === MANY_DRAWS) say(`bound ${nats(found.bound)}, log p of x ${nats(found.value)} nats`);
 }
 
 function showStored(app, run, place) {
-  if (app.state.x) return place.replaceChildren(element("p", { class: "quiet" }, "This datum is your own, so that nothing was computed beforehand."));
+  if (app.state.x) {
+    delete place.dataset.names;
+    return place.replaceChildren(element("p", { class: "quiet" }, "This datum is your own, so that nothing was computed beforehand."));
+  }
   const i = app.datum();
   const rows = [
     ["bound", nats(run.bound[i])],
@@ -149,7 +153,7 @@ function showStored(app, run, place) {
     ["KL", nats(run.kl[i])],
     ["k-hat", `${nats(run.k_hat[i])}${run.k_hat[i] > TRUSTED ? " ⚠ above 0.7" : ""}`, WORDS.khat],
   ];
-  return place.replaceChildren(element("h3", {}, "Computed beforehand, with the run's own weights, in nats"), numbers(rows));
+  return renew(place, "Computed beforehand, with the run's own weights, in nats", rows);
 }
 
 // ---------------------------------------------------------------- q(z|x), latent by latent

@@ -46,11 +46,11 @@ function showEditor(editor) {
 
 function change(editor, x) {
   editor.before = [...editor.before, Float64Array.from(blank(editor))].slice(-UNDONE);
-  editor.app.state.set({ x });
+  editor.app.state.set({ x, z: null });
 }
 
 function step(editor, x) {
-  if (x) editor.app.state.set({ x });
+  if (x) editor.app.state.set({ x, z: null });
 }
 
 function pixelOf(editor, event) {
@@ -112,7 +112,7 @@ function paint(editor, from, to, value = editor.value) {
       }
     }
   }
-  editor.app.state.set({ x });
+  editor.app.state.set({ x, z: null });
 }
 
 function distance([px, py], [ax, ay], [bx, by]) {

@@ -27,9 +27,9 @@ export function button(words, heard, attributes = {}) {
   return element("button", { type: "button", on: { click: heard }, ...attributes }, words);
 }
 
-// A "?" that opens an explanation, by mouse, touch or keyboard.
-export function hint(about, words) {
-  const summary = element("summary", { "aria-label": `What is ${about}?` }, "?");
+// A "?" that opens an explanation, by mouse, touch or keyboard; it says of what, unless that stands beside it.
+export function hint(about, words, beside = false) {
+  const summary = element("summary", { "aria-label": `What is ${about}?` }, beside ? "?" : `? ${about}`);
   return element("details", { class: "hint" }, summary, element("p", {}, words));
 }
 
@@ -68,10 +68,19 @@ export function plainNumber(value) {
 // Names and numbers side by side.
 export function numbers(pairs) {
   const list = pairs.flatMap(([name, value, about]) => [
-    element("dt", {}, name, about ? hint(name, about) : null),
+    element("dt", {}, name, about ? " " : null, about ? hint(name, about, true) : null),
     element("dd", {}, value),
   ]);
   return element("dl", { class: "numbers" }, list);
+}
+
+// Other numbers of the same names in their place, so that an explanation which somebody opened stays open.
+export function renew(place, title, pairs) {
+  const names = pairs.map(([name]) => name).join();
+  if (place.dataset.names !== names) place.replaceChildren(element("h3", {}), numbers(pairs));
+  place.dataset.names = names;
+  place.querySelector("h3").textContent = title;
+  place.querySelectorAll("dd").forEach((said, i) => (said.textContent = pairs[i][1]));
 }
 
 let spokenLater = 0;
@@ -90,6 +99,8 @@ export const WORDS = {
   evidence:
     "log p(x), in nats: how probable the model finds this datum. Estimated by importance sampling with draws from the guide; ± is the standard error of the estimate.",
   khat: "The Pareto tail index of the importance weights. Above 0.7 the estimate of log p(x) and its error are not to be trusted.",
+  effective:
+    "How many draws from p(z|x) itself the weighted draws are worth. Where they are few, log p(x) comes out too low rather than too high, and its ± too small.",
   kl: "KL(q(z|x) || p(z)), in nats: how far the guide's posterior is from the prior; what z tells of x costs this much.",
   reconstruction: "The mean over draws from the guide of log p(x|z), in nats: how well x is told by its latents.",
   active: "A latent dimension is active where its posterior mean varies over the data by more than a threshold; others carry nothing.",

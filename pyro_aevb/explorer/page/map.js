@@ -14,11 +14,13 @@ export function mapView(app) {
   const run = app.run();
   const [map, made, sliders, path] = [mapPanel, decodedPanel, slidersPanel, pathPanel].map((part) => part(app, run));
   const node = columns([map.node, path.node], [made.node, sliders.node]);
+  path.node.classList.add("last"); // on a narrow screen what is decoded comes first
+  if (run.data.kind === "image") made.node.classList.add("beside");
   return { node, update: () => [map, made, sliders, path].forEach((part) => part.update()) };
 }
 
 function basisOf(app, run) {
-  return run.bases[app.state.axes] ?? run.bases.z;
+  return Object.hasOwn(run.bases, app.state.axes) ? run.bases[app.state.axes] : run.bases.z;
 }
 
 function mapPanel(app, run) {
@@ -76,30 +78,42 @@ export function chosenAxes(app, run) {
 }
 
 function redraw(map) {
-  const { app, run, canvas, shown } = map;
+  const { app, run, canvas } = map;
   const width = canvas.clientWidth;
   if (!width) return;
   const height = Math.min(width, Math.max(260, innerHeight * 0.62));
-  const context = sized(canvas, width, height);
   const basis = basisOf(app, run);
   const { across, up } = chosenAxes(app, run);
+  drawGround(map, width, height, basis, across, up);
+  const context = sized(canvas, width, height);
+  context.drawImage(map.ground, 0, 0, width, height);
+  drawPosterior(context, map, basis, across, up);
+  drawCross(context, map, basis, across, up);
+}
+
+// Axes, clouds and means stay as they are while z is dragged: they are drawn once, and copied in each frame.
+function drawGround(map, width, height, basis, across, up) {
+  const { run, shown } = map;
+  const { theme } = document.documentElement.dataset;
+  const key = [width, height, devicePixelRatio, across, up, theme, shown.means, shown.prior, shown.aggregate].join();
+  if (map.key === key) return;
+  map.key = key;
+  map.ground = element("canvas");
+  const context = sized(map.ground, width, height);
   const flat = run.latents === 1; // one latent: data lie in lines by their label
-  const up2 = (z, i) => (flat ? (run.labels ? run.labels.values[i] : 0) : along(z, basis, up));
+  const lifted = (z, i) => (flat ? (run.labels ? run.labels.values[i] : 0) : along(z, basis, up));
   const place = (array, lift) => Array.from({ length: array.shape[0] }, (_, i) => {
     const z = rowOfArray(array, i);
-    return [along(z, basis, across), lift ? lift(z, i) : up2(z, i)];
+    return [along(z, basis, across), lift(z, i)];
   });
-  const onLine = flat ? () => -1 : null;
-  const [means, prior, aggregate] = [place(run.mean), place(run.priorDraws, onLine), place(run.aggregateDraws, onLine)];
+  const onLine = flat ? () => -1 : lifted;
+  const [means, prior, aggregate] = [place(run.mean, lifted), place(run.priorDraws, onLine), place(run.aggregateDraws, onLine)];
   map.scale = scaleOf([...means, ...prior], width, height);
   drawAxes(context, map.scale, width, height, axisName(basis, across), flat ? "" : axisName(basis, up));
-  const faint = styleOf("--quiet");
-  if (shown.prior) drawCloud(context, map.scale, prior, faint, 1.3, 0.35);
+  if (shown.prior) drawCloud(context, map.scale, prior, styleOf("--quiet"), 1.3, 0.35);
   if (shown.aggregate) drawCloud(context, map.scale, aggregate, styleOf("--accent"), 1.6, 0.5);
   map.points = means.map(([x, y]) => [map.scale.x(x), map.scale.y(y)]);
   if (shown.means) drawMeans(context, map);
-  drawPosterior(context, map, basis, across, up);
-  drawCross(context, map, basis, across, up);
 }
 
 function axisName(basis, k) {
@@ -205,9 +219,7 @@ function drawNames(context, { run, points }) {
 function drawPosterior(context, map, basis, across, up) {
   const { app, run } = map;
   if (run.latents === 1) return;
-  const datum = Math.min(app.state.datum, run.count - 1);
-  const mean = rowOfArray(run.mean, datum);
-  const sd = rowOfArray(run.sd, datum);
+  const { mean, sd } = app.moments();
   const [u, v] = [basis.direction(across), basis.direction(up)];
   const [x, y] = [map.scale.x(along(mean, basis, across)), map.scale.y(along(mean, basis, up))];
   const spread = (direction) => Math.sqrt(direction.reduce((sum, weight, k) => sum + (weight * sd[k]) ** 2, 0));
@@ -309,7 +321,7 @@ function decodedPanel(app, run) {
     app.state.set({ seed });
     return app.state.set({ z: run.pair.prior(randomOf(app.state)) });
   });
-  const back = button("Mean of q(z|x)", () => app.state.set({ z: Float64Array.from(rowOfArray(run.mean, app.datum())) }));
+  const back = button("Mean of q(z|x)", () => app.state.set({ z: Float64Array.from(app.moments().mean) }));
   const words = element("p", { class: "quiet", id: "readout" });
   const warning = run.spec.not_live ? element("p", { class: "warning" }, run.spec.not_live) : null;
   const node = panel("Decoded", warning, output.node, words, element("div", { class: "row" }, draw, back));
@@ -337,9 +349,7 @@ function slidersPanel(app, run) {
 }
 
 function slider(app, run, k) {
-  const values = [run.mean, run.priorDraws].flatMap((array) => Array.from({ length: array.shape[0] }, (_, i) => rowOfArray(array, i)[k]));
-  const sorted = values.sort((a, b) => a - b);
-  const [low, high] = [sorted[Math.floor(0.002 * sorted.length)], sorted.at(-1 - Math.floor(0.002 * sorted.length))];
+  const [low, high] = rangeOf(run, k);
   const name = run.spec.dimensions[k];
   const amount = run.spec.kl ? `KL ${run.weight[k].toFixed(2)}` : `var ${run.weight[k].toFixed(2)}`;
   const input = element("input", {
@@ -357,6 +367,14 @@ function slider(app, run, k) {
   }
   update();
   return { node, update };
+}
+
+// All means, and all but the outermost draws of the prior, which may have heavy tails.
+function rangeOf(run, k) {
+  const of = (array) => Array.from({ length: array.shape[0] }, (_, i) => rowOfArray(array, i)[k]).sort((a, b) => a - b);
+  const [means, draws] = [of(run.mean), of(run.priorDraws)];
+  const out = Math.floor(0.002 * draws.length);
+  return [Math.min(means[0], draws[out]), Math.max(means.at(-1), draws.at(-1 - out))];
 }
 
 // Arrow keys by a hundredth of the range: with a step of "any" browsers differ.
@@ -377,7 +395,8 @@ function pathPanel(app, run) {
     on: { change: () => app.state.set({ to: Math.min(run.count - 1, Math.max(0, Math.round(Number(other.value)) || 0)) }) } });
   const frames = Array.from({ length: FRAMES }, (_, i) => frame(app, run, i / (FRAMES - 1)));
   strip.append(...frames.map((each) => each.node));
-  const node = panel("Between two data", element("div", { class: "row" }, element("label", {}, "other datum", other)), share, strip, words);
+  const same = button("Take the chosen one", () => app.state.set({ to: app.datum() }));
+  const node = panel("Between two data", element("div", { class: "row" }, element("label", {}, "other datum, from 0", other), same), share, strip, words);
   let shown = "";
   function update() {
     const key = `${app.datum()} ${app.state.to}`;

@@ -20,6 +20,7 @@ export function openRun(spec) {
   run.aggregateDraws = toArray(spec.aggregate_draws);
   run.order = [...run.weight.keys()].sort((a, b) => run.weight[b] - run.weight[a]);
   run.bases = { z: unitBasis(run), pc: principalBasis(run) };
+  run.hasGaps = run.x.values.some(Number.isNaN);
   run.isBinary = data.kind === "image" && run.x.values.every((value) => value === 0 || value === 1);
   lazily(run, "pair", () => makePair(spec.pair));
   lazily(run, "tiles", () => (spec.tiles ? { ...spec.tiles, means: toArray(spec.tiles.means) } : null));

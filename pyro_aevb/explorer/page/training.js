@@ -70,7 +70,7 @@ function gradientsPanel(run) {
   const names = [...new Set(gradients.map((row) => row.estimator))];
   const parts = ["model", "guide"].map((part) => {
     const lines = names.map((name) => ({ name, marks: true, points: gradients.filter((row) => row.estimator === name && row.part === part && row.snr > 0).map((row) => [row.num_particles, row.snr]) }));
-    const chart = linesChart(lines.filter((line) => line.points.length), { label: `signal-to-noise ratio, ${part}`, xName: "number of particles", yName: `${part}'s parameters`, logX: true, logY: true });
+    const chart = linesChart(lines.filter((line) => line.points.length), { label: `signal-to-noise ratio, ${part}`, xName: "number of particles", yName: `SNR, ${part}'s parameters`, logX: true, logY: true });
     return chart ?? "";
   });
   return panel("Signal-to-noise ratio of gradients", ...parts, chartLegend(names), hint("the signal-to-noise ratio", WORDS.snr));
