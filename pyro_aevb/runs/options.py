@@ -18,6 +18,7 @@ from pyro_aevb.priors import Prior
 from pyro_aevb.runs.parser import FLAG, Parser, made_by
 
 __all__ = [
+    "NOT_KEPT",
     "PARTS",
     "SCALE_OF_EARLIER",
     "Config",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Every = int | Literal["log"]
+
+NOT_KEPT = ("out", "config", "resume", "trust", "seeds", "jobs", "track")
+"""Options of ``pyro-aevb train`` that are typed anew each time, and stand in no ``config.yaml``."""
 
 SCALE_OF_EARLIER = "bytes"
 """How runs whose configuration does not say so scaled their data: all bytes were divided by 255."""
@@ -103,7 +107,7 @@ class Config:
         device: auto, cpu, cuda, cuda:1, mps, ...
         report_every: Number of samples between two reports of the training bound.
         evaluate_every: Number of samples between two bounds on the test set, which are computed when a report is made,
-            so not more often; ``log`` for 1, 2, ..., 9 times each power of ten.
+            so not more often; ``log`` for 1, 2, ..., 9 times each power of ten, evenly spread over a learning curve.
         save_every: Number of samples between two saves, made when a report is; or ``log``, as above.
     """
 
@@ -139,7 +143,7 @@ class Config:
     precision: Precision = "float32"
     device: str = "auto"
     report_every: int = 10_000
-    evaluate_every: Every = 100_000
+    evaluate_every: Every = "log"
     save_every: Every = 100_000
 
     def __str__(self) -> str:
@@ -152,24 +156,36 @@ PARTS = tuple(each.name for each in fields(Config) if "type" in each.metadata)
 
 @dataclass(frozen=True)
 class TrainOptions(Config):
-    """Train a model and its guide, and keep the run in a folder.
+    """Train a model and its guide, and keep the run in a folder; with --seeds several, each in a folder of its own.
 
     Arguments:
         hidden: Hidden units of likelihood and guide, where not given for one by itself; a number or a list, [500,300].
         activation: Activation of likelihood and guide, where not given for one by itself; a name from torch.nn.
         out: The run's folder; by default the first free of runs/DATA-1, runs/DATA-2, ...
         trust: Modules, separated by commas, whose parts the configuration of --config or --resume may name.
+        seeds: Seeds of several runs, 0-4 or 0,3,7, which are trained side by side in OUT/seed=0 and so on.
+        jobs: Number of processes that train at once with --seeds; by default as many as there are processors, on a GPU
+            one.
+        track: Trackers to watch the training with, separated by commas: tensorboard, wandb, mlflow; in the run's folder
+            unless their own environment variables say otherwise, and without a network.
     """
 
     hidden: int | list[int] | None = None
     activation: str | None = None
     out: str | None = None
     trust: str | None = None
+    seeds: str | None = None
+    jobs: int | None = None
+    track: str | None = None
 
 
-def parser() -> Parser:
-    """The parser of ``pyro-aevb train``, and of each run's ``config.yaml``."""
-    made = Parser.of(TrainOptions, "pyro-aevb train")
+def parser(kind: type[Parser] = Parser) -> Parser:
+    """The parser of ``pyro-aevb train``, and of each run's ``config.yaml``.
+
+    Arguments:
+        kind: Class of the parser, which says what becomes of an error.
+    """
+    made = kind.of(TrainOptions, "pyro-aevb train")
     made.option("--config", help="Start from a run's config.yaml; other options override it.")
     made.option("--resume", help="Go on with a run; --samples says up to where, in all.")
     return made
@@ -226,6 +242,6 @@ def dumped(grammar: Parser, options: Namespace) -> str:
         options: Options that the parser read.
     """
     kept = options.clone()
-    for name in ("out", "config", "resume", "trust"):
+    for name in NOT_KEPT:
         kept.pop(name, None)
     return str(grammar.dump(kept))

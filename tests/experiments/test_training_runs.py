@@ -54,25 +54,6 @@ def test_appendix_f_refuses_runs_of_other_settings(tmp_path, monkeypatch):
         appendix_f.run_curve(tmp_path, "VB", 1000, 0, 1000, "cpu")
 
 
-def test_an_interrupted_copy_of_a_run_is_not_taken_for_it(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    runs = importlib.import_module("shared.training_runs")
-    (tmp_path / "trial").mkdir()
-    (tmp_path / "trial" / "last.pt").write_text("state")
-
-    def interrupted(_, other):
-        other.mkdir()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(runs.shutil, "copytree", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            runs.copy(tmp_path / "trial", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    runs.copy(tmp_path / "trial", tmp_path / "run")
-    assert (tmp_path / "run" / "last.pt").read_text() == "state"
-
-
 def test_a_resumed_run_is_told_its_device_and_cells_are_means_over_seeds(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     runs, wake_sleep, called = (
