@@ -417,12 +417,12 @@ SHORT = {"gap": "gap", "kl": "KL", "active_units": "active", "training_bound": "
 """Names of columns where there is little room."""
 
 SPACE = "\N{NO-BREAK SPACE}"
-RANKED = PER_DATUM[:2]
-REST = (*PER_DATUM[2:], *PER_RUN)
+RANKED = (*PER_DATUM[:2], PER_RUN[2])
+REST = (*PER_DATUM[2:], *PER_RUN[:2])
 
 
 def _text(group: Group) -> str:
-    """A group as text: what settings are ranked by, all else that is measured, then verdicts."""
+    """A group as text: what settings are ranked by and what they took, all else that is measured, then verdicts."""
     places = range(len(group.settings))
     first = [[*_place(group, i), *_cells(group, i, RANKED)] for i in places]
     rest = [[group.settings[i].name, *_cells(group, i, REST)] for i in places]
