@@ -88,7 +88,8 @@ def _members(value: Any) -> str:
 def _home_of(module: ModuleType, name: str) -> str:
     """Where users import a name from: the contract of a family, in its ``base``, from the family itself."""
     parent, _, last = module.__name__.rpartition(".")
-    if last == "base" and getattr(sys.modules[parent], name, None) is getattr(module, name):
+    offered = getattr(sys.modules[parent], "__all__", ())  # what stands there is described there
+    if last == "base" and name not in offered and getattr(sys.modules[parent], name, None) is getattr(module, name):
         return parent
     return module.__name__
 

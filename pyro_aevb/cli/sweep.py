@@ -185,13 +185,14 @@ def table(rows: Sequence[Row]) -> str:
         rows: How far the runs are.
     """
     width = max(3, *(len(row.point.name) for row in rows))
-    head = f"{'run':<{width}}  {'state':<14}{'samples':>12}{'train':>10}{'test':>10}{'s.e.':>7}{'minutes':>9}"
-    return "\n".join([head, *(_line(row, width) for row in rows)])
+    state = max(5, *(len(row.state) for row in rows))
+    head = f"{'run':<{width}}  {'state':<{state}}{'samples':>10}{'train':>9}{'test':>9}{'s.e.':>6}{'minutes':>9}"
+    return "\n".join([head, *(_line(row, width, state) for row in rows)])
 
 
-def _line(row: Row, width: int) -> str:
-    bounds = f"{_number(row.bound):>10}{_number(row.test_bound):>10}{_number(row.test_se):>7}"
-    return f"{row.point.name:<{width}}  {row.state:<14}{row.samples:>12,}{bounds}{row.minutes:>9.1f}"
+def _line(row: Row, width: int = 0, state: int = 0) -> str:
+    bounds = f"{_number(row.bound):>9}{_number(row.test_bound):>9}{_number(row.test_se):>6}"
+    return f"{row.point.name:<{width}}  {row.state:<{state}}{row.samples:>10,}{bounds}{row.minutes:>9.1f}"
 
 
 def _number(value: float | None) -> str:
@@ -221,8 +222,7 @@ class _Shown:
     def ended(self, row: Row) -> None:
         """A run is in another state."""
         if not self.file.isatty() and row.state in ("done", "failed"):
-            width = len(row.point.name)
-            print(f"pyro-aevb: {_line(row, width)} ({_count(self.rows)})", file=self.file, flush=True)
+            print(f"pyro-aevb: {_line(row)} ({_count(self.rows)})", file=self.file, flush=True)
 
     def refresh(self) -> None:
         """Show how far the runs are."""

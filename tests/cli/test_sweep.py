@@ -196,9 +196,9 @@ def test_the_table_has_a_line_for_each_run():
     done = Row(Point("prior=Laplace,seed=0", {}, ()), "done", 400, -43.25, -42.5, 0.0625, 1.26)
     waiting = Row(Point("seed=1", {}, ()))
     assert table([done, waiting]).splitlines() == [
-        "run                   state              samples     train      test   s.e.  minutes",
-        "prior=Laplace,seed=0  done                   400    -43.25    -42.50   0.06      1.3",
-        "seed=1                waiting                  0                                 0.0",
+        "run                   state     samples    train     test  s.e.  minutes",
+        "prior=Laplace,seed=0  done          400   -43.25   -42.50  0.06      1.3",
+        "seed=1                waiting         0                              0.0",
     ]
 
 
