@@ -44,8 +44,8 @@ class Point(NamedTuple):
 class Grid:
     """The runs that options with several values come to.
 
-    An option of a part, ``prior.components``, goes to those values of the part that take it, and the others have no
-    runs for its values.
+    An option of a part that varies, ``prior.components``, varies too, though it may have one value. It goes to those
+    values of the part that take it, and the others have no runs for its values.
 
     Arguments:
         arguments: Words of the command line.
@@ -58,17 +58,20 @@ class Grid:
 
     def __init__(self, arguments: Sequence[str], varied: Sequence[str] = (), split: bool = True) -> None:
         self.split = split
-        self.axes: dict[str, list[str]] = {}
-        """Values of each option that varies."""
-        self.base: dict[str, str] = {}
-        """The value of each option that all runs have in common."""
         self._common: list[str] = []
-        self._read(arguments, varied)
-        seeds = self._seeds(arguments)
-        order = [*(name for name in varied if name in self.axes), *self.axes]  # names do not follow what is typed first
-        self.axes = {**{name: self.axes[name] for name in order}, "seed": seeds}
+        values = self._read(arguments)
+        seeds = self._seeds(arguments, values.pop("seed", None))
+        several = {name for name, each in values.items() if len(each) > 1 or name in varied}
+        several |= {name for name in values if name.partition(".")[0] in several}  # which another grid may vary
+        order = [*(name for name in varied if name in several), *(name for name in values if name in several)]
+        self.axes = {**{name: values[name] for name in order}, "seed": seeds}
+        """Values of each option that varies."""
+        self.base = {name: each[0] for name, each in values.items() if name not in several}
+        """The value of each option that all runs have in common."""
 
-    def _read(self, arguments: Sequence[str], varied: Sequence[str]) -> None:
+    def _read(self, arguments: Sequence[str]) -> dict[str, list[str]]:
+        """The values of each option, the last ones that were typed, as for ``train``."""
+        values: dict[str, list[str]] = {}
         for typed in taken_apart(arguments):
             if not typed.name:
                 raise InputError(f"unexpected {typed.words[0]}, where options begin with --")
@@ -77,27 +80,24 @@ class Grid:
             elif typed.name in ("config", "trust"):
                 self._common.append(f"--{typed.name}={typed.value}")
             elif typed.name not in NOT_KEPT:
-                self._take(typed.name.replace(".init_args.", "."), typed.value, varied)
+                name = typed.name.replace(".init_args.", ".")
+                values[name] = self._values(name, typed.value or "")
+        return values
 
-    def _take(self, name: str, value: str | None, varied: Sequence[str]) -> None:
-        values = [canonical(name, each) for each in (split_values(name, value or "") if self.split else [value or ""])]
+    def _values(self, name: str, text: str) -> list[str]:
+        values = [canonical(name, each) for each in (split_values(name, text) if self.split else [text])]
         if not all(values):
             raise InputError(f"--{name} needs a value")
         if twice := [each for each in values if values.count(each) > 1]:
             raise InputError(f"--{name} has {twice[0]} twice: give each value once")
-        self.axes.pop(name, None)
-        self.base.pop(name, None)  # the last one counts, as for train
-        if len(values) > 1 or name in (*varied, "seed"):
-            self.axes[name] = values
-        else:
-            self.base[name] = values[0]
+        return values
 
-    def _seeds(self, arguments: Sequence[str]) -> list[str]:
+    @staticmethod
+    def _seeds(arguments: Sequence[str], given: list[str] | None) -> list[str]:
         typed = [each.value or "" for each in taken_apart(arguments) if each.name == "seeds"]
-        found = self.axes.pop("seed", None)
-        if typed and found:
+        if typed and given:
             raise InputError("--seed and --seeds are both given: leave one out")
-        return [str(seed) for seed in seeds_of(typed[-1])] if typed else found or ["0"]
+        return [str(seed) for seed in seeds_of(typed[-1])] if typed else given or ["0"]
 
     def points(self) -> list[Point]:
         """The runs, those of one seed after another, so that all settings have their first run early.
@@ -128,8 +128,7 @@ class Grid:
         return _takes(part, values[part], option)
 
     def _point(self, values: dict[str, str]) -> Point:
-        base = {name: value for name, value in self.base.items() if self._takes(name, values)}
-        words = [f"--{name}={value}" for name, value in {**base, **values}.items()]
+        words = [f"--{name}={value}" for name, value in {**self.base, **values}.items()]
         return Point(_name(values), values, (*words, *self._common))
 
 

@@ -90,6 +90,8 @@ class Sweep:
 
     def _check_base(self, base: Mapping[str, Any]) -> None:
         """See that the runs that are there have the same options in common."""
+        for name in self.grid.axes.keys() & base.keys():
+            raise InputError(f"--{name} is {base[name]} in all runs of {self.path}: give another --out")
         for name in sorted({*base, *self.grid.base}):
             then, now = base.get(name), self.grid.base.get(name)
             if then != now:
@@ -97,8 +99,6 @@ class Sweep:
                 raise InputError(
                     f"--{name} is {now}, and the runs in {self.path} have {then}: give it as they do, or another --out"
                 )
-        for name in self.grid.axes.keys() & base.keys():
-            raise InputError(f"--{name} is {base[name]} in all runs of {self.path}: give another --out")
 
     def _check_places(self) -> None:
         for point in self.points:

@@ -70,12 +70,15 @@ def test_each_run_is_the_run_alone_and_is_left_alone_when_it_is_done(cli):
             assert float(found[name]["test_se"]) == pytest.approx(run.metrics[-1]["test_se"], abs=1e-4)
             assert name in printed
     before = {name: stamps(Path("runs") / name) for name in found}
-    shutil.rmtree("runs/prior=GaussianMixture,seed=1")
+    again = "prior=GaussianMixture,prior.components=3,seed=1"
+    shutil.rmtree(f"runs/{again}")
     code, printed, errors = cli(*words, "--seeds=0-2", "--jobs=2")
     assert code == 0, errors
     assert "6 of 6 runs done" in printed
-    assert_same_run("runs/prior=GaussianMixture,seed=1", "prior=GaussianMixture,seed=1")
-    del before["prior=GaussianMixture,seed=1"]
+    assert_same_run(
+        "runs/prior=GaussianMixture,prior.components=3,seed=1", "prior=GaussianMixture,prior.components=3,seed=1"
+    )
+    del before["prior=GaussianMixture,prior.components=3,seed=1"]
     assert before == {name: stamps(Path("runs") / name) for name in before}
     assert len(rows()) == 6
 

@@ -61,6 +61,10 @@ def test_an_option_of_a_part_is_for_the_values_that_take_it():
         "prior=GaussianMixture,prior.components=10,seed=0",
         "prior=GaussianMixture,prior.components=50,seed=0",
     ]
+    assert names("--prior.components=3", "--prior=GaussianMixture,StandardNormal") == [
+        "prior.components=3,prior=GaussianMixture,seed=0",
+        "prior=StandardNormal,seed=0",
+    ]
     points = Grid(["--optimizer=Adam,SGD", "--optimizer.init_args.momentum=0.9"]).points()
     assert ["--optimizer.momentum=0.9" in each.words for each in points] == [False, True]
     assert all("--prior.components=3" in each.words for each in Grid(["--prior.components=3", "--seeds=0-1"]).points())
@@ -177,7 +181,7 @@ class TestFolder:
                 ["--samples=400", "--hidden=3", "--batch_size=7"],
                 "--batch_size is 7, and the runs in runs have not given",
             ),
-            (["--samples=400", "--hidden=3,4"], "--hidden is not given|--hidden is 3 in all runs"),
+            (["--samples=400", "--hidden=3,4"], "--hidden is 3 in all runs of runs"),
         ],
     )
     def test_other_options_in_common_are_refused_by_name(self, arguments, message):
@@ -186,6 +190,17 @@ class TestFolder:
         with pytest.raises(InputError, match=message):
             sweep("--prior=VampPrior", *arguments)
         assert Path("runs/sweep.yaml").read_bytes() == before
+
+    def test_an_option_that_earlier_runs_do_not_know_may_vary(self):
+        """Those have what stands where nothing is said."""
+        sweep("--samples=400")
+        added = sweep("--samples=400", "--prior=Laplace,GaussianMixture", "--prior.components=3")
+        assert [each.name for each in added.points] == [
+            "prior=Laplace,seed=0",
+            "prior=GaussianMixture,prior.components=3,seed=0",
+        ]
+        more = sweep("--samples=400", "--prior.components=10", "--prior=GaussianMixture")
+        assert [each.name for each in more.points] == ["prior=GaussianMixture,prior.components=10,seed=0"]
 
     def test_what_is_there_already_is_left_alone(self):
         Path("runs").mkdir()
