@@ -113,7 +113,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     with zipfile.ZipFile(built[1]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "pyro_aevb").rglob("*.py")}
-    assert names == sources | {"pyro_aevb/py.typed"}
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "pyro_aevb").rglob("page/*.*")}
+    assert len(pages) > 10  # what the explorer's page and the report are made of
+    assert names == sources | pages | {"pyro_aevb/py.typed"}
     told = metadata(built[1])
     assert told["License-Expression"] == "Apache-2.0"
     assert told.get_all("License-File") == ["LICENSE"]
