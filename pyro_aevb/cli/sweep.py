@@ -27,6 +27,8 @@ from pyro_aevb.runs.sweeps import Row, Sweep, row_of
 __all__ = ["SweepOptions", "sweep", "train_seeds"]
 
 FAILED = 1
+STILL = ("waiting", "done", "failed", "stopped")
+"""States of runs that no process is training; others are of running ones."""
 EVERY = 30
 """Seconds between two lines that say how far the runs are, where nobody looks at a terminal."""
 
@@ -201,7 +203,7 @@ def _number(value: float | None) -> str:
 
 def _count(rows: Sequence[Row]) -> str:
     """How many runs are in which state, in words."""
-    states = [row.state for row in rows]
+    states = ["running" if row.state not in STILL else row.state for row in rows]
     others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "done"]
     return ", ".join([f"{states.count('done')} of {len(rows)} runs done", *others])
 
@@ -234,7 +236,7 @@ class _Shown:
 
     def _draw(self) -> None:
         """The runs that are trained now, in the place of those that were drawn last."""
-        busy = [row for row in self.rows if row.state not in ("waiting", "done", "failed", "stopped")]
+        busy = [row for row in self.rows if row.state not in STILL]
         lines = [_count(self.rows), *(table(busy).splitlines() if busy else [])]
         text = "".join(f"\x1b[2K{line[: _columns()]}\n" for line in lines)
         print(f"{self._back()}{text}", end="", file=self.file, flush=True)
@@ -244,7 +246,7 @@ class _Shown:
         return f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
 
     def _say(self) -> None:
-        busy = [f"{row.point.name} {row.samples:,}" for row in self.rows if row.state not in ("waiting", "done")]
+        busy = [f"{row.point.name} {row.samples:,}" for row in self.rows if row.state not in STILL]
         print(f"pyro-aevb: {_count(self.rows)}; samples seen: {', '.join(busy)}", file=self.file, flush=True)
 
     def close(self) -> None:
@@ -254,4 +256,5 @@ class _Shown:
 
 
 def _columns() -> int:
-    return os.get_terminal_size(sys.stderr.fileno()).columns - 1
+    """Width of the terminal, in which a longer line would take two; some do not know theirs."""
+    return (os.get_terminal_size(sys.stderr.fileno()).columns or 10_000) - 1

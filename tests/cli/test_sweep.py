@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_aevb.cli import side_by_side
 from pyro_aevb.cli.side_by_side import Order, Worker
 from pyro_aevb.cli.sweep import table
 from pyro_aevb.runs.entry import train
@@ -60,9 +61,9 @@ def test_each_run_is_the_run_alone_and_is_left_alone_when_it_is_done(cli):
     assert "runs: 4 of 4 runs done" in printed
     found = rows()
     for seed in (0, 1):
-        for prior, more in (("StandardNormal", {}), ("GaussianMixture", {"prior.components": 3})):
-            name = f"prior={prior},seed={seed}"
-            run = train(out=name, prior=prior, seed=seed, **more, **SMALL)
+        for varied in ({"prior": "StandardNormal"}, {"prior": "GaussianMixture", "prior.components": 3}):
+            name = ",".join(f"{option}={value}" for option, value in [*varied.items(), ("seed", seed)])
+            run = train(out=name, seed=seed, **varied, **SMALL)
             assert_same_run(f"runs/{name}", name)
             assert found[name]["state"] == "done"
             assert float(found[name]["bound"]) == pytest.approx(run.metrics[-2]["bound"], abs=1e-4)
@@ -203,6 +204,14 @@ def test_the_table_has_a_line_for_each_run():
         "prior=Laplace,seed=0  done          400   -43.25   -42.50  0.06      1.3",
         "seed=1                waiting         0                              0.0",
     ]
+
+
+def test_a_process_has_the_threads_of_the_sweep(monkeypatch):
+    told = "print(json.dumps({'state': 'done', 'threads': os.environ['OMP_NUM_THREADS']}))"
+    monkeypatch.setattr(side_by_side, "PROGRAM", f"import json, os; {told}")
+    worker = Worker(3)
+    assert list(worker.train(Order("run", []))) == [{"state": "done", "threads": "3"}]
+    worker.end()
 
 
 def test_as_many_threads_as_processors_allow(monkeypatch):

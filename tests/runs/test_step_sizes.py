@@ -109,6 +109,7 @@ def test_a_tracker_of_the_trials_and_an_interruption(monkeypatch):
     seen.clear()
     step_sizes.choose(parser(), words, None, lambda size, progress: seen.append((size, progress.samples_seen)))
     assert seen[:3] == [(0.02, 400), (0.02, 500), (0.02, 600)]
+    assert Folder("run").load()["samples_seen"] == 600  # where the trial ended, and nothing is trained twice
     train(resume="run")
     chosen("whole")
     assert_same_training("run", "whole")
