@@ -355,7 +355,9 @@ def _of_weights(
     posterior = guide.posterior()
     found = _Groups(drawn_by="guide of the weights")
     weights: dict[str, list[Tensor]] = {site: [] for site in prior}
-    log_likelihood, log_prior, log_guide = [], [], []
+    log_likelihood = []
+    log_prior = []
+    log_guide = []
     sites: dict[str, Tensor] = {}
     for drawn, at, local, noise in _draw_pairs(model, guide, form, num_draws, seed):
         sites = sites or {site.name: site.value for site in traces.observed(at, local, data)}

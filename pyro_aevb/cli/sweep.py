@@ -170,7 +170,8 @@ def _take(wanted: Sweep, row: Row, event: Event) -> bool:
         found = row_of(wanted.path, row.point)
         for name in ("samples", "bound", "test_bound", "test_se", "minutes"):
             setattr(row, name, getattr(found, name))
-    before, row.state = row.state, told["state"]
+    before = row.state
+    row.state = told["state"]
     row.message = told.get("message", "")
     row.samples = told.get("samples", row.samples)
     row.bound = told.get("bound", row.bound)

@@ -45,13 +45,14 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def _print_summary(training: Training) -> None:
-    config, data = training.config, training.data
+    config = training.config
     records = training.folder.metrics()
     since = (training.samples_seen - 1) % config.report_every + 1  # the last report may come early, at the end
     train = [f"{r['bound']:.2f} on train (last {since:,} samples)" for r in records if "bound" in r]
     test = [f"{r['test_bound']:.2f} ± {r['test_se']:.2f} on test" for r in records if "test_bound" in r]
     print(
-        f"{training.folder.path}: {training.samples_seen:,} samples of {data.name} (binarize={data.binarize}), "
+        f"{training.folder.path}: {training.samples_seen:,} samples of {training.data.name} "
+        f"(binarize={training.data.binarize}), "
         f"nats per datum: bound {', '.join([*train[-1:], *test[-1:]]) or 'not yet known'}"
         f"{' with averaged weights' if config.averaging is not None and test else ''}"
     )

@@ -137,24 +137,30 @@ def _functions(model: GenerativeModel, guide: RecognitionModel) -> dict[str, Cal
     """What a page asks of a pair, for one datum: functions of x ``(1, D)``, of z ``(1, K)``, or of both."""
 
     def posterior_of(x: Tensor) -> Any:
+        """The distribution q(z|x)."""
         return guide.guide(guide.seen(x))
 
     def scores(x: Tensor, z: Tensor, q: Any) -> tuple[Tensor, ...]:
+        """log p(x|z), log p(z) and log q(z|x), ``(1,)`` each."""
         return model.likelihood_at(z).log_prob(x), model.prior_at(None, x).log_prob(z).expand(1), q.log_prob(z)
 
     def encode(x: Tensor) -> tuple[Tensor, ...]:
+        """Mean and standard deviation of q(z|x)."""
         q = posterior_of(x)
         return q.mean, q.stddev
 
     def posterior(x: Tensor) -> tuple[Tensor, ...]:
+        """A draw z of q(z|x), and the log densities of x and z there."""
         q = posterior_of(x)
         z = q()
         return z, *scores(x, z, q)
 
     def score(x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """The log densities of a given z."""
         return scores(x, z, posterior_of(x))
 
     def kl(x: Tensor) -> tuple[Tensor, ...]:
+        """KL(q(z|x) || p(z)), where there is a formula."""
         return _kl(posterior_of(x), model.prior_at(None, x))
 
     return {

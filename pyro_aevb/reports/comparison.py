@@ -155,7 +155,8 @@ class Group:
         shown = [pair for pair in self.pairs if pair.quantity is self.by and pair.is_one]
         above = sum(pair.second is setting for pair in shown)
         below = sum(pair.first is setting for pair in shown)
-        low, high = 1 + above, len(self.settings) - below
+        low = 1 + above
+        high = len(self.settings) - below
         return str(low) if low == high else f"{low}-{high}"
 
     @property
@@ -538,7 +539,8 @@ def _measured(
         except InputError as error:
             if named:
                 path = each.path if isinstance(each, Run) else each
-                raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+                words = str(error)  # load_run names the folder itself, an evaluation does not know it
+                raise InputError(words if str(path) in words else f"{path}: {words}") from error
             notes.append(f"{each} is left out: {error}")
         bar.update()
     return measured, notes

@@ -163,11 +163,11 @@ def _verdicts(comparison: Comparison) -> str:
 
 def _said(verdicts: Sequence[str]) -> str:
     """Verdicts, those after the first few folded up; the last one says how they came about."""
-    first, rest, last = verdicts[:MOST_VERDICTS], verdicts[MOST_VERDICTS:-1], verdicts[-1:]
+    rest = verdicts[MOST_VERDICTS:-1]
     if len(rest) < 2:
         return _list(verdicts, "verdicts")
     folded = f"<details><summary>{len(rest)} more</summary>{_list(rest, 'rest')}</details>"
-    return _list(first, "verdicts") + folded + _list(last, "rest")
+    return _list(verdicts[:MOST_VERDICTS], "verdicts") + folded + _list(verdicts[-1:], "rest")
 
 
 def _group(group: Group, comparison: Comparison, place: int | None) -> str:

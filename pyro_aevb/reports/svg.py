@@ -185,7 +185,10 @@ class Frame:
         height: Height of all.
     """
 
-    LEFT, RIGHT, TOP, BOTTOM = 58, 24, 10, 44
+    LEFT = 58
+    RIGHT = 24
+    TOP = 10
+    BOTTOM = 44
 
     def __init__(self, curves: Sequence[Curve], width: int, height: int) -> None:
         self.curves = curves

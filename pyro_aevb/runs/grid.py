@@ -237,7 +237,8 @@ def seeds_of(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d{1,15})(?:-(\d{1,15}))?\s*", each)
         if match is None:
             raise InputError(f"--seeds must be whole numbers, such as 0-4 or 0,3,7, not {text!r:.60}")
-        first, last = int(match[1]), int(match[2] or match[1])
+        first = int(match[1])
+        last = int(match[2] or first)
         if last < first or last - first >= MOST_SEEDS:
             raise InputError(f"--seeds {each.strip()}: give the smaller seed first, and at most {MOST_SEEDS:,}")
         seeds += range(first, last + 1)

@@ -115,7 +115,7 @@ class Training:
                     self._report(progress, round(time.perf_counter() - began, 3))
                 self._tell(on_report, progress)
                 signals.deliver()
-        except Exception:
+        except Exception:  # of the training itself, whose state may be half a step; on_report has its own way out
             raise
         except BaseException as stop:  # KeyboardInterrupt, and what handlers of other signals raise
             if not self.trainer.engine.updating:  # else by the second signal, which did not wait
@@ -154,7 +154,8 @@ class Training:
         return shlex.join(["pyro-aevb", "train", "--resume", str(self.folder.path), *trust])
 
     def _report(self, progress: Progress, seconds: float) -> None:
-        before, self.samples_seen = self.samples_seen, progress.samples_seen
+        before = self.samples_seen
+        self.samples_seen = progress.samples_seen
         self.folder.append_metrics({**_record(progress), "seconds": seconds})
         self.since_save.append(progress.bound)
         if _crossed(before, self.samples_seen, self.config.evaluate_every) or self.ended:

@@ -69,6 +69,11 @@ class _Followed:
         self.every = every
 
     def reports(self, reports: Iterable[Progress]) -> Iterator[Progress]:
+        """The reports as they come, each logged before it is passed on; the last one is looked at in any case.
+
+        Arguments:
+            reports: Reports of a training.
+        """
         seen = 0
         last: Progress | None = None
         for progress in reports:
@@ -108,6 +113,7 @@ def bound_on(trainer: Trainer, data: Data, name: str = "test", *, seed: int = 0)
     instance("trainer", trainer, Trainer)
 
     def measure(progress: Progress) -> dict[str, float]:
+        """The bound of the data and its standard error, by the metrics' names."""
         with evaluated(trainer):
             bound = evidence.bound(trainer.model, trainer.guide, data, seed=seed).bound.double()
         error = bound.std() / len(bound) ** 0.5 if len(bound) > 1 else bound.new_zeros(())
