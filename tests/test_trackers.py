@@ -801,7 +801,7 @@ def test_a_tracker_that_fails_loses_no_run(cli, library, monkeypatch):
     assert code == 0
     said = [line for line in errors.splitlines() if "warning" in line]
     assert len(said) == 1
-    assert re.match(r"pyro-aevb: warning: TensorBoard raised OSError.*No space left", said[0])
+    assert re.match(r"pyro-aevb: warning: the tracker TensorBoard raised OSError.*No space left", said[0])
     assert_same_run("alone", "run")
 
 

@@ -2,17 +2,16 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from pyro_aevb.cli.options import RunOptions, check_count, opened
+from pyro_aevb.cli.options import RunOptions, check_count, opened, runs_and_options
 from pyro_aevb.explorer.build import check_page, write_page
 from pyro_aevb.explorer.payload import Dtype, make_payload
-from pyro_aevb.runs.parser import read_options
-from pyro_aevb.runs.words import taken_apart
+from pyro_aevb.runs.parser import SEVERAL, read_options
 
 __all__ = ["ExploreOptions", "explore"]
 
@@ -24,7 +23,7 @@ class ExploreOptions(RunOptions):
     The page is one file that opens from disk, without a server or a network.
 
     Arguments:
-        run: Folder of a run, which train made; several, one after another, are switchable in the page.
+        run: Folder of a run, which train made; several, separated by blanks, are switchable in the page.
         out: The page, a file that ends in .html; one that this command made is replaced, nothing else is.
         count: Number of data, the first ones, at least 2; by default 1000, fewer where they are large.
         num_samples: Importance samples for each datum's log p(x).
@@ -32,6 +31,7 @@ class ExploreOptions(RunOptions):
         split: Which of the run's data sets to show.
     """
 
+    run: str = field(metadata=SEVERAL)
     out: str = "explorer.html"
     count: int | None = None
     num_samples: int = 500
@@ -45,13 +45,13 @@ def explore(arguments: Sequence[str]) -> None:
     Raises:
         InputError: If an option does not fit, or what is at ``--out`` was not made by this command.
     """
-    first, others = _runs_apart(arguments)
-    config = read_options(ExploreOptions, "explore", first)
+    named, others = runs_and_options(arguments, ExploreOptions)
+    config = read_options(ExploreOptions, "explore", [*named[:1], *others])
     check_count("num_samples", config.num_samples)
     check_count("count", 2 if config.count is None else config.count, least=2)
     out = Path(config.out)
     check_page(out)
-    runs = [opened(each) for each in (config, *(replace(config, run=other) for other in others))]
+    runs = [opened(each) for each in (config, *(replace(config, run=other) for other in named[1:]))]
     with tqdm(desc="log p(x)", unit="data", disable=not sys.stderr.isatty(), leave=False) as bar:
         payload = make_payload(
             runs,
@@ -66,15 +66,6 @@ def explore(arguments: Sequence[str]) -> None:
     for said in _said(payload):
         print(f"pyro-aevb: note: {said}", file=sys.stderr)
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
-
-
-def _runs_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What was typed with the first run alone, and the other runs."""
-    typed = taken_apart(arguments)
-    begin = [each.words for each in typed if not each.name]
-    options = [word for each in typed if each.name for word in each.words]
-    runs = list(begin[0]) if begin else []
-    return [*runs[:1], *options], runs[1:]
 
 
 def _said(payload: dict[str, Any]) -> list[str]:

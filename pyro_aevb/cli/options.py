@@ -3,15 +3,17 @@
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyro_aevb.data import Rows
 from pyro_aevb.errors import InputError
 from pyro_aevb.files import check_place, refuse_existing, replaced
+from pyro_aevb.runs.parser import FLAG
 from pyro_aevb.runs.run import Run, load_run
 from pyro_aevb.runs.tables import rows_of
+from pyro_aevb.runs.words import Typed, taken_apart
 
 if TYPE_CHECKING:
     import pandas
@@ -27,6 +29,7 @@ __all__ = [
     "place_of",
     "row",
     "rows_asked",
+    "runs_and_options",
     "write_table",
 ]
 
@@ -130,6 +133,32 @@ def opened(config: RunOptions) -> Run:
         InputError: As :func:`~pyro_aevb.load_run`.
     """
     return load_run(config.run, config.checkpoint, config.device, config.data_root, config.trust)
+
+
+def runs_and_options(arguments: Sequence[str], kind: type) -> tuple[list[str], list[str]]:
+    """The folders of several runs, which stand before the options or after an option's value; and the options.
+
+    Arguments:
+        arguments: What was typed.
+        kind: The dataclass of the command's options, by which those without a value are known.
+    """
+    flags = {each.name for each in fields(kind) if each.metadata.get("action") == FLAG["action"]}
+    runs: list[str] = []
+    others: list[str] = []
+    for typed in taken_apart(arguments):
+        own = _words_of(typed, flags)
+        others += typed.words[:own]
+        for word in typed.words[own:]:
+            (others if word.startswith("-") else runs).append(word)
+    return runs, others
+
+
+def _words_of(typed: Typed, flags: set[str]) -> int:
+    """Number of words that an option takes, its name among them; 0 for words before the first option."""
+    first = typed.words[0]
+    if not first.startswith("-"):
+        return 0
+    return 1 if typed.name in (*flags, "help", "") or "=" in first else 2
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

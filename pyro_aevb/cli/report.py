@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pyro_aevb.cli.options import check_count
+from pyro_aevb.cli.options import check_count, runs_and_options
 from pyro_aevb.errors import InputError
 from pyro_aevb.reports.comparison import compare_runs
 from pyro_aevb.reports.page import check_files, write_report
-from pyro_aevb.runs.parser import FLAG, read_options
-from pyro_aevb.runs.words import Typed, taken_apart
+from pyro_aevb.runs.parser import FLAG, SEVERAL, read_options
 
 __all__ = ["ReportOptions", "report"]
-
-FLAGS = {"json"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class ReportOptions:
         json: Print JSON instead of a table.
     """
 
-    run: str
+    run: str = field(metadata=SEVERAL)
     out: str = "report.html"
     num_samples: int = 200
     count: int = 1000
@@ -63,7 +60,7 @@ def report(arguments: Sequence[str]) -> None:
     Raises:
         InputError: If an option does not fit, or runs cannot be compared.
     """
-    runs, others = _runs_and_options(arguments)
+    runs, others = runs_and_options(arguments, ReportOptions)
     config = read_options(ReportOptions, "report", [*runs[:1], *others])
     check_count("num_samples", config.num_samples)
     check_count("count", config.count, least=0)
@@ -87,23 +84,3 @@ def report(arguments: Sequence[str]) -> None:
     print(json_format.dumps(found.to_dict(), indent=2, allow_nan=False) if config.json else found)
     written = "\n".join(map(str, write_report(found, out)))
     print(written if config.json else f"\n{written}", file=sys.stderr if config.json else sys.stdout)
-
-
-def _runs_and_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The folders, which stand before the options or after an option's value; and the options."""
-    runs: list[str] = []
-    others: list[str] = []
-    for typed in taken_apart(arguments):
-        own = _words_of(typed)
-        others += typed.words[:own]
-        for word in typed.words[own:]:
-            (others if word.startswith("-") else runs).append(word)
-    return runs, others
-
-
-def _words_of(typed: Typed) -> int:
-    """Number of words that an option takes, its name among them; 0 for words before the first option."""
-    first = typed.words[0]
-    if not first.startswith("-"):
-        return 0
-    return 1 if typed.name in (*FLAGS, "help", "") or "=" in first else 2

@@ -18,13 +18,16 @@ from pyro_aevb.runs.offered import choices_of, class_named, offered
 from pyro_aevb.runs.trust import check_config
 from pyro_aevb.runs.words import Typed, from_the_outside_in, key_of, taken_apart, value_words, wanted
 
-__all__ = ["FLAG", "Parser", "filled", "made_by", "read_config", "read_options"]
+__all__ = ["FLAG", "SEVERAL", "Parser", "filled", "made_by", "read_config", "read_options"]
 
 EXIT_INPUT = 2
 LARGEST_FILE = 64_000  # bytes of a configuration; a run's has one or two thousand
 LONGEST = 500
 FLAG = {"action": "store_true"}
 """Metadata of a field that is true where its option is typed, without a value."""
+
+SEVERAL = {"several": True}
+"""Metadata of a field ``run`` of a command that takes several."""
 
 Options = TypeVar("Options")
 
@@ -58,6 +61,7 @@ class Parser(ArgumentParser):
         self.said: dict[str, str] = {}
         self.parts: dict[str, Any] = {}
         self.command = ""
+        self.runs = "RUN"
         self._typed: list[Typed] = []
         self._config: Mapping[str, Any] = {}
         super().__init__(*args, **settings)
@@ -72,6 +76,8 @@ class Parser(ArgumentParser):
         """
         parser = cls(prog=prog, allow_abbrev=False, description=(options.__doc__ or "").split("\n")[0])
         parser.command = prog
+        several = any(each.metadata.get("several") for each in fields(options))
+        parser.runs = "RUN [RUN ...]" if several else "RUN"
         helps = _helps(options)
         for each in fields(options):
             name = each.name if each.name == "run" else f"--{each.name}"
@@ -204,7 +210,7 @@ class Parser(ArgumentParser):
 
     def _missing(self, key: str, names: str) -> str:
         if not key:
-            return f"give the folder of a {names} that train made: {self.command} {names.upper()}"
+            return f"give the folder of a {names} that train made: {self.command} {self.runs}"
         part = self._class_of(key)
         if part is object:  # of a class that torchvision, say, names in a default of its own
             return f"--{key} needs {names}, which the command line cannot give"
@@ -239,7 +245,7 @@ class Parser(ArgumentParser):
         """What the options are for, what they take, and what they are when nothing is said."""
         if not self.command:  # a parser inside jsonargparse
             return str(super().format_help(*formatter))
-        run = " RUN" if "run" in self.said else ""
+        run = f" {self.runs}" if "run" in self.said else ""
         lines = [f"usage: {self.command}{run} [--option value ...]", "", *filled(self.description or "", ""), ""]
         for name, said in self.said.items():
             lines += [f"  {name}", *filled(f"{said.replace('``', '')} ({self.takes(name)})", " " * 6)]

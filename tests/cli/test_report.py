@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from pyro_aevb.cli.report import _runs_and_options
+from pyro_aevb.cli.options import runs_and_options
+from pyro_aevb.cli.report import ReportOptions
 from pyro_aevb.reports import compare_runs
 from tests.reports import made
 
@@ -46,7 +47,7 @@ def test_folders_may_stand_before_and_after_options(cli, runs):
     assert code == 0
     assert re.search("highest mean bound of 2 settings|best of 2 settings by bound", printed)
     words = ["a", "--seed", "3", "b", "--json", "c", "--out=d", "e", "-h"]
-    assert _runs_and_options(words) == (["a", "b", "c", "e"], ["--seed", "3", "--json", "--out=d", "-h"])
+    assert runs_and_options(words, ReportOptions) == (["a", "b", "c", "e"], ["--seed", "3", "--json", "--out=d", "-h"])
 
 
 def test_a_baseline_and_options_that_are_ignored(cli, runs):
