@@ -28,6 +28,7 @@ SMOKE = {
     "appendix_f.py": "full VB measured",
     "members.py": "ways measured",
     "larger_than_memory.py": "files measured",
+    "many_runs.py": "runs compared",
     "reliability.py": "ends tried",
     "summary.py": "# Experiments",
     "same_bytes.py": "digests taken",

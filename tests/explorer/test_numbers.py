@@ -337,6 +337,32 @@ def test_moments_and_intervals_from_draws(page):
         assert ((torch.tensor(end) - wanted).abs() < 0.15 * p.stddev[0]).all()
 
 
+@pytest.mark.parametrize("kind", ["DiagonalNormal", "FullCovarianceNormal"])
+def test_the_map_s_ellipse_is_the_covariance_of_the_posterior(kind, page):
+    """Along any two directions; exact where q(z|x) factorises, else to the error of 400 draws."""
+    torch.manual_seed(3)
+    model, guide = pair_of(guide=guide_of(getattr(guides, kind)))
+    with torch.no_grad():
+        for weight in guide.parameters():
+            weight.mul_(3)  # so that the latents are correlated
+    x = datum_for(model)
+    found = live(model, guide, x)
+    u, v = torch.tensor([[0.6, 0.8, 0.0], [0.8, -0.6, 0.0]], dtype=torch.float64)
+    asked = "window.check.open(arguments[0]); return window.check.pair.covariance(...[...arguments].slice(1))"
+    have = torch.tensor(page.run(asked, found.pair, x.flatten().tolist(), u.tolist(), v.tolist()), dtype=torch.float64)
+    q = found.guide.guide(found.guide.seen(x.double()))
+    full = q.covariance_matrix[0] if kind == "FullCovarianceNormal" else torch.diag(q.variance[0])
+    both = torch.stack([u, v])
+    wanted = both @ full @ both.T
+    if kind == "DiagonalNormal":
+        torch.testing.assert_close(have, wanted, rtol=1e-9, atol=1e-12)
+    else:
+        error = ((wanted.diag()[:, None] * wanted.diag() + wanted**2) / 400).sqrt()  # of a normal's sample covariance
+        assert ((have - wanted).abs() < 4 * error).all()
+        apart = both @ full.diag().diag() @ both.T  # what it would be without correlations is told from it
+        assert not ((apart - wanted).abs() < 4 * error).all()
+
+
 # ---------------------------------------------------------------- operations
 
 A = torch.tensor([[-2.5, -0.5, 0.0, 0.3], [0.5, 1.0, 1.5, 7.0]], dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import { button, choice, columns, element, hint, nats, panel, plainNumber, say, WORDS } from "./elements.js";
 import { makeOutput } from "./outputs.js";
+import { covarianceOfParts } from "./pair.js";
 import { drawMark, legend, sized, styleOf } from "./pictures.js";
 import { along, decoded, labelOf, moved, randomOf, rowOfArray } from "./runs.js";
 
@@ -49,7 +50,7 @@ function mapPanel(app, run) {
     canvas,
     element("div", { class: "row" }, boxes),
     legend(run),
-    element("p", { class: "quiet" }, `${count}. Drag, or use the arrow keys, to move z; click a point to choose its datum.`),
+    element("p", { class: "quiet" }, `${count}. Drag, or use the arrow keys, to move z; click a point to choose its datum. The ellipses are one and two standard deviations of its q(z|x).`),
   );
   new ResizeObserver(() => redraw(map)).observe(canvas);
   function update() {
@@ -215,22 +216,34 @@ function drawNames(context, { run, points }) {
   context.lineWidth = 1;
 }
 
-// q(z|x) of the chosen datum: an ellipse of one and of two standard deviations, as far as it factorises.
+// q(z|x) of the chosen datum: where it is one and two standard deviations from its mean.
 function drawPosterior(context, map, basis, across, up) {
   const { app, run } = map;
   if (run.latents === 1) return;
-  const { mean, sd } = app.moments();
-  const [u, v] = [basis.direction(across), basis.direction(up)];
-  const [x, y] = [map.scale.x(along(mean, basis, across)), map.scale.y(along(mean, basis, up))];
-  const spread = (direction) => Math.sqrt(direction.reduce((sum, weight, k) => sum + (weight * sd[k]) ** 2, 0));
-  const wide = Math.abs(map.scale.x(spread(u)) - map.scale.x(0));
-  const high = Math.abs(map.scale.y(spread(v)) - map.scale.y(0));
+  const { mean } = app.moments();
+  const centre = [along(mean, basis, across), along(mean, basis, up)];
+  const [[a, c], [, b]] = spreadOver(app, run, basis.direction(across), basis.direction(up));
+  const [one, two] = [Math.sqrt(a), a > 0 ? c / Math.sqrt(a) : 0]; // the covariance's Cholesky factor
+  const three = Math.sqrt(Math.max(0, b - two * two));
   context.strokeStyle = styleOf("--text");
   for (const times of [1, 2]) {
     context.beginPath();
-    context.ellipse(x, y, Math.max(times * wide, 2), Math.max(times * high, 2), 0, 0, 2 * Math.PI);
+    for (let step = 0; step <= 60; step++) {
+      const [cos, sin] = [Math.cos((step * Math.PI) / 30), Math.sin((step * Math.PI) / 30)];
+      const [x, y] = [centre[0] + times * one * cos, centre[1] + times * (two * cos + three * sin)];
+      context.lineTo(map.scale.x(x), map.scale.y(y));
+    }
     context.stroke();
   }
+}
+
+// The covariance of q(z|x) along two directions, computed once for each datum; of a pair that the page does not run from
+// the standard deviations that were computed beforehand.
+function spreadOver(app, run, u, v) {
+  if (!run.pair) return covarianceOfParts(app.moments().sd, u, v);
+  const key = [run, app.state.x, app.datum(), app.state.axes, app.state.across, app.state.up];
+  if (!app.spread || app.spread.key.some((part, i) => part !== key[i])) app.spread = { key, found: run.pair.covariance(app.x(), u, v) };
+  return app.spread.found;
 }
 
 function drawCross(context, map, basis, across, up) {

@@ -4,6 +4,7 @@ import { makeGraph, makeRandom, tensor, toArray } from "./numerics.js";
 
 const MOMENT_DRAWS = 200; // for the moments of a guide that tells none
 const MOMENT_SEED = 1;
+const COVARIANCE_DRAWS = 400; // for the covariance of a guide that does not factorise
 
 function rowOf(values) {
   return tensor([1, values.length], Float64Array.from(values));
@@ -25,6 +26,7 @@ export function makePair(spec) {
     observe: graphs.observe ? (z, random) => graphs.observe([rowOf(z)], random)[0].values : null,
   };
   pair.encode = graphs.encode ? (x) => moments(graphs.encode([rowOf(x)], null)) : (x) => momentsOfDraws(pair, x);
+  pair.covariance = (x, u, v) => covariance(pair, x, u, v);
   pair.interval = (z, random, count = 200, level = 0.9) => intervalOf(pair, z, random, count, level);
   pair.logEvidence = (x, count, random) => logEvidence(pair, x, count, random);
   return pair;
@@ -53,6 +55,25 @@ function momentsOfDraws(pair, x) {
   const mean = draws[0].map((_, k) => draws.reduce((sum, z) => sum + z[k], 0) / MOMENT_DRAWS);
   const square = (k) => draws.reduce((sum, z) => sum + (z[k] - mean[k]) ** 2, 0);
   return { mean, sd: mean.map((_, k) => Math.sqrt(square(k) / (MOMENT_DRAWS - 1))) };
+}
+
+// The covariance of q(z|x) along two directions: from its standard deviations where it factorises, as is known by its KL
+// having parts, else from draws at the same noise each time.
+function covariance(pair, x, u, v) {
+  if (pair.kl(x)?.perDimension) return covarianceOfParts(pair.encode(x).sd, u, v);
+  const random = makeRandom(MOMENT_SEED);
+  const draws = Array.from({ length: COVARIANCE_DRAWS }, () => pair.posterior(x, random).z);
+  const on = (z, direction) => direction.reduce((total, weight, k) => total + weight * z[k], 0);
+  const points = draws.map((z) => [on(z, u), on(z, v)]);
+  const middle = [0, 1].map((d) => meanOf(points.map((point) => point[d])).mean);
+  const over = (i, j) => points.reduce((sum, p) => sum + (p[i] - middle[i]) * (p[j] - middle[j]), 0) / (points.length - 1);
+  return [[over(0, 0), over(0, 1)], [over(1, 0), over(1, 1)]];
+}
+
+// The same where latents are independent, from their standard deviations.
+export function covarianceOfParts(sd, u, v) {
+  const over = (a, b) => a.reduce((sum, weight, k) => sum + weight * b[k] * sd[k] ** 2, 0);
+  return [[over(u, u), over(u, v)], [over(v, u), over(v, v)]];
 }
 
 // Per dimension of x, the middle of draws of p(x|z): all but (1 - level) / 2 of them on each side; and the draws.
