@@ -85,9 +85,9 @@ def test_the_prior_of_ones_own(tmp_path, monkeypatch, capsys):
 def test_estimators_are_compared_and_the_run_opens(tmp_path, monkeypatch, capsys):
     """The commands, with fewer samples and draws, keep the run where the code looks for it."""
     monkeypatch.chdir(tmp_path)
-    quick = {"train": ["--samples=200"], "compare": ["--draws=3", "--reference_draws=5"]}
+    quick = {"train": ["--samples=200"], "compare": ["--draws=3", "--reference_draws=5"], "explore": ["--count=10"]}
     compared = [command for command in commands() if "runs/digits" in command]
-    assert [command[0] for command in compared] == ["train", "compare", "compare"]
+    assert [command[0] for command in compared] == ["train", "compare", "compare", "explore"]
     for command in compared:
         assert main([*command, *quick[command[0]]]) == 0
     assert "ScoreFunction" in capsys.readouterr().out
@@ -95,6 +95,19 @@ def test_estimators_are_compared_and_the_run_opens(tmp_path, monkeypatch, capsys
     exec(OPENED, names)
     assert names["images"].shape == (16, 64)
     assert names["trainer"].samples_seen == names["run"].samples_seen == 200
+
+
+def test_runs_are_put_side_by_side(tmp_path, monkeypatch, capsys):
+    """A sweep with fewer samples, and its report."""
+    monkeypatch.chdir(tmp_path)
+    quick = {"sweep": ["--samples=200"], "report": ["--count=20", "--num_samples=5"]}
+    side_by_side = [command for command in commands() if "runs/priors" in command]
+    assert [command[0] for command in side_by_side] == ["sweep", "report"]
+    for command in side_by_side:
+        assert main([*command, *quick[command[0]]]) == 0
+    assert len(list((tmp_path / "runs" / "priors").glob("prior=*,seed=*"))) == 6
+    assert "Laplace" in capsys.readouterr().out
+    assert "Laplace" in (tmp_path / "priors.html").read_text()
 
 
 def test_the_time_of_a_step_is_that_of_the_benchmark():

@@ -25,9 +25,9 @@ option of a part stands behind the part's name, as in ``--prior.components 50``.
 ``pyro-aevb train --prior.help Laplace`` those of one (likewise of any likelihood, guide, estimator, optimizer and
 scheduler).
 
-A command's exit code is 0 for success; 1 where training met a loss that is not finite, with the last good state kept; 2
-for input that cannot be used, told in one line; 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP, which save the run
-first. ``PYRO_AEVB_DEBUG=1`` shows where an error arose.
+A command's exit code is 0 for success; 1 where training met a loss that is not finite, with the last good state kept,
+or where a run of a sweep failed; 2 for input that cannot be used, told in one line; 130 for Ctrl-C, 143 for SIGTERM and
+129 for SIGHUP, which save the run first. ``PYRO_AEVB_DEBUG=1`` shows where an error arose.
 """
 
 
