@@ -70,6 +70,8 @@ myst_links_external_new_tab = False
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrtalpha"
 
+html_extra_path = ["../experiments/many_runs"]  # reports and pages to explore, which open by themselves
+
 mathjax_path = "mathjax/tex-svg.js"
 mathjax4_config = {
     "loader": {"load": []},
