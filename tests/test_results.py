@@ -68,6 +68,7 @@ TYPED = {
         "and (50,000)", "aimed at 0.25", "learns with 10 and 20", "keeps 20 where",
     ],
     "literature": ["above 0.7 for"],
+    "many_runs": ["at a level of 5 %"],
     "programs": ["difference of 0.0001"],
 }  # fmt: skip
 

@@ -129,6 +129,7 @@ TYPED = {
     "1.01": "above it R-hat says that chains have not mixed",
     "0.01": "the least variance of the mean of an active unit",
     "0.02": "a step size of the paper",
+    "0.1": "a step size of the paper",
     "0.3": "an example of a grey value",
     "2.0": "the licence's version",
     "3.11": "a version of Python",

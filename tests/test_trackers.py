@@ -5,7 +5,6 @@ Weights & Biases, MLflow and TensorBoard come with the extra docs: without it th
 """
 
 import functools
-import importlib
 import json
 import os
 import random
@@ -30,6 +29,7 @@ import pyro_aevb as aevb
 from pyro_aevb import trackers
 from pyro_aevb.runs.folder import Folder
 from pyro_aevb.states import digest_of
+from pyro_aevb.trackers.base import needed
 from tests.commands import SMALL, train
 from tests.pairs import binary
 from tests.trainings import assert_equal, make, weights
@@ -47,8 +47,8 @@ def library(request, monkeypatch):
 
     def found(name):
         try:
-            return importlib.import_module(name)
-        except ImportError:
+            return needed(name, name)
+        except aevb.InputError:
             reason = f"{name} is not installed: it comes with the extra docs"
             return pytest.fail(reason) if request.config.getoption("--require-docs") else pytest.skip(reason)
 

@@ -12,7 +12,7 @@ from tests.commands import train
 
 def figures(run, **options):
     """The run's figures by name, drawn."""
-    made = pictures._figures(run, pictures.PlotOptions(str(run.path), **options))
+    made = pictures.figures_of(run, pictures.PlotOptions(str(run.path), **options))
     return {name: draw() for name, draw in made.items()}
 
 
