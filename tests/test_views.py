@@ -301,10 +301,10 @@ CELLS = {
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_cell_that_is_run_again_leaves_nothing_behind(folder, cell):
-    """As many tensors and open files after the fifth time as after the second."""
+    """No more tensors and open files after the fifth time than after the second; others' may have gone by then."""
     counts = []
     for _ in range(5):
         found = CELLS[cell](folder)
         del found
         counts.append(in_use())
-    assert counts[1] == counts[4]
+    assert all(fifth <= second for second, fifth in zip(counts[1], counts[4], strict=True))
