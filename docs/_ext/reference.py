@@ -88,10 +88,12 @@ def _members(value: Any) -> str:
 def _home_of(module: ModuleType, name: str) -> str:
     """Where users import a name from: the contract of a family, in its ``base``, from the family itself."""
     parent, _, last = module.__name__.rpartition(".")
-    offered = getattr(sys.modules[parent], "__all__", ())  # what stands there is described there
-    if last == "base" and name not in offered and getattr(sys.modules[parent], name, None) is getattr(module, name):
-        return parent
-    return module.__name__
+    if last != "base":
+        return module.__name__
+    family = sys.modules[parent]
+    is_offered = getattr(family, name, None) is getattr(module, name)
+    described_there = name in getattr(family, "__all__", ())
+    return parent if is_offered and not described_there else module.__name__
 
 
 def _entry(module: ModuleType, name: str, homes: dict[tuple[str, int], str]) -> str:
