@@ -158,6 +158,10 @@ class Trainer(Training):
         self._surround(clip, scheduler, scheduler_every, averaging)
         if engine == "captured":
             self.capture()
+        for (
+            parameter
+        ) in self.parameters.values():  # Pyro's estimators leave those of the first run, and SVI adds to them
+            parameter.grad = None
 
     # Without setters: whoever assigned another would train the first one on.
 

@@ -11,7 +11,7 @@ import pyro_aevb as aevb
 from pyro_aevb import evidence
 from pyro_aevb.estimators import SGVB
 from tests.pairs import binary, hand_written_pair, paper_pair
-from tests.trainings import assert_equal, make
+from tests.trainings import assert_equal, make, weights
 
 # ---------------------------------------------------------------- any pair
 
@@ -138,6 +138,23 @@ def test_estimators_that_only_svi_can_call(name):
     list(make(estimator=estimator(), engine="svi", batch_size=20).run(60))
     with pytest.raises(aevb.InputError, match="engine='svi'"):
         make(estimator=estimator(), engine="eager")
+
+
+@pytest.mark.parametrize("name", ["RenyiELBO", "TraceGraph_ELBO", "Trace_ELBO"])
+def test_the_first_step_of_svi_has_its_own_gradients_alone(name):
+    from pyro import infer
+
+    def estimator():
+        return getattr(infer, name)(num_particles=2)
+
+    optimizer = partial(torch.optim.SGD, lr=1e-4)
+    trainer = make(estimator=estimator(), engine="svi", optimizer=optimizer, batch_size=60)
+    other = make(estimator=estimator(), engine="svi", optimizer=optimizer, batch_size=60)
+    svi = infer.SVI(other.model, other.guide, pyro.optim.SGD({"lr": 1e-4}), estimator())
+    with other.running():
+        svi.step(*other.batches[0])
+    list(trainer.run(60))
+    assert_equal(weights(trainer), weights(other))
 
 
 @pytest.mark.slow
