@@ -28,10 +28,13 @@ exclude_patterns = ["_build", ".jupyter_cache"]
 nitpicky = True
 nitpick_ignore_regex = [  # other libraries: their inventories are elsewhere, and the build asks nobody
     ("py:.*", r"(abc|argparse|collections|contextlib|enum|functools|logging|os|pathlib|types|typing)\..*"),
-    ("py:.*", r"(jsonargparse|matplotlib|narwhals|numpy|pandas|pyro|torch|torchvision)\..*"),
+    ("py:.*", r"(jsonargparse|matplotlib|narwhals|numpy|pandas|pyro|sklearn|torch|torchvision)\..*"),
     ("py:.*", r"pyro_aevb\..*\._\w+"),  # private base classes
     # type variables
-    ("py:.*", r"pyro_aevb\..*\.(Called|Earlier|Kind|Number|Options|Parameters|Recording|Report|Result)|~Parameters"),
+    (
+        "py:.*",
+        r"pyro_aevb\..*\.(Called|Drawn|Earlier|Given|Kind|Number|Options|Parameters|Recording|Report|Result)|~(Given|Parameters)",
+    ),
     ("py:class", "TakenApart"),  # imported for type checkers alone, where its module imports the one that names it
 ]
 suppress_warnings = ["config.cache"]

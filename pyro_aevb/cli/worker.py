@@ -1,4 +1,4 @@
-"""A process of a sweep, which trains one run after another: what :class:`~pyro_aevb.cli.side_by_side.Worker` starts.
+"""A process of a sweep, which trains one run after another: what :mod:`~pyro_aevb.cli.side_by_side` starts.
 
 Each line that it reads is a run's options, and each that it writes says how far the run is, both in JSON.
 """

@@ -168,7 +168,7 @@ def write_page(payload: Mapping[str, Any], out: str | os.PathLike[str]) -> Path:
         out: Its path, which ends in ``.html``.
 
     Raises:
-        InputError: As :func:`check_page`.
+        InputError: As :func:`pyro_aevb.explorer.build.check_page`.
     """
     place = path_of("out", out)
     check_page(place)

@@ -18,7 +18,7 @@ def packed(values: Tensor, dtype: str) -> dict[str, Any]:
 
     Arguments:
         values: The tensor, of any shape.
-        dtype: Type that its numbers are rounded to, one of :data:`DTYPES`.
+        dtype: Type that its numbers are rounded to, one of ``DTYPES``.
     """
     array = values.detach().cpu().numpy().astype(np.dtype(dtype).newbyteorder("<"), copy=False)
     data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

@@ -48,7 +48,7 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module, guide: nn.Modul
         guide: Its guide, likewise.
 
     Returns:
-        What the file says of itself: the run's title, the versions it was made with, and more.
+        What the file says of itself, such as the run's title and the versions it was made with.
 
     Raises:
         InputError: If safetensors is not installed; if the file is missing, damaged, or of another pair.

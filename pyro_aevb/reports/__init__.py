@@ -1,4 +1,4 @@
-"""Many runs side by side: :func:`compare_runs` measures them on the same data, and tells what their differences show.
+"""Many runs side by side: :func:`pyro_aevb.compare_runs` measures them on the same data, and tells what differs.
 
 Runs that differ by their seed alone are one setting. Standard errors over data and over seeds are kept apart, and
 differences are paired datum by datum. :func:`write_report` makes a page of it that opens from disk.

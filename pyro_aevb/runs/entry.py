@@ -1,4 +1,4 @@
-"""The one way into a training that is kept in a folder: the command line, sweeps and :func:`train` all take it."""
+"""The one way into a training that is kept in a folder: the command line, sweeps and :func:`pyro_aevb.train` go it."""
 
 import os
 from collections.abc import Iterator, Sequence

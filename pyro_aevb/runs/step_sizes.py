@@ -40,7 +40,7 @@ FIRST = 300_000
 0.2 nats, and was 3 nats worse after a million."""
 
 FACTORS = (0.5, 1, 5)
-"""What the optimizer's own default step size is multiplied by: 0.01, 0.02 and 0.1 for :class:`Adagrad`."""
+"""Factors of the optimizer's own default step size: 0.01, 0.02 and 0.1 for :class:`~pyro_aevb.optimizers.Adagrad`."""
 
 TRIALS = "step_sizes.json"
 AUTO = re.compile(r"auto(\[(?P<given>[^\[\]]*)\])?")
