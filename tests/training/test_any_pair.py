@@ -151,6 +151,8 @@ def test_the_first_step_of_svi_has_its_own_gradients_alone(name):
     trainer = make(estimator=estimator(), engine="svi", optimizer=optimizer, batch_size=60)
     other = make(estimator=estimator(), engine="svi", optimizer=optimizer, batch_size=60)
     svi = infer.SVI(other.model, other.guide, pyro.optim.SGD({"lr": 1e-4}), estimator())
+    for parameter in other.parameters.values():
+        parameter.grad = None
     with other.running():
         svi.step(*other.batches[0])
     list(trainer.run(60))
