@@ -33,7 +33,8 @@ nitpick_ignore_regex = [  # other libraries: their inventories are elsewhere, an
     # type variables
     (
         "py:.*",
-        r"pyro_aevb\..*\.(Called|Drawn|Earlier|Given|Kind|Number|Options|Parameters|Recording|Report|Result)|~(Given|Parameters)",
+        r"pyro_aevb\..*\.(Called|Drawn|Earlier|Given|Kind|Number|Options|Parameters|Recording|Report|Result)"
+        r"|~(Given|Parameters)",
     ),
     ("py:class", "TakenApart"),  # imported for type checkers alone, where its module imports the one that names it
 ]

@@ -117,7 +117,7 @@ def launched(request: pytest.FixtureRequest) -> Iterator[Browser]:
     if missing := _missing():
         if request.config.getoption("--require-browser", default=False):
             pytest.fail(f"--require-browser: {missing}")
-        pytest.skip(f"a page is tested in a browser: {missing}")
+        pytest.skip(reason=f"a page is tested in a browser: {missing}")
     driver = _driver()
     try:
         yield Browser(driver)

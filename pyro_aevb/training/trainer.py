@@ -150,18 +150,14 @@ class Trainer(Training):
         if isinstance(self.estimator, Estimator):
             self.estimator.to(self.device)
         self._first_run()
-        product = largest_product(self.parameters.values(), batch_size)
-        found = find_settings(product, self.device, precision)
+        found = self._found_settings(precision)
         self.settings = found if settings is None else instance("settings", settings, Settings)
         self._weights = Weights(self.parameters, first_modules)
         self._make_engine(engine, optimizer)
         self._surround(clip, scheduler, scheduler_every, averaging)
         if engine == "captured":
             self.capture()
-        for (
-            parameter
-        ) in self.parameters.values():  # Pyro's estimators leave those of the first run, and SVI adds to them
-            parameter.grad = None
+        self._forget_gradients()
 
     # Without setters: whoever assigned another would train the first one on.
 
@@ -327,6 +323,15 @@ class Trainer(Training):
         return comes_from(type(self.estimator), "pyro_aevb")
 
     # ------------------------------------------------------------ the first run
+
+    def _found_settings(self, precision: Precision) -> Settings:
+        product = largest_product(self.parameters.values(), self.batches.batch_size)
+        return find_settings(product, self.device, precision)
+
+    def _forget_gradients(self) -> None:
+        """Some of Pyro's estimators leave those of the first run, which the first step of SVI would add to."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def _find_modules(self) -> dict[str, nn.Module]:
         """The modules that take part when the pair runs, moved to the device."""
