@@ -185,6 +185,7 @@ class Shifted:
         return log_normal(x, mean, np.sqrt(self.variance + 1 / precision))
 
 
+@pytest.mark.slow
 def test_leave_one_out_of_a_bayesian_pair_is_the_exact_one():
     pair = Shifted()
     tree = to_datatree(pair.model, pair.guide, pair.x, num_draws=300, num_samples=50)

@@ -309,6 +309,7 @@ def test_the_learning_curve_is_the_runs_metrics(digits):
     assert ["samples seen", "400"] in found["facts"]
 
 
+@pytest.mark.slow
 def test_what_diagnose_and_compare_measured_is_read(tmp_path, digits, cli):
     run = shutil.copytree(digits, tmp_path / "measured")
     assert cli("diagnose", run, "--ais_steps=5", "--gap_count=5", "--count=20")[0] == 0
@@ -531,6 +532,7 @@ def test_a_page_refers_to_nothing_outside(digits):
     assert "unsafe-eval" not in policy
 
 
+@pytest.mark.slow
 def test_the_papers_pair_on_mnist_fits_into_six_megabytes(tmp_path, mnist_root):
     """784-500-20 with as many data as a page has by default, and their numbers."""
     options = (

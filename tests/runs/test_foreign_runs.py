@@ -486,6 +486,7 @@ def test_nested_lists_are_counted_before_they_are_walked(foreign, cli):
         refused(cli, "evaluate", "run")
 
 
+@pytest.mark.slow
 def test_an_archive_that_becomes_much(foreign, cli):
     header = io.BytesIO()
     shape = {"descr": "|u1", "fortran_order": False, "shape": (1_500_000, 1000)}
